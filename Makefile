@@ -1,0 +1,78 @@
+# Every target installs what it needs into .venv and does so once; the lock files under requirements/ carry hashes.
+#
+#   make demo     the main job, step by step, on this machine        make check    lint, format, types, import contracts
+#   make test     every test                                         make up       everything on loopback, until Ctrl-C
+#   make bench    measure the authorize path                         make lock     resolve requirements/*.in anew
+#
+# ARGS passes words on:  make demo ARGS=--json,  make test ARGS='tests/unit/ucan -k replay'
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ARGS ?=
+# One test may not take longer than this, seconds; the suite as a whole is bounded by whoever runs it.
+TEST_TIMEOUT_SECONDS ?= 300
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# A member is a folder with a pyproject.toml under shared/ or services/; its package is the folder in it.
+MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
+PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
+
+.PHONY: help setup demo test check up bench lock clean
+
+help:
+	@sed -n '3,5s/^# *//p' Makefile
+
+setup: .venv/.run
+
+# The stamps are the memory of an installation: a second call has nothing to do.
+.venv/.bootstrap: requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'nomos: error: python 3.11 or newer is needed' >&2; \
+	  echo 'nomos: hint: name another interpreter: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+.venv/.run: .venv/.bootstrap requirements/run.txt $(addsuffix /pyproject.toml,$(MEMBERS))
+	$(INSTALL) --require-hashes -r requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation $(addprefix -e ./,$(MEMBERS))
+	@touch $@
+
+.venv/.test: .venv/.run requirements/test.txt
+	$(INSTALL) --require-hashes -r requirements/test.txt
+	@touch $@
+
+demo: .venv/.run
+	@$(BIN)/nomos demo $(ARGS)
+
+up: .venv/.run
+	@$(BIN)/nomos up $(ARGS)
+
+bench: .venv/.run
+	@$(BIN)/nomos bench authorize $(ARGS)
+
+test: .venv/.test
+	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)
+
+check: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+	$(BIN)/lint-imports --no-cache
+
+# ARGS=--upgrade takes newer versions; without it only what the .in files changed moves.
+lock: .venv/.bootstrap
+	$(COMPILE) $(ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
+	$(COMPILE) $(ARGS) requirements/run.in -o requirements/run.txt
+	$(COMPILE) $(ARGS) requirements/test.in -c requirements/run.txt -o requirements/test.txt
+
+# What these targets made. The installation of `make up` (.nomos) holds keys and stays: nomos up --fresh replaces it.
+clean:
+	rm -rf .venv .demo .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find shared services tests -name __pycache__ -type d -prune -exec rm -rf {} +

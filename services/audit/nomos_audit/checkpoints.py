@@ -1,0 +1,262 @@
+"""The signer: says, with the log's key, how large the log is and what its root is. It never says two things.
+
+Rules, in order:
+
+1. At the start the chain is compared with the newest checkpoint that any anchor or the stream ``CHECKPOINT`` holds. A
+   chain that is behind it, or has another root at its size, is :class:`~nomos.errors.RolledBack`, and nothing starts.
+2. A root is signed only over records that were read back from the chain with every link checked.
+3. Only the active writer signs, at most every :data:`CHECKPOINT_SECONDS` when the log has grown, and on demand.
+4. Never a smaller size than the newest checkpoint, never another root for the same size.
+5. A note is appended to ``CHECKPOINT`` by compare-and-swap *before* it leaves the process. Ed25519 is deterministic, so
+   two signers at the same size make the same note.
+6. Anchors get it then. One that fails is reported and tried again with the next note; it does not stop the log.
+
+Trusted: this process with the signing key. An attacker who controls it can sign a false root; the witnesses and
+everyone who kept an earlier checkpoint see that it is not consistent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nats.aio.client import Client
+
+from nomos.errors import BadSignature, Fenced, Malformed, NotPermitted, RolledBack, Unavailable
+from nomos.log.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from nomos.log.note import NoteSigner, VerifierKey
+from nomos.log.tree import CompactRange
+from nomos_audit.anchors import Anchor
+from nomos_audit.block import STREAM as CHAIN
+from nomos_audit.follow import Follower, block_of, position_before
+from nomos_audit.replay import HINT, start_of
+from nomos_audit.streams import append, last_message, raise_if_cancelled, stream_state
+from nomos_runtime import observe
+
+STREAM: Final = "CHECKPOINT"
+SUBJECT: Final = "checkpoint.0"
+#: A log that has grown is signed at least this often.
+CHECKPOINT_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 0.5
+#: Compare-and-swaps lost in a row before the caller is told.
+ATTEMPTS_MAX: Final = 5
+
+SIGNED: Final = "audit_checkpoint_signed"
+ANCHOR_AWAY: Final = "audit_anchor_away"
+SIGNER_AWAY: Final = "audit_signer_away"
+REFUSED: Final = "audit_checkpoint_refused"
+
+
+class Signer:
+    """Signs checkpoints of one log. :meth:`open` first, then :meth:`run` and :meth:`checkpoint_now`."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        origin: str,
+        seed: bytes,
+        anchors: Sequence[Anchor] = (),
+        may_sign: Callable[[], bool],
+        every_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        """Takes the connection and the key.
+
+        Args:
+            client: connected to the account that owns the streams.
+            origin: the log's identity and the name of its key.
+            seed: the 32 bytes of ``AUDIT_SIGN_KEY``.
+            anchors: where notes are kept besides ``CHECKPOINT``.
+            may_sign: whether this process is the active writer.
+            every_seconds: between two checkpoints of a growing log.
+
+        Raises:
+            MalformedRecord: the origin or the seed's length is not allowed.
+        """
+        self._client = client
+        self._origin = origin
+        self._signer = NoteSigner(origin, seed)
+        self._anchors = tuple(anchors)
+        self._may_sign = may_sign
+        self._every_seconds = every_seconds
+        self._lock = asyncio.Lock()
+        self._follower: Follower | None = None
+        self._tree = CompactRange()
+        self._newest: Checkpoint | None = None
+        self._note: bytes | None = None
+
+    @property
+    def verifier_key(self) -> VerifierKey:
+        """The public key, for the auditor's trust file."""
+        return self._signer.verifier_key
+
+    @property
+    def newest(self) -> bytes | None:
+        """The newest signed note that this process knows."""
+        return self._note
+
+    async def open(self) -> None:
+        """Compares the chain with the newest checkpoint of all places, and reads what came after it.
+
+        Raises:
+            RolledBack: the chain is behind the checkpoint or differs from it.
+            BadSignature: a kept note was not signed by this log's key.
+            Malformed: a kept note, or a block, breaks its format.
+            Unavailable: a place cannot be read.
+        """
+        notes = [await one.newest() for one in self._anchors]
+        stored = await last_message(self._client, STREAM)
+        notes.append(None if stored is None else stored.payload)
+        for note in notes:
+            if note is not None:
+                opened = self._open_note(note)
+                if self._newest is not None and opened.size == self._newest.size and opened != self._newest:
+                    raise RolledBack(f"two signed roots for size {opened.size}", hint=HINT)
+                if self._newest is None or opened.size > self._newest.size:
+                    self._newest, self._note = opened, note
+        await self._start_from(self._newest)
+        await self._catch_up()
+
+    def _open_note(self, note: bytes) -> Checkpoint:
+        return open_checkpoint(note, [self._signer.verifier_key], {}).checkpoint
+
+    async def _start_from(self, checkpoint: Checkpoint | None) -> None:
+        """Puts the follower behind the block that holds the checkpoint's last record, if the roots agree there."""
+        if self._follower is not None:
+            await self._follower.close()
+        if checkpoint is None or checkpoint.size == 0:
+            self._follower, self._tree = Follower(self._client, start_of(self._origin)), CompactRange()
+            return
+        last = (await stream_state(self._client, CHAIN)).last_seq
+        _, newest = await position_before(self._client, self._origin, last + 1)
+        size = newest.size if newest is not None else 0
+        if size < checkpoint.size:
+            raise RolledBack(f"the log has {size} records, but {checkpoint.size} have been signed for", hint=HINT)
+        sequence = await block_of(self._client, checkpoint.size - 1, last)
+        position, before = await position_before(self._client, self._origin, sequence)
+        # The tree before this block is what the block before it claims: the signed root proves it, or refutes it here.
+        tree = CompactRange.from_hashes(position.size, before.range if before is not None else ())
+        follower = Follower(self._client, position)
+        block = None
+        while block is None:
+            found = await follower.take(1.0)
+            block = found[0] if found else None
+        await follower.close()
+        cut = checkpoint.size - position.size
+        tree.extend(block.hashes[:cut])
+        if tree.root() != checkpoint.root:
+            raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed", hint=HINT)
+        tree.extend(block.hashes[cut:])
+        self._follower, self._tree = Follower(self._client, block.after), tree
+
+    async def _catch_up(self) -> None:
+        follower = self._following()
+        while await follower.is_behind():
+            raise_if_cancelled()
+            for verified in await follower.take(1.0):
+                self._tree.extend(verified.hashes)
+
+    def _following(self) -> Follower:
+        if self._follower is None:
+            raise Unavailable("the signer has not compared the log with its checkpoints yet")
+        return self._follower
+
+    async def checkpoint_now(self) -> bytes:
+        """The newest note, signed now if the log has grown since the last.
+
+        Raises:
+            NotPermitted: the log has grown, and this process is not the active writer.
+            RolledBack: the log contradicts a checkpoint.
+            Unavailable: the bus does not answer, or other signers were faster each time.
+        """
+        async with self._lock:
+            for _ in range(ATTEMPTS_MAX):
+                await self._catch_up()
+                try:
+                    return await self._sign()
+                except Fenced:
+                    # Another signer's note came first; look at it and start over.
+                    continue
+        raise Unavailable(f"lost {ATTEMPTS_MAX} times to another signer")
+
+    async def _sign(self) -> bytes:
+        stored = await last_message(self._client, STREAM)
+        if stored is not None:
+            await self._agree_with(self._open_note(stored.payload), stored.payload)
+        checkpoint = Checkpoint(origin=self._origin, size=self._tree.size, root=self._tree.root())
+        if self._newest is not None:
+            if checkpoint.size < self._newest.size:
+                raise RolledBack(
+                    f"the log has {checkpoint.size} records, but {self._newest.size} have been signed for", hint=HINT
+                )
+            if checkpoint.size == self._newest.size:
+                if checkpoint.root != self._newest.root:
+                    raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed")
+                assert self._note is not None
+                return self._note
+        if not self._may_sign():
+            raise NotPermitted("only the active writer signs")
+        note = sign_checkpoint(checkpoint, [self._signer])
+        await self._persist(note, 0 if stored is None else stored.seq)
+        # Durable from here on; a crash now leaves a note that the next signer finds and agrees with.
+        self._newest, self._note = checkpoint, note
+        observe.say("audit", SIGNED, size=checkpoint.size)
+        await self._publish(checkpoint.size, note)
+        return note
+
+    async def _agree_with(self, other: Checkpoint, note: bytes) -> None:
+        """Takes over a note that another signer made, after checking it against the chain."""
+        if self._newest is not None and other.size <= self._newest.size:
+            if other.size == self._newest.size and other.root != self._newest.root:
+                raise RolledBack(f"two signed roots for size {other.size}", hint=HINT)
+            return
+        await self._start_from(other)
+        self._newest, self._note = other, note
+        await self._catch_up()
+
+    async def _persist(self, note: bytes, expected_last: int) -> None:
+        while True:
+            try:
+                await append(self._client, SUBJECT, note, expected_last=expected_last)
+            except Fenced:
+                last = await last_message(self._client, STREAM)
+                if last is None or last.payload != note:
+                    raise
+            except Unavailable:
+                # Stored or not: the compare-and-swap lets at most one of the copies in, and Fenced then finds it.
+                raise_if_cancelled()
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            return
+
+    async def _publish(self, size: int, note: bytes) -> None:
+        for anchor in self._anchors:
+            try:
+                await anchor.keep(size, note)
+            except Unavailable as error:
+                observe.say("audit", ANCHOR_AWAY, anchor=anchor.name, size=size, cause=error.cause)
+
+    async def run(self) -> None:
+        """Signs while this process is the active writer, until cancelled.
+
+        Raises:
+            RolledBack: the log contradicts a checkpoint; nothing more is signed.
+        """
+        while True:
+            raise_if_cancelled()
+            await asyncio.sleep(self._every_seconds)
+            if not self._may_sign():
+                continue
+            try:
+                await self.checkpoint_now()
+            except (Unavailable, NotPermitted) as error:
+                observe.say("audit", SIGNER_AWAY, detail=error.detail, cause=error.cause)
+            except (RolledBack, BadSignature, Malformed) as error:
+                observe.say("audit", REFUSED, code=error.code, detail=error.detail, hint=error.hint)
+                raise
+
+    async def close(self) -> None:
+        """Ends reading."""
+        if self._follower is not None:
+            await self._follower.close()

@@ -1,0 +1,237 @@
+"""Reading the log out: a whole export or one tenant's bundle for an auditor, and one tenant's records by counter.
+
+Decides which records and checkpoints an export holds; its bytes are :mod:`nomos.log.archive`. Everything is read from
+the chain with every link checked from genesis, and ends at the newest signed checkpoint: an export never holds a record
+that no signature covers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from nats.aio.client import Client
+
+from nomos.errors import NotFound, RolledBack, Unavailable
+from nomos.log.archive import ArchiveRow, write_export
+from nomos.log.checkpoint import open_checkpoint
+from nomos.log.index import ExportIndex
+from nomos.log.note import VerifierKey
+from nomos.log.proof import many_proof
+from nomos.log.tree import HASH_BYTES, CompactRange
+from nomos.messages import AuditRecords
+from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
+from nomos_audit.follow import Follower
+from nomos_audit.replay import HINT, start_of
+from nomos_audit.streams import Tail, raise_if_cancelled, stream_state
+from nomos_runtime.database import Database
+
+#: The newest checkpoints that an export holds. At one each ten seconds this is a day and more.
+CHECKPOINTS_MAX: Final = 10_000
+#: Records that one answer holds.
+READ_LIMIT_MAX: Final = 1_000
+#: Bytes of records in one answer; the bus carries 1 MiB.
+READ_BYTES_MAX: Final = 600_000
+#: Batches of rows between the reader and the file writer.
+_AHEAD: Final = 8
+_STALLED_SECONDS: Final = 0.5
+
+
+class _Tenant(msgspec.Struct):
+    tenant: str
+
+
+_tenants = msgspec.json.Decoder(_Tenant)
+
+
+async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, bytes]]:
+    """Size and note of the newest :data:`CHECKPOINTS_MAX` checkpoints, rising, each verified with the log's key.
+
+    Raises:
+        BadSignature: one was not signed by ``key``.
+        MalformedRecord: one breaks its format.
+        RolledBack: sizes do not rise.
+        Unavailable: the bus does not answer.
+    """
+    last = (await stream_state(client, CHECKPOINT_STREAM)).last_seq
+    after = max(0, last - CHECKPOINTS_MAX)
+    tail = Tail(client, CHECKPOINT_STREAM, after)
+    found: list[tuple[int, bytes]] = []
+    try:
+        while after < last:
+            raise_if_cancelled()
+            for stored in await tail.take(1.0):
+                size = open_checkpoint(stored.payload, [key], {}).checkpoint.size
+                if found and size <= found[-1][0]:
+                    raise RolledBack("the sizes of signed checkpoints do not rise", hint=HINT)
+                found.append((size, stored.payload))
+                after = stored.seq
+    finally:
+        await tail.close()
+    return found
+
+
+async def export_log(
+    client: Client, directory: Path, *, origin: str, key: VerifierKey, tenant: str | None = None, tool: str = "nomos"
+) -> ExportIndex:
+    """Writes the log, or one tenant's records with their proofs, up to the newest checkpoint.
+
+    Args:
+        client: connected to the account that owns the streams.
+        directory: the folder to fill; empty or absent.
+        origin: the log's identity.
+        key: the log's public key.
+        tenant: whose bundle; None for the whole log.
+        tool: name and version of the program, for the reader.
+
+    Raises:
+        NotFound: nothing is signed yet, or the tenant has no record.
+        RolledBack: the chain does not verify, or is behind its checkpoint.
+        Unavailable: the bus does not answer.
+        OSError: the folder is not empty or cannot be written.
+    """
+    notes = await read_checkpoints(client, key)
+    if not notes or notes[-1][0] == 0:
+        raise NotFound("the log has no signed record yet")
+    size = notes[-1][0]
+    rows = _Feed()
+    proof: Iterable[bytes] = ()
+    if tenant is not None:
+        proof = await _prove(client, origin, tenant, size)
+    writing = asyncio.create_task(
+        asyncio.to_thread(
+            write_export,
+            directory,
+            origin=origin,
+            kind="log" if tenant is None else "tenant",
+            tenant=tenant,
+            rows=rows,
+            checkpoints=[note for _, note in notes],
+            proof=proof,
+            tool=tool,
+        )
+    )
+    try:
+        async for batch in _read(client, origin, size, tenant):
+            await rows.put(batch, writing)
+    except BaseException:
+        # The file writer ends at the mark, in its thread; what it wrote has no index and is no export.
+        rows.fail()
+        await asyncio.wait([writing])
+        raise
+    await rows.put(None, writing)
+    return await writing
+
+
+async def _read(client: Client, origin: str, size: int, tenant: str | None) -> AsyncIterator[list[ArchiveRow]]:
+    """The records below ``size``, all or the tenant's, with the chain hash before each."""
+    follower = Follower(client, start_of(origin))
+    try:
+        while follower.position.size < size:
+            raise_if_cancelled()
+            blocks = await follower.take(1.0)
+            if not blocks and not await follower.is_behind():
+                raise RolledBack(f"the log has {follower.position.size} records, but {size} are signed for", hint=HINT)
+            for one in blocks:
+                batch = []
+                for index, (record, own) in enumerate(zip(one.block.records, one.hashes, strict=True)):
+                    seq = one.block.first + index
+                    if seq < size and (tenant is None or _tenants.decode(record).tenant == tenant):
+                        batch.append(ArchiveRow(seq, own, record, one.prev_of(index)))
+                if batch:
+                    yield batch
+    finally:
+        await follower.close()
+
+
+async def _prove(client: Client, origin: str, tenant: str, size: int) -> list[bytes]:
+    """The many-proof of the tenant's records in the tree of ``size``. Holds 32 bytes for each record of the log."""
+    leaves = bytearray()
+    indexes: list[int] = []
+    async for batch in _read(client, origin, size, None):
+        for row in batch:
+            leaves += row.hash
+            if _tenants.decode(row.record).tenant == tenant:
+                indexes.append(row.seq)
+    if not indexes:
+        raise NotFound("the tenant has no signed record")
+
+    def subtree(begin: int, end: int) -> bytes:
+        tree = CompactRange()
+        tree.extend(bytes(leaves[at * HASH_BYTES : (at + 1) * HASH_BYTES]) for at in range(begin, end))
+        return tree.root()
+
+    return await asyncio.to_thread(lambda: list(many_proof(subtree, indexes, size)))
+
+
+class _Feed:
+    """Rows on their way from the event loop to the thread that writes the files. Bounded."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[list[ArchiveRow] | None] = queue.Queue(_AHEAD)
+        self._failed = False
+
+    async def put(self, batch: list[ArchiveRow] | None, reader: asyncio.Task[ExportIndex]) -> None:
+        """Hands over a batch, or None for the end. Returns at once if the reader has ended."""
+        while not reader.done():
+            try:
+                await asyncio.to_thread(self._queue.put, batch, timeout=_STALLED_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    def fail(self) -> None:
+        """Makes the reader stop with an error."""
+        self._failed = True
+
+    def __iter__(self) -> Iterator[ArchiveRow]:
+        while True:
+            try:
+                batch = self._queue.get(timeout=_STALLED_SECONDS)
+            except queue.Empty:
+                if self._failed:
+                    raise Unavailable("reading the log ended early") from None
+                continue
+            if batch is None:
+                return
+            yield from batch
+
+
+async def read_tenant(database: Database, tenant: str, from_tseq: int, limit: int) -> AuditRecords:
+    """One tenant's records from a counter on, with the chain hash before each, from the table.
+
+    Args:
+        database: the audit service's.
+        tenant: as the bus stamped it.
+        from_tseq: counter of the first record wanted, from 0.
+        limit: records at most; cut at :data:`READ_LIMIT_MAX`, and at :data:`READ_BYTES_MAX` of records.
+
+    Returns:
+        The records that are projected by now; ``head_tseq`` is the counter that the next record will have.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    async with database.transaction(tenant=tenant) as connection:
+        # The tenant stands in the query for the index; row-level security holds without it.
+        rows = await connection.fetch(
+            "SELECT record, prev FROM audit_events WHERE tenant = $1 AND tseq >= $2 ORDER BY tseq LIMIT $3",
+            tenant,
+            max(from_tseq, 0),
+            min(max(limit, 0), READ_LIMIT_MAX),
+        )
+        head = await connection.fetchval("SELECT max(tseq) FROM audit_events WHERE tenant = $1", tenant)
+    records: list[bytes] = []
+    prev: list[bytes] = []
+    left = READ_BYTES_MAX
+    for row in rows:
+        left -= len(row["record"])
+        if left < 0:
+            break
+        records.append(row["record"])
+        prev.append(row["prev"])
+    return AuditRecords(records=records, prev=prev, head_tseq=0 if head is None else head + 1)

@@ -1,0 +1,130 @@
+"""Reading the chain with every link checked: used by the standby, the signer, the projections and the export.
+
+Decides how a reader gets from a position to verified blocks, and how a head is rebuilt from the store. The checks
+themselves are pure and stand in :mod:`nomos_audit.replay`.
+"""
+
+from __future__ import annotations
+
+from nats.aio.client import Client
+
+from nomos.errors import RolledBack
+from nomos_audit.block import STREAM, Block, parse_block
+from nomos_audit.head import Head, empty_head
+from nomos_audit.replay import HINT, Position, VerifiedBlock, evolve, head_before, position_of, start_of, verify_block
+from nomos_audit.streams import Stored, Tail, last_message, message_at, stream_state
+
+
+class Follower:
+    """Gives verified blocks in order from a position on. One reader, one task."""
+
+    def __init__(self, client: Client, position: Position) -> None:
+        self._tail = Tail(client, STREAM, position.block)
+        self._client = client
+        self._waiting: list[Stored] = []
+        self.position = position
+
+    async def take(self, wait_seconds: float) -> list[VerifiedBlock]:
+        """The blocks that have arrived; waits up to ``wait_seconds`` while there is none. May be empty.
+
+        Raises:
+            RolledBack: a block is missing or does not continue the chain; nothing is given from there on.
+            MalformedRecord: a message of the chain is no block.
+            Unavailable: the bus does not answer; call again.
+        """
+        verified = []
+        for stored in await self._tail.take(wait_seconds):
+            one = verify_block(self.position, stored.seq, stored.payload)
+            self.position = one.after
+            verified.append(one)
+        return verified
+
+    async def is_behind(self) -> bool:
+        """Whether the chain has blocks that were not yet given.
+
+        Raises:
+            RolledBack: the chain ends before the position.
+            Unavailable: the bus does not answer.
+        """
+        last = (await stream_state(self._client, STREAM)).last_seq
+        if last < self.position.block:
+            raise RolledBack(f"the chain ends at block {last}, but block {self.position.block} was read", hint=HINT)
+        return last > self.position.block
+
+    async def close(self) -> None:
+        """Ends reading."""
+        await self._tail.close()
+
+
+async def block_at(client: Client, sequence: int) -> tuple[Block, bytes]:
+    """One block, not verified, with its bytes.
+
+    Raises:
+        RolledBack: it is not there.
+        MalformedRecord: it is no block.
+        Unavailable: the bus does not answer.
+    """
+    stored = await message_at(client, STREAM, sequence)
+    if stored is None:
+        raise RolledBack(f"block {sequence} of the chain is gone", hint=HINT)
+    return parse_block(stored.payload), stored.payload
+
+
+async def block_of(client: Client, seq: int, last_block: int) -> int:
+    """The sequence in ``CHAIN`` of the block that holds record ``seq``, found by halving.
+
+    Args:
+        client: the connection.
+        seq: a record below the size of block ``last_block``.
+        last_block: the newest block to look at.
+    """
+    low, high = 1, last_block
+    while low < high:
+        middle = (low + high) // 2
+        block, _ = await block_at(client, middle)
+        if block.size > seq:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+async def position_before(client: Client, origin: str, sequence: int) -> tuple[Position, Block | None]:
+    """The position before block ``sequence`` as the block before it claims it, with that block (None before the first).
+
+    What it claims is proven by what follows it, once that has been compared with a signed checkpoint.
+    """
+    if sequence <= 1:
+        return start_of(origin), None
+    block, _ = await block_at(client, sequence - 1)
+    return Position(block=sequence - 1, size=block.size, hash=block.head), block
+
+
+async def load_head(client: Client, origin: str) -> Head:
+    """Rebuilds the head from the newest whole snapshot forward, checking every link on the way.
+
+    Raises:
+        RolledBack: blocks are missing or contradict each other.
+        MalformedRecord: a message of the chain is no block.
+        Unavailable: the bus does not answer.
+    """
+    last = await last_message(client, STREAM)
+    if last is None:
+        return empty_head(origin)
+    newest = parse_block(last.payload)
+    if not 0 <= newest.heads_at <= last.seq:
+        raise RolledBack("the newest block names a snapshot that is not before it", hint=HINT)
+    begin = max(newest.heads_at, 1)
+    if begin == 1:
+        head, complete = empty_head(origin), True
+    else:
+        _, payload = await block_at(client, begin - 1)
+        head, complete = head_before(origin, begin - 1, payload), False
+    follower = Follower(client, position_of(head))
+    try:
+        while head.block < last.seq:
+            for verified in await follower.take(1.0):
+                head = evolve(head, verified, complete=complete or head.block >= last.seq)
+    finally:
+        await follower.close()
+    return head

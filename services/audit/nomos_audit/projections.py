@@ -1,0 +1,247 @@
+"""Projections of the chain: the table ``audit_events`` and the tenants' subjects ``audit.<tenant>``.
+
+Decides nothing: both repeat the chain, carry their own position in the same commit as their rows, check every link
+before they repeat it, and can be dropped and rebuilt. ``nomos doctor`` compares them with the chain.
+
+* **Table**: the rows of some blocks and the new position are one transaction, so a crash leaves both or neither. Two
+  processes may project at once; the position's row lock makes the slower one start over from the newer position.
+* **Stream**: record ``seq`` is the message with stream sequence ``seq + 1``, appended by compare-and-swap. So the
+  stream's own sequence is the position; a repeated append is refused, and a hole cannot come about.
+
+Not trusted by anyone who verifies: an attacker who controls them can hide or change a copy, not the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from nats.aio.client import Client
+
+from nomos.errors import Conflict, Fenced, RolledBack, Unavailable
+from nomos.log.record import parse_ts
+from nomos_audit.follow import Follower, block_of, position_before
+from nomos_audit.replay import Position, VerifiedBlock, start_of
+from nomos_audit.streams import append, raise_if_cancelled, stream_state
+from nomos_runtime import observe
+from nomos_runtime.database import Database
+
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+#: Rows of one transaction; a block is never split.
+ROWS_MAX: Final = 5_000
+RETRY_SECONDS: Final = 0.5
+WAIT_SECONDS: Final = 1.0
+STREAM: Final = "AUDIT"
+#: Appends to the tenants' stream that wait for their answers at once.
+IN_FLIGHT_MAX: Final = 128
+HASH_HEADER: Final = "Nomos-Hash"
+PREV_HEADER: Final = "Nomos-Prev"
+SEQ_HEADER: Final = "Nomos-Seq"
+
+PROJECTION_AWAY: Final = "audit_projection_away"
+PROJECTION_RESET: Final = "audit_projection_reset"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS: Final = ("seq", "ts", "tenant", "tseq", "type", "prev", "hash", "record")
+
+
+class _Columns(msgspec.Struct):
+    """The members of a record that are columns too."""
+
+    seq: int
+    ts: str
+    tenant: str
+    tseq: int
+    type: str
+
+
+_columns = msgspec.json.Decoder(_Columns)
+
+
+def _rows(block: VerifiedBlock) -> Iterator[tuple[Any, ...]]:
+    for index, (record, own) in enumerate(zip(block.block.records, block.hashes, strict=True)):
+        one = _columns.decode(record)
+        at = _EPOCH + timedelta(microseconds=parse_ts(one.ts))
+        yield (one.seq, at, one.tenant, one.tseq, one.type, block.prev_of(index), own, record)
+
+
+class TableProjection:
+    """Keeps ``audit_events`` up with the chain. :meth:`run` until cancelled."""
+
+    def __init__(self, client: Client, database: Database, *, origin: str) -> None:
+        self._client = client
+        self._database = database
+        self._origin = origin
+        self.position = start_of(origin)
+
+    async def run(self) -> None:
+        """Projects the chain until cancelled.
+
+        Raises:
+            RolledBack: the chain does not continue what was projected before.
+            MalformedRecord: a message of the chain is no block.
+        """
+        while True:
+            raise_if_cancelled()
+            try:
+                await self._project()
+            except (Unavailable, Conflict) as error:
+                event = PROJECTION_RESET if isinstance(error, Conflict) else PROJECTION_AWAY
+                observe.say("audit", event, projection="table", detail=error.detail, cause=error.cause)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _project(self) -> None:
+        self.position = await self._load()
+        follower = Follower(self._client, self.position)
+        try:
+            while True:
+                raise_if_cancelled()
+                waiting = await follower.take(WAIT_SECONDS)
+                while waiting:
+                    taken = _whole_blocks(waiting)
+                    await self._store(waiting[:taken])
+                    del waiting[:taken]
+        finally:
+            await follower.close()
+
+    async def _load(self) -> Position:
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow("SELECT block, size, hash FROM audit_projection")
+        if row is None:
+            return start_of(self._origin)
+        return Position(block=row["block"], size=row["size"], hash=row["hash"])
+
+    async def _store(self, blocks: Sequence[VerifiedBlock]) -> None:
+        """Adds the rows of ``blocks`` and moves the position, in one transaction.
+
+        Raises:
+            Conflict: another process has moved the position.
+            Unavailable: not known to be stored; the position says so when it is read again.
+        """
+        after = blocks[-1].after
+        rows = [row for block in blocks for row in _rows(block)]
+        async with self._database.transaction(scope="project") as connection:
+            await connection.execute(
+                "INSERT INTO audit_projection (block, size, hash) VALUES (0, 0, $1) ON CONFLICT DO NOTHING",
+                start_of(self._origin).hash,
+            )
+            at = await connection.fetchval("SELECT block FROM audit_projection FOR UPDATE")
+            if at != self.position.block:
+                raise Conflict(f"the projection stands at block {at}, not {self.position.block}")
+            # COPY does not work on a table with row-level security, so it goes into one that has none and is private.
+            await connection.execute(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS audit_incoming (seq bigint, ts timestamptz, tenant text, "
+                "tseq bigint, type text, prev bytea, hash bytea, record bytea) ON COMMIT DELETE ROWS"
+            )
+            await connection.copy_records_to_table("audit_incoming", records=rows, columns=_COLUMNS)
+            await connection.execute(
+                "INSERT INTO audit_events (seq, ts, tenant, tseq, type, prev, hash, record) "
+                "SELECT seq, ts, tenant, tseq, type, prev, hash, record FROM audit_incoming"
+            )
+            await connection.execute(
+                "UPDATE audit_projection SET block = $1, size = $2, hash = $3", after.block, after.size, after.hash
+            )
+        self.position = after
+
+
+def _whole_blocks(blocks: Sequence[VerifiedBlock]) -> int:
+    """How many of ``blocks`` go into the next transaction; at least one."""
+    rows = 0
+    for number, block in enumerate(blocks):
+        rows += len(block.hashes)
+        if rows > ROWS_MAX:
+            return max(number, 1)
+    return len(blocks)
+
+
+class TenantStreams:
+    """Keeps the stream ``AUDIT`` up with the chain, one subject for each tenant. :meth:`run` until cancelled."""
+
+    def __init__(self, client: Client, *, origin: str, may_publish: Callable[[], bool]) -> None:
+        """Takes the connection, the log, and whether this process is the active writer (others would only collide)."""
+        self._client = client
+        self._origin = origin
+        self._may_publish = may_publish
+        self.size = 0
+
+    async def run(self) -> None:
+        """Projects the chain until cancelled.
+
+        Raises:
+            RolledBack: the chain does not verify, or the stream has more messages than the log has records.
+            MalformedRecord: a message of the chain is no block.
+        """
+        while True:
+            raise_if_cancelled()
+            try:
+                if self._may_publish():
+                    await self._project()
+                else:
+                    await asyncio.sleep(WAIT_SECONDS)
+            except (Unavailable, Fenced) as error:
+                event = PROJECTION_RESET if isinstance(error, Fenced) else PROJECTION_AWAY
+                observe.say("audit", event, projection="tenants", detail=error.detail, cause=error.cause)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _project(self) -> None:
+        self.size = (await stream_state(self._client, STREAM)).last_seq
+        follower = Follower(self._client, await self._position())
+        try:
+            while self._may_publish():
+                raise_if_cancelled()
+                for block in await follower.take(WAIT_SECONDS):
+                    await self._publish(block)
+        finally:
+            await follower.close()
+
+    async def _position(self) -> Position:
+        """The position before the block that holds the first record that is not published."""
+        last = (await stream_state(self._client, "CHAIN")).last_seq
+        end, _ = await position_before(self._client, self._origin, last + 1)
+        if self.size > end.size:
+            raise RolledBack(
+                f"stream {STREAM} has {self.size} messages, but the log has {end.size} records",
+                hint=f"if the log is whole (nomos verify), delete {STREAM} and let it be built again",
+            )
+        if self.size == end.size:
+            return end
+        position, _ = await position_before(self._client, self._origin, await block_of(self._client, self.size, last))
+        return position
+
+    async def _publish(self, block: VerifiedBlock) -> None:
+        """Publishes the records of ``block`` that are not yet published, in order.
+
+        Raises:
+            Fenced: the stream has moved on without this process.
+            Unavailable: not known to be published; the stream's sequence says so when it is read again.
+        """
+        todo = [index for index in range(len(block.hashes)) if block.block.first + index >= self.size]
+        for begin in range(0, len(todo), IN_FLIGHT_MAX):
+            part = todo[begin : begin + IN_FLIGHT_MAX]
+            # Each expects the one before it: after one that fails, none is stored.
+            await _all_done([self._append(block, index) for index in part])
+            self.size = block.block.first + part[-1] + 1
+
+    async def _append(self, block: VerifiedBlock, index: int) -> None:
+        record = block.block.records[index]
+        seq = block.block.first + index
+        headers = {
+            "Nats-Msg-Id": f"{self._origin}:{seq}",
+            SEQ_HEADER: str(seq),
+            HASH_HEADER: block.hashes[index].hex(),
+            PREV_HEADER: block.prev_of(index).hex(),
+        }
+        await append(
+            self._client, f"audit.{_columns.decode(record).tenant}", record, expected_last=seq, headers=headers
+        )
+
+
+async def _all_done(appends: Sequence[Any]) -> None:
+    """Waits for all, then raises the first error in order."""
+    for outcome in await asyncio.gather(*appends, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

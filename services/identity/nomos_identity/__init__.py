@@ -1,0 +1,1 @@
+"""Tenants, apps, agents and bus credentials."""

@@ -1,0 +1,135 @@
+"""Tenants, apps, agents, auditors and their keys: what may be created, and what a history of events amounts to. Pure.
+
+Streams of a tenant: ``tenant``, ``app/<name>``, ``agent/<name>``, ``auditor/<name>``. A name is given once: streams are
+appended to by compare-and-set, and a removed holder's stream stays. A key belongs to the stream of its holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from nomos.creds import USER, parse_public_key
+from nomos.errors import Conflict, Malformed, NotFound
+from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CREATED, Actor, Envelope
+from nomos.ids import parse_slug
+from nomos.keys import parse_did
+
+ENVIRONMENTS = ("live", "test")
+WHY_CHARS_MAX = 500
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A bus key. ``role`` is agent or auditor, ``name`` its holder, ``issued_at`` Unix seconds."""
+
+    key: str
+    role: str
+    name: str
+    issued_at: int
+    revoked: bool = False
+    revoked_at: int = 0
+
+
+def tenant_created(event_id: str, tenant: str, account: str, roles: dict[str, str], by: Actor, corr: str) -> Envelope:
+    """The first event of a tenant. ``roles`` are the public signing keys of its roles."""
+    parse_slug(tenant, "tenant")
+    return _envelope(event_id, TENANT_CREATED, tenant, by, corr, {"account": account, "roles": roles, "tenant": tenant})
+
+
+def app_created(event_id: str, tenant: str, app: str, env: str, by: Actor, corr: str) -> Envelope:
+    """The first event of an app.
+
+    Raises:
+        Malformed: the name is no slug or the environment unknown.
+    """
+    parse_slug(app, "app")
+    if env not in ENVIRONMENTS:
+        raise Malformed(f"env must be one of {', '.join(ENVIRONMENTS)}")
+    return _envelope(event_id, APP_CREATED, tenant, by, corr, {"app": app, "env": env})
+
+
+def agent_created(
+    event_id: str, tenant: str, app: Iterable[Envelope], name: str, key: str, did: str, now: int, by: Actor, corr: str
+) -> Envelope:
+    """The first event of an agent of an existing app.
+
+    Args:
+        event_id: of the event.
+        tenant: from the subject.
+        app: the history of the app.
+        name: the agent's slug.
+        key: its bus key (``U...``).
+        did: its UCAN key; canonical, not of small order.
+        now: Unix seconds.
+        by: the operator.
+        corr: request id.
+
+    Raises:
+        NotFound: the app does not exist.
+        Malformed: a name or key of another form.
+        BadSignature: a key that must not be used.
+    """
+    created = next((e for e in app if e.type == APP_CREATED), None)
+    if created is None:
+        raise NotFound("this tenant has no such app", hint="nomos app create --tenant T NAME")
+    parse_slug(name, "agent")
+    raw = parse_public_key(key, USER)
+    # Also refuses keys of small order; a login key that is also the token key would let the server's nonce be a token.
+    if parse_did(did).public_bytes == raw:
+        raise Malformed("the bus key and the agent key must be two keys")
+    event = {
+        "agent": name,
+        "app": str(created.event["app"]),
+        "did": did,
+        "env": str(created.event["env"]),
+        "issued_at": now,
+        "key": key,
+    }
+    return _envelope(event_id, AGENT_CREATED, tenant, by, corr, event)
+
+
+def auditor_created(event_id: str, tenant: str, name: str, key: str, now: int, by: Actor, corr: str) -> Envelope:
+    """The first event of an auditor, who may read the tenant's log and nothing else."""
+    parse_slug(name, "auditor")
+    parse_public_key(key, USER)
+    return _envelope(event_id, AUDITOR_CREATED, tenant, by, corr, {"auditor": name, "issued_at": now, "key": key})
+
+
+def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:
+    """The keys that a history of agents and auditors amounts to, by public key."""
+    keys: dict[str, Key] = {}
+    for e in history:
+        match e.type:
+            case "agent.created" | "auditor.created":
+                role = e.type.partition(".")[0]
+                keys[str(e.event["key"])] = Key(
+                    key=str(e.event["key"]), role=role, name=str(e.event[role]), issued_at=int(str(e.event["issued_at"]))
+                )
+            case "key.revoked":
+                known = keys[str(e.event["key"])]
+                keys[known.key] = msgspec.structs.replace(known, revoked=True, revoked_at=int(str(e.event["at"])))
+    return keys
+
+
+def key_revoked(event_id: str, tenant: str, key: Key | None, why: str, now: int, by: Actor, corr: str) -> Envelope:
+    """The event that ends a key for good.
+
+    Raises:
+        NotFound: the tenant has no such key.
+        Conflict: it is revoked already.
+    """
+    if key is None:
+        raise NotFound("this tenant has no such key", hint="nomos key list --tenant T")
+    if key.revoked:
+        raise Conflict("this key is revoked already")
+    if len(why) > WHY_CHARS_MAX:
+        raise Malformed(f"WHY_CHARS_MAX is {WHY_CHARS_MAX}, got {len(why)}")
+    event = {"at": now, "key": key.key, "name": key.name, "role": key.role, "why": why}
+    return _envelope(event_id, KEY_REVOKED, tenant, by, corr, event)
+
+
+def _envelope(
+    event_id: str, kind: str, tenant: str, by: Actor, corr: str, event: dict[str, object]
+) -> Envelope:
+    return Envelope(id=event_id, type=kind, tenant=tenant, actor=by, corr=corr, cause="", event=event)

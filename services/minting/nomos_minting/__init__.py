@@ -1,0 +1,1 @@
+"""Signs UCAN delegations after a fresh allow."""

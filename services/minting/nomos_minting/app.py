@@ -1,0 +1,62 @@
+"""Minting, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nomos.events import ISSUER_CREATED, TENANT_CREATED
+from nomos.messages import Fact
+from nomos_minting.handlers import Mint, decoder
+from nomos_minting.issuers import Issuers
+from nomos_minting.settings import MintingSettings
+from nomos_runtime.feed import serve_feed
+from nomos_runtime.sealing import Sealer
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load, secret
+from nomos_runtime.peers import reader_tokens
+
+NAME = "minting"
+
+
+class Minting:
+    """The running service."""
+
+    def __init__(self, settings: MintingSettings, sealer: Sealer, readers: list[str]) -> None:
+        self._settings = settings
+        self._sealer = sealer
+        self._readers = readers
+        self._parts: Parts | None = None
+
+    async def start(self) -> None:
+        """Connects, opens the keys, serves."""
+        parts = self._parts = await Parts.open(NAME, self._settings)
+        store = await parts.open_store()
+        issuers = Issuers(store, self._sealer)
+
+        def apply(fact: Fact) -> None:
+            parts.directory.apply(fact)
+            if fact.type == TENANT_CREATED:
+                # Ahead of the first request, which would create it otherwise.
+                parts.spawn(issuers.key(fact.tenant))
+
+        await serve_feed(parts.bus, store, dict.fromkeys(self._readers, (ISSUER_CREATED,)))
+        await parts.follow({"identity": apply})
+        mint = Mint(self._settings, parts.journal, issuers, parts.directory)
+        await parts.responder.serve_service("svc.mint.*", decoder, mint.mint)
+        await parts.serve_admin({})
+        await parts.serving()
+
+    def faults(self) -> list[str]:
+        """Why minting cannot keep its promise now."""
+        return self._parts.faults() if self._parts else ["not started"]
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._parts:
+            await self._parts.close()
+
+
+def build(env: Mapping[str, str]) -> Minting:
+    """Minting from its environment."""
+    settings = load(MintingSettings, NAME, env)
+    return Minting(settings, Sealer.from_text(secret("MINT_KEY_ENCRYPTION_KEY", env)), reader_tokens(NAME, env))

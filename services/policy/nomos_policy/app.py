@@ -1,0 +1,63 @@
+"""Policy, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nomos.catalogue import load_catalogue
+from nomos.events import POLICY_PUT
+from nomos_policy.admin import PolicyAdmin
+from nomos_policy.cosigners import Cosigners
+from nomos_policy.handlers import Authorizer, decoder
+from nomos_policy.settings import PolicySettings
+from nomos_policy.store import PolicySets, PolicyStore
+from nomos_policy.vocabulary import Vocabulary
+from nomos_runtime.feed import serve_feed
+from nomos_runtime.peers import reader_tokens
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load
+
+NAME: Final = "policy"
+
+
+class PolicyService:
+    """The running service."""
+
+    def __init__(self, settings: PolicySettings, env: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._readers = reader_tokens(NAME, env)
+        self._vocabulary = Vocabulary(load_catalogue(Path(settings.connectors)))
+        self._parts: Parts | None = None
+
+    async def start(self) -> None:
+        """Connects, compiles what is in force, serves."""
+        s = self._settings
+        parts = self._parts = await Parts.open(NAME, s)
+        events = await parts.open_store()
+        sets, store = PolicySets(self._vocabulary), PolicyStore(events, self._vocabulary)
+        cosigners = Cosigners(parts.bus, s.request_timeout_ms)
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT,)))
+        await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: sets.apply})
+        sets.compile_all()
+        authorizer = Authorizer(
+            s, parts.bus, parts.journal, parts.directory, self._vocabulary.catalogue, sets, cosigners, parts.faults
+        )
+        await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
+        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.refresh).verbs())
+        await parts.serving()
+
+    def faults(self) -> list[str]:
+        """Why policy cannot keep its promise now."""
+        return self._parts.faults() if self._parts else ["not started"]
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._parts:
+            await self._parts.close()
+
+
+def build(env: Mapping[str, str]) -> PolicyService:
+    """Policy from its environment."""
+    return PolicyService(load(PolicySettings, NAME, env), env)

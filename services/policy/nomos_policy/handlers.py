@@ -1,0 +1,250 @@
+"""The hot path's edge: one agent's request to one decision, journaled before it is answered.
+
+    checked facts -> (batch) Cedar -> allow: minting signs and journals decision and delegation together
+                                   -> deny:  journaled here
+                                   -> step-up: stepup opens the approval, then journaled here
+
+The requests of one loop tick are evaluated together and their allows go to minting as one message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from nomos import messages
+from nomos.catalogue import Action, Catalogue, Resource
+from nomos.client import error_of
+from nomos.errors import Malformed, StalePolicy, UnknownResource
+from nomos.events import DECISION_MADE, Actor, Envelope, encode_envelope
+from nomos.ids import AgentId, AppId, TenantId, new_id, parse_slug
+from nomos.messages import Authorize, Command, Decoder, Denied, Failure, MintBatch, MintItem, StepUpRequired, now_ms
+from nomos.request import request_digest
+from nomos_policy.cosigners import Cosigners
+from nomos_policy.decision import AuthorizeFacts, Decision, Outcome, decide_batch
+from nomos_policy.guard import check_agent_data
+from nomos_policy.record import decision_event
+from nomos_policy.settings import PolicySettings
+from nomos_policy.store import PolicySets
+from nomos_policy.vocabulary import Principal
+from nomos_runtime.batching import Batcher
+from nomos_runtime.bus import Bus
+from nomos_runtime.directory import AgentFacts, Directory
+from nomos_runtime.journal import Journal
+from nomos_runtime.responder import Caller
+
+decoder: Final = Decoder.of(Authorize, "authorize")
+_mint_reply: Final = Decoder.of(messages.MintReply | Failure, "mint reply")
+_open_reply: Final = Decoder.of(messages.ApprovalOpened | Failure, "open approval reply")
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, checked: everything that is decided and recorded."""
+
+    command: Authorize
+    agent: AgentFacts
+    facts: AuthorizeFacts
+    digest: bytes
+    decision_id: str
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision, its envelope, and for an allow minting's answer."""
+
+    decision: Decision
+    envelope: Envelope
+    minted: messages.Minted | Failure | None = None
+
+
+class Authorizer:
+    """Answers ``authorize``."""
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        bus: Bus,
+        journal: Journal,
+        directory: Directory,
+        catalogue: Catalogue,
+        sets: PolicySets,
+        cosigners: Cosigners,
+        faults: Callable[[], list[str]],
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._journal = journal
+        self._directory = directory
+        self._catalogue = catalogue
+        self._sets = sets
+        self._cosigners = cosigners
+        self._faults = faults
+        self._batches: Batcher[Asked, Decided] = Batcher(
+            self._decide, items_max=settings.batch_max, in_flight_max=settings.batches_in_flight_max
+        )
+
+    async def authorize(self, caller: Caller, command: Command) -> msgspec.Struct:
+        """Decides one request of the agent that the bus names.
+
+        Raises:
+            StalePolicy: this replica cannot prove that its policies and revocations are fresh.
+            NomosError: the request is refused before a decision; the responder records it.
+        """
+        if not isinstance(command, Authorize):
+            raise Malformed("not an authorize message")
+        stale = [f for f in self._faults() if f.endswith("stale")]
+        if stale:
+            raise StalePolicy("; ".join(stale))
+        asked = await self._check(caller, command)
+        decided = await self._batches.submit(asked)
+        match decided.decision.outcome:
+            case Outcome.ALLOW:
+                return _allowed(asked, decided)
+            case Outcome.DENY:
+                await self._journal.append([decided.envelope])
+                return Denied(
+                    decision=asked.decision_id,
+                    reason=decided.decision.reason,
+                    policies=list(decided.decision.policies),
+                    revision=decided.decision.revision,
+                )
+            case Outcome.STEP_UP:
+                return await self._step_up(asked, decided)
+
+    async def _check(self, caller: Caller, command: Authorize) -> Asked:
+        agent = self._directory.agent(caller.tenant, caller.name)
+        action = self._catalogue.action(command.action)
+        resource = self._resource(action, command.resource)
+        connection = parse_slug(command.connection, "connection") if command.connection else action.connector
+        args, claims = check_agent_data(command.args, command.claims)
+        digest = request_digest(action.id, resource.text, args, connection)
+        if command.cosigner is not None:
+            # Verified and spent before Cedar sees cosigned=true: a lost answer costs the approval, never a second use.
+            await self._cosigners.spend(command.cosigner, agent, action, resource.text, connection, digest, command.id)
+        facts = AuthorizeFacts(
+            principal=Principal(
+                tenant=TenantId(caller.tenant), app=AppId(agent.app), agent=AgentId(agent.agent), env=agent.env
+            ),
+            action=action,
+            resource=resource,
+            connection=connection,
+            args=args,
+            claims=claims,
+            now_seconds=int(time.time()),
+            cosigned=command.cosigner is not None,
+            policies=self._sets.in_force(caller.tenant),
+        )
+        return Asked(command=command, agent=agent, facts=facts, digest=digest, decision_id=new_id("dc"))
+
+    def _resource(self, action: Action, text: str) -> Resource:
+        resource = self._catalogue.parse_resource(text)
+        if resource.type != action.resource_type:
+            wanted = f"{action.resource_type.connector}:{action.resource_type.kind}"
+            raise UnknownResource(f"{action.id} acts on a {wanted}")
+        return resource
+
+    async def _decide(self, asked: Sequence[Asked]) -> list[Decided]:
+        """One batch: Cedar for all, then one message to minting for its allows."""
+        at_ms = now_ms()
+        decided = [
+            Decided(decision=decision, envelope=_envelope(one, decision, at_ms))
+            for one, decision in zip(asked, decide_batch([one.facts for one in asked]), strict=True)
+        ]
+        allowed = [i for i, one in enumerate(decided) if one.decision.outcome is Outcome.ALLOW]
+        if not allowed:
+            return decided
+        batch = MintBatch(v=1, items=[_mint_item(asked[i], decided[i].envelope) for i in allowed])
+        reply = _mint_reply.decode(
+            await self._bus.request("svc.mint", messages.encode(batch), self._settings.request_timeout_ms)
+        )
+        if isinstance(reply, Failure):
+            raise error_of(reply)
+        if not isinstance(reply, messages.MintReply) or len(reply.items) != len(allowed):
+            raise Malformed("not a mint reply")
+        for i, minted in zip(allowed, reply.items, strict=True):
+            decided[i] = msgspec.structs.replace(decided[i], minted=minted)
+        return decided
+
+    async def _step_up(self, asked: Asked, decided: Decided) -> StepUpRequired:
+        decision, facts = decided.decision, asked.facts
+        message = messages.OpenApproval(
+            v=1,
+            tenant=asked.agent.tenant,
+            agent=asked.agent.agent,
+            agent_did=asked.agent.did,
+            app=asked.agent.app,
+            request=asked.command.id,
+            action=facts.action.id,
+            risk=facts.action.risk.value,
+            resource=facts.resource.text,
+            connection=facts.connection,
+            args=dict(facts.args),
+            digest=asked.digest,
+            decision=asked.decision_id,
+            revision=decision.revision,
+            policy_set=decision.policy_set_hash,
+            policies=list(decision.policies),
+        )
+        reply = _open_reply.decode(
+            await self._bus.request("svc.stepup.open", messages.encode(message), self._settings.request_timeout_ms)
+        )
+        if isinstance(reply, Failure):
+            raise error_of(reply)
+        if not isinstance(reply, messages.ApprovalOpened):
+            raise Malformed("not an open approval reply")
+        event = {**decided.envelope.event, "approval": reply.approval}
+        await self._journal.append([msgspec.structs.replace(decided.envelope, event=event)])
+        return StepUpRequired(
+            decision=asked.decision_id,
+            approval=reply.approval,
+            expires_at=reply.expires_at,
+            url=reply.url,
+            policies=list(decision.policies),
+            revision=decision.revision,
+        )
+
+
+def _allowed(asked: Asked, decided: Decided) -> messages.Allowed:
+    minted = decided.minted
+    if isinstance(minted, Failure):
+        raise error_of(minted)
+    if minted is None:
+        raise Malformed("minting gave no answer for an allow")
+    return messages.Allowed(
+        decision=asked.decision_id,
+        delegation=minted.delegation,
+        expires_at=minted.expires_at,
+        policies=list(decided.decision.policies),
+        revision=decided.decision.revision,
+    )
+
+
+def _envelope(asked: Asked, decision: Decision, at_ms: int) -> Envelope:
+    event = decision_event(
+        asked.facts, decision, decision_id=asked.decision_id, request_id=asked.command.id, digest=asked.digest
+    )
+    event["at_ms"] = at_ms
+    return Envelope(
+        id=new_id("ev"),
+        type=DECISION_MADE,
+        tenant=asked.agent.tenant,
+        actor=Actor(kind="agent", id=asked.agent.agent),
+        corr=asked.command.id,
+        cause="",
+        event=event,
+    )
+
+
+def _mint_item(asked: Asked, envelope: Envelope) -> MintItem:
+    return MintItem(
+        tenant=asked.agent.tenant,
+        agent=asked.agent.agent,
+        agent_did=asked.agent.did,
+        action=asked.facts.action.id,
+        resource=asked.facts.resource.text,
+        connection=asked.facts.connection,
+        digest=asked.digest,
+        decision=msgspec.Raw(encode_envelope(envelope)),
+    )

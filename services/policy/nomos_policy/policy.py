@@ -1,0 +1,225 @@
+"""One policy of a tenant, read from its own text: id, sentence, scope, and how it depends on a human's approval.
+
+Decides what a policy may look like beyond Cedar's grammar: every policy has an ``@id``; ``@unattended`` stands only
+on a permit that names its actions; no policy grants less with a human's approval than without (anti-monotone in
+``context.cosigned``), because then an agent would gain by not asking. Leaves types to validation (``policyset``).
+
+Source: Cedar JSON policy format (EST).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+import cedarpy
+import orjson
+from msgspec import Struct
+
+from nomos.catalogue import Action, Risk
+from nomos.errors import MalformedPolicy
+from nomos_policy.guard import Fragment
+from nomos_policy.polarity import cosigned_polarity
+
+#: Characters of ``@description`` and of the reason in ``@unattended``.
+ANNOTATION_LENGTH_MAX: Final = 500
+#: Ids of the platform's own rules begin so; a tenant's policy cannot.
+PLATFORM_PREFIX: Final = "nomos:"
+#: The rule named when a human is asked because nothing else was said.
+HIGH_STAKES_ID: Final = "nomos:high-stakes"
+HIGH_STAKES_DESCRIPTION: Final = "destructive, payment and permission actions need a human's approval"
+#: Version of what the platform adds to a tenant's text; decisions name it so that a replay is exact.
+PLATFORM_VERSION: Final = "high-stakes/1"
+
+_HIGH_STAKES_GROUPS: Final = ", ".join(f'Action::"risk:{risk.value}"' for risk in Risk if risk.is_high_stakes)
+#: Added to every permit that is not ``@unattended``. See docs/adr/0003-high-stakes-by-default.md.
+HIGH_STAKES_CLAUSE: Final = f" unless {{ action in [{_HIGH_STAKES_GROUPS}] && !context.cosigned }}"
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
+
+Effect = Literal["permit", "forbid"]
+EntityUid = tuple[str, str]
+
+
+class Scope(Struct, frozen=True, kw_only=True):
+    """What a policy's head says about the principal or the resource.
+
+    Attributes:
+        type: the entity type after ``is``, or None.
+        equal: the entity after ``==``, or None.
+        within: the entity after ``in``, or None.
+    """
+
+    type: str | None = None
+    equal: EntityUid | None = None
+    within: EntityUid | None = None
+
+    def may_match(self, type_name: str, uid: EntityUid, ancestors: frozenset[EntityUid]) -> bool:
+        """Whether an entity can satisfy this head; ``ancestors`` does not hold the entity itself."""
+        if self.type is not None and self.type != type_name:
+            return False
+        if self.equal is not None and self.equal != uid:
+            return False
+        return self.within is None or self.within == uid or self.within in ancestors
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """A tenant's policy.
+
+    Attributes:
+        id: its ``@id``.
+        description: its ``@description``, or empty.
+        effect: permit or forbid.
+        unattended: the reason in ``@unattended``, or None.
+        text: exactly as it stands in the set.
+        line: of its first token.
+        column: of its first token.
+        principal: its head.
+        actions: ids of the actions or groups that its head names; None for any action.
+        resource: its head.
+        reads_cosigned: whether its result can depend on ``context.cosigned``.
+        anti_monotone: whether it may grant less with an approval than without.
+    """
+
+    id: str
+    description: str
+    effect: Effect
+    unattended: str | None
+    text: str
+    line: int
+    column: int
+    principal: Scope
+    actions: frozenset[str] | None
+    resource: Scope
+    reads_cosigned: bool
+    anti_monotone: bool
+
+    @property
+    def effective_text(self) -> str:
+        """What the engine evaluates: the text, and for an attended permit the high-stakes clause."""
+        if self.effect == "forbid" or self.unattended is not None:
+            return self.text
+        return self.text.removesuffix(";") + "\n" + HIGH_STAKES_CLAUSE + ";"
+
+    def names_action(self, action: Action) -> bool:
+        """Whether the head covers the action, by id or by one of its groups."""
+        names = (action.id, f"risk:{action.risk.value}", f"connector:{action.connector}")
+        return self.actions is None or not self.actions.isdisjoint(names)
+
+
+def parse_policy(fragment: Fragment) -> Policy:
+    """Reads one policy.
+
+    Args:
+        fragment: from :func:`nomos_policy.guard.split_policies`, so within every limit.
+
+    Raises:
+        MalformedPolicy: not one policy of Cedar, a template, no ``@id``, or annotations that break a rule.
+            The detail names the policy and its position.
+    """
+    est = _est(fragment)
+    notes = _annotations(est)
+    where = f"line {fragment.line}, column {fragment.column}"
+    name = _policy_id(notes, where)
+    effect: Effect = "forbid" if est.get("effect") == "forbid" else "permit"
+    actions = _actions(est["action"])
+    unattended = _unattended(notes, effect, actions, f"policy {name} ({where})")
+    description = notes.get("description") or ""
+    if len(description) > ANNOTATION_LENGTH_MAX:
+        raise MalformedPolicy(f"policy {name} ({where}): @description is over {ANNOTATION_LENGTH_MAX} characters")
+    polarity = cosigned_polarity(est["conditions"])
+    return Policy(
+        id=name,
+        description=description,
+        effect=effect,
+        unattended=unattended,
+        text=fragment.text,
+        line=fragment.line,
+        column=fragment.column,
+        principal=_scope(est["principal"]),
+        actions=actions,
+        resource=_scope(est["resource"]),
+        reads_cosigned=bool(polarity),
+        anti_monotone=bool(polarity - {1 if effect == "permit" else -1}),
+    )
+
+
+def read_roughly(fragment: Fragment) -> tuple[str, Effect | None]:
+    """Id and effect of a policy that :func:`parse_policy` refused: empty and None where they cannot be known."""
+    try:
+        est = _est(fragment)
+    except MalformedPolicy:
+        return "", None
+    return (_annotations(est).get("id") or "")[:64], "forbid" if est.get("effect") == "forbid" else "permit"
+
+
+def _est(fragment: Fragment) -> dict[str, object]:
+    where = f"line {fragment.line}, column {fragment.column}"
+    try:
+        parsed = orjson.loads(cedarpy.policies_to_json_str(fragment.text))
+    except orjson.JSONDecodeError as error:
+        raise MalformedPolicy(f"policy at {where} nests too deep") from error
+    except ValueError as error:
+        raise MalformedPolicy(f"policy at {where}: {str(error)[:300]}") from error
+    if parsed["templates"]:
+        raise MalformedPolicy(f"policy at {where} is a template; name the principal and resource instead of a slot")
+    found: list[dict[str, object]] = list(parsed["staticPolicies"].values())
+    if len(found) != 1:
+        raise MalformedPolicy(f"text at {where} is not one policy")
+    return found[0]
+
+
+def _annotations(est: dict[str, object]) -> dict[str, str | None]:
+    found = est.get("annotations")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _policy_id(notes: dict[str, str | None], where: str) -> str:
+    name = notes.get("id")
+    if not name:
+        raise MalformedPolicy(f"policy at {where} has no @id", hint='write @id("a-name") before permit or forbid')
+    if _ID.fullmatch(name) is None:
+        raise MalformedPolicy(f"policy at {where}: @id must be 1 to 64 letters, digits and _.:/-")
+    if name.startswith(PLATFORM_PREFIX):
+        raise MalformedPolicy(f"policy at {where}: ids that begin with {PLATFORM_PREFIX} belong to the platform")
+    return name
+
+
+def _unattended(notes: dict[str, str | None], effect: Effect, actions: frozenset[str] | None, who: str) -> str | None:
+    if "unattended" not in notes:
+        return None
+    reason = notes["unattended"] or ""
+    if not reason.strip() or len(reason) > ANNOTATION_LENGTH_MAX:
+        raise MalformedPolicy(f"{who}: @unattended needs a reason of at most {ANNOTATION_LENGTH_MAX} characters")
+    if effect == "forbid":
+        raise MalformedPolicy(f"{who}: @unattended stands only on a permit")
+    if actions is None:
+        raise MalformedPolicy(f"{who}: an @unattended permit must name its actions after the word action")
+    return reason
+
+
+def _scope(head: object) -> Scope:
+    if not isinstance(head, dict) or head["op"] == "All":
+        return Scope()
+    match head["op"]:
+        case "==":
+            return Scope(equal=_uid(head["entity"]))
+        case "in":
+            return Scope(within=_uid(head["entity"]))
+        case "is":
+            inner = head.get("in")
+            return Scope(type=str(head["entity_type"]), within=None if inner is None else _uid(inner["entity"]))
+        case unknown:
+            raise MalformedPolicy(f"unknown head {str(unknown)[:20]!r}")
+
+
+def _actions(head: object) -> frozenset[str] | None:
+    if not isinstance(head, dict) or head["op"] == "All":
+        return None
+    entities = [head["entity"]] if "entity" in head else head["entities"]
+    # an action type of another namespace is refused by validation; its id is kept with its type so it matches nothing
+    return frozenset(uid[1] if uid[0] == "Action" else "::".join(uid) for uid in map(_uid, entities))
+
+
+def _uid(entity: dict[str, str]) -> EntityUid:
+    return (entity["type"], entity["id"])

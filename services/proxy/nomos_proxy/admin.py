@@ -1,0 +1,84 @@
+"""Operators' verbs of proxy: add and list connections. A bearer goes in and never comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from nomos.catalogue import Catalogue
+from nomos.errors import Malformed, NotPermitted, UnknownAction
+from nomos_proxy.destination import parse_development_origin
+from nomos_proxy.settings import ProxySettings
+from nomos_proxy.store import Connections, CredentialStore
+from nomos_runtime.responder import NoParams, Operator, Verb
+from nomos_runtime.secret import Secret
+
+#: A bearer shorter than this cannot be told from ordinary text in an answer.
+BEARER_CHARS_MIN: Final = 8
+
+
+class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A connection: connector, name, bearer; ``base_url`` in development only."""
+
+    connector: str
+    name: str
+    bearer: str
+    base_url: str = ""
+
+    def __repr__(self) -> str:
+        return f"AddParams(connector={self.connector!r}, name={self.name!r})"
+
+
+class ProxyAdmin:
+    """The verbs, by name, in :meth:`verbs`."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        catalogue: Catalogue,
+        connections: Connections,
+        credentials: CredentialStore,
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._connections = connections
+        self._credentials = credentials
+        self._refresh = refresh
+
+    def verbs(self) -> dict[str, Verb]:
+        """Verb name to parameters and handler."""
+        return {"connection-add": (AddParams, self.add), "connection-list": (NoParams, self.list)}
+
+    async def add(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Stores a connection, its bearer sealed."""
+        p = msgspec.convert(params, AddParams)
+        if p.connector not in self._catalogue.connectors:
+            raise UnknownAction(
+                f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
+            )
+        if len(p.bearer) < BEARER_CHARS_MIN or not p.bearer.isascii() or not p.bearer.isprintable() or " " in p.bearer:
+            raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
+        if p.base_url:
+            if self._settings.environment != "development":
+                raise NotPermitted("another origin than the connector's is for development only")
+            parse_development_origin(p.base_url)
+        await self._credentials.add(
+            by.tenant,
+            connector=p.connector,
+            name=p.name,
+            bearer=Secret(p.bearer.encode()),
+            base_url=p.base_url,
+            actor=by.actor,
+            corr=by.request,
+        )
+        await self._refresh()
+        return {"tenant": by.tenant, "connector": p.connector, "name": p.name}
+
+    async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The connections of the tenant, without their credentials."""
+        await self._refresh()
+        found = self._connections.of_tenant(by.tenant)
+        return {"connections": [{"name": c.name, "connector": c.connector} for c in found]}

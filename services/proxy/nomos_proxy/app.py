@@ -1,0 +1,92 @@
+"""Proxy, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nomos.catalogue import load_catalogue
+from nomos.events import CONNECTION_ADDED
+from nomos.messages import Fact
+from nomos_proxy.admin import ProxyAdmin
+from nomos_proxy.destination import Origin
+from nomos_proxy.dial import tls_context
+from nomos_proxy.handlers import Broker, decoder
+from nomos_proxy.issuers import Issuers
+from nomos_proxy.replay import ReplaySet
+from nomos_proxy.settings import ProxySettings
+from nomos_proxy.store import Connections, CredentialStore
+from nomos_proxy.upstream import Upstreams
+from nomos_runtime.feed import serve_feed
+from nomos_runtime.peers import reader_tokens
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load, secret
+from nomos_runtime.vault import Keyring, Vault
+
+NAME: Final = "proxy"
+
+
+class Proxy:
+    """The running service."""
+
+    def __init__(self, settings: ProxySettings, vault: Vault, env: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._vault = vault
+        self._readers = reader_tokens(NAME, env)
+        self._catalogue = load_catalogue(Path(settings.connectors))
+        self._parts: Parts | None = None
+        self._upstreams: Upstreams | None = None
+
+    async def start(self) -> None:
+        """Connects, learns the connections and the tenants' issuing keys, serves."""
+        s = self._settings
+        parts = self._parts = await Parts.open(NAME, s)
+        events = await parts.open_store()
+        connections, issuers = Connections(), Issuers()
+        credentials = CredentialStore(events, self._vault)
+        # Grows by the connections that an operator gave another origin; stays empty outside development.
+        development_origins: set[Origin] = set()
+
+        def apply(fact: Fact) -> None:
+            connections.apply(fact)
+            if s.environment == "development":
+                development_origins.update(c.origin for c in connections.of_tenant(fact.tenant) if c.origin)
+
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED,)))
+        await parts.follow({"identity": parts.directory.apply, "minting": issuers.apply, NAME: apply})
+        upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
+        broker = Broker(
+            s,
+            parts.bus,
+            parts.journal,
+            parts.directory,
+            self._catalogue,
+            issuers,
+            connections,
+            credentials,
+            ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
+            upstreams,
+            parts.faults,
+        )
+        await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
+        await parts.serve_admin(ProxyAdmin(s, self._catalogue, connections, credentials, parts.refresh).verbs())
+        await parts.serving()
+
+    def faults(self) -> list[str]:
+        """Why proxy cannot keep its promise now."""
+        return self._parts.faults() if self._parts else ["not started"]
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._parts:
+            await self._parts.close()
+        if self._upstreams:
+            self._upstreams.close()
+
+
+def build(env: Mapping[str, str]) -> Proxy:
+    """Proxy from its environment."""
+    keyring = Keyring.parse(secret("OAUTH_TOKEN_ENCRYPTION_KEY", env))
+    return Proxy(load(ProxySettings, NAME, env), Vault(keyring, os.urandom), env)

@@ -1,0 +1,229 @@
+"""From a verified invocation to the one call that it means, and from the call's end to what is recorded.
+
+Rules of :func:`plan_call`, in order:
+
+1. The action is the one of the signed command; the connection is one of the action's connector and is open.
+2. The request is built from the signed resource and the signed arguments.
+3. The resource is derived again from the built request and must equal the signed one, which the verified chain
+   has found equal to the delegation's. The digest of action, derived resource and arguments must be the signed one.
+4. What may run once is named by the **root** delegation for everything but a read: an agent may pass a delegation
+   on, and all that grows from one grant is one permission. A read is named by its invocation.
+
+The life of a call: nothing, ``attempted`` (recorded before the first byte is sent), then one of ``done``, ``failed``,
+``unknown``, ``refused``. What a restart finds attempted and not finished is ``unknown``, never ``failed``.
+
+Pure: no IO, no clock, no randomness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from nomos.catalogue import (
+    Action,
+    Catalogue,
+    Connector,
+    OutgoingRequest,
+    Resource,
+    Risk,
+    build_request,
+    derive_resource,
+)
+from nomos.errors import Conflict, NomosError, NotCovered, NotFound, UnknownOutcome
+from nomos.events import CALL_ATTEMPTED, CALL_FINISHED
+from nomos.ucan.cid import format_cid
+from nomos.ucan.verify import VerifiedInvocation, check_binding
+from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
+from nomos_proxy.destination import Origin, origin_of
+
+_DIGEST_PREFIX: Final = b"nomos-upstream-request-v1\0"
+
+
+class ConnectionFacts(Struct, frozen=True, kw_only=True):
+    """What the store says about the connection that a call uses.
+
+    Attributes:
+        tenant: the tenant of the bus account that spoke.
+        name: the connection's name in that tenant.
+        connector: the connector that it belongs to.
+        is_open: whether it may be used.
+        origin: a development origin in place of the connector's, or None.
+    """
+
+    tenant: str
+    name: str
+    connector: str
+    is_open: bool = True
+    origin: Origin | None = None
+
+
+class CallPlan(Struct, frozen=True, kw_only=True):
+    """Everything about one call but the credential.
+
+    Attributes:
+        invocation: text CID of the invocation.
+        delegation: text CID of the delegation that the invoker held.
+        action: what runs.
+        connector: at which provider.
+        resource: what it acts on, as derived from ``request``.
+        connection: whose credential.
+        request: what is sent.
+        origin: where to.
+        headers: the connector's constant headers, and the idempotency key where the action has one.
+        replay_key: what must be unused, as text; marked used before the call, and never unmarked.
+    """
+
+    invocation: str
+    delegation: str
+    action: Action
+    connector: Connector
+    resource: Resource
+    connection: ConnectionFacts
+    request: OutgoingRequest
+    origin: Origin
+    headers: Headers
+    replay_key: str
+
+
+def plan_call(invocation: VerifiedInvocation, catalogue: Catalogue, connection: ConnectionFacts) -> CallPlan:
+    """The call that a verified invocation means.
+
+    Args:
+        invocation: from :func:`nomos.ucan.verify.verify_invocation`.
+        catalogue: what may be called.
+        connection: the connection to use, from the proxy's own store.
+
+    Raises:
+        UnknownAction, UnknownResource: the command or resource is none of the catalogue.
+        NotFound: the connection is closed.
+        NotCovered: the connection is another provider's, or the request that would be made is not the signed one.
+        Malformed, LimitExceeded, DestinationRefused: as :func:`nomos.catalogue.build_request`.
+    """
+    action = catalogue.action_of_command(invocation.command)
+    connector = catalogue.connectors[action.connector]
+    if connection.connector != connector.name:
+        raise NotCovered("the connection belongs to another connector than the action")
+    if not connection.is_open:
+        raise NotFound("the connection is closed")
+    request = build_request(action, catalogue.parse_resource(invocation.resource), invocation.args)
+    derived = derive_resource(connector, action, request)
+    if derived.text != invocation.resource:
+        raise NotCovered("the request acts on another resource than the signed one")
+    check_binding(invocation, action=action.id, resource=derived.text, args=invocation.args)
+    key = replay_key(invocation, action.risk)
+    headers = connector.headers
+    if action.idempotency_header is not None:
+        # one permission, one key: whatever is sent again for it, the provider runs once
+        headers = (*headers, (action.idempotency_header, key))
+    return CallPlan(
+        invocation=format_cid(invocation.invocation_cid),
+        delegation=format_cid(invocation.leaf_cid),
+        action=action,
+        connector=connector,
+        resource=derived,
+        connection=connection,
+        request=request,
+        origin=connection.origin or origin_of(connector),
+        headers=headers,
+        replay_key=key,
+    )
+
+
+def replay_key(invocation: VerifiedInvocation, risk: Risk) -> str:
+    """The text CID that may be used once: the invocation's for a read, the root delegation's for anything else."""
+    return format_cid(invocation.invocation_cid if risk is Risk.READ else invocation.delegation_cids[0])
+
+
+class CallState(StrEnum):
+    """Where a call stands."""
+
+    ATTEMPTED = "attempted"
+    DONE = "done"
+    """The upstream answered, whatever its status."""
+    FAILED = "failed"
+    """Nothing was sent."""
+    UNKNOWN = "unknown"
+    """It was sent, or may have been, and no complete answer came back."""
+    REFUSED = "refused"
+    """The upstream answered, and the answer is not passed on."""
+
+
+def attempted(plan: CallPlan, deadline_ms: int) -> dict[str, object]:
+    """The payload of ``proxy.attempted``. It is durable before the first byte is sent.
+
+    Args:
+        plan: the call.
+        deadline_ms: Unix milliseconds after which the call is given up.
+    """
+    return {
+        "invocation": plan.invocation,
+        "delegation": plan.delegation,
+        "action": plan.action.id,
+        "resource": plan.resource.text,
+        "connection": plan.connection.name,
+        "method": plan.request.method,
+        "path": plan.request.path,
+        "request_sha256": request_sha256(plan.origin, plan.request).hex(),
+        "deadline_ms": deadline_ms,
+    }
+
+
+def finished(plan: CallPlan, end: UpstreamResponse | NomosError) -> dict[str, object]:
+    """The payload of ``proxy.finished`` for an answer or for the error that took its place.
+
+    ``removed`` is empty here; the handler fills it from the sanitizer's report.
+    """
+    outcome, status, body = CallState.FAILED, 0, b""
+    match end:
+        case UpstreamResponse():
+            outcome, status, body = CallState.DONE, end.status, end.body
+        case AnswerRefused():
+            outcome, status = CallState.REFUSED, end.status
+        case UnknownOutcome():
+            outcome = CallState.UNKNOWN
+    return {
+        "invocation": plan.invocation,
+        "outcome": outcome.value,
+        "status": status,
+        "response_sha256": hashlib.sha256(body).hexdigest(),
+        "removed": [],
+        "bytes": len(body),
+    }
+
+
+def lost(attempt: dict[str, object]) -> dict[str, object]:
+    """The payload of ``proxy.finished`` for an attempt that a restart found without an end: its outcome is unknown."""
+    return {
+        "invocation": attempt["invocation"],
+        "outcome": CallState.UNKNOWN.value,
+        "status": 0,
+        "response_sha256": hashlib.sha256(b"").hexdigest(),
+        "removed": [],
+        "bytes": 0,
+    }
+
+
+def evolve(state: CallState | None, event_type: str, payload: dict[str, object]) -> CallState:
+    """The state of one call after one event of it; None is a call that has none yet.
+
+    Raises:
+        Conflict: the event cannot follow.
+    """
+    if event_type == CALL_ATTEMPTED and state is None:
+        return CallState.ATTEMPTED
+    if event_type == CALL_FINISHED and state is CallState.ATTEMPTED:
+        return CallState(str(payload["outcome"]))
+    raise Conflict(f"{event_type} cannot follow {state.value if state else 'nothing'}")
+
+
+def request_sha256(origin: Origin, request: OutgoingRequest) -> bytes:
+    """SHA-256 over what is sent, but for headers: origin, method, target and body, each after its length."""
+    parts = (str(origin), request.method, request.target)
+    digest = hashlib.sha256(_DIGEST_PREFIX)
+    for part in (*[text.encode("ascii") for text in parts], request.body or b""):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()

@@ -1,0 +1,161 @@
+"""One request and its answer on one connection, with every limit that an answer has.
+
+What a failure means depends on when it happens, and the error says which:
+
+* before the first byte is handed to the socket: :class:`~nomos.errors.UpstreamFailed`, nothing was sent;
+* after it and before a complete answer: :class:`~nomos.errors.UnknownOutcome`, it may have taken effect;
+* a complete head whose body will not be passed on: :class:`~nomos_proxy.answer.AnswerRefused`, with the status, so
+  that the record can say what the upstream did.
+
+Order of the checks on an answer: head size, number of headers, framing, encoding, declared size, received size.
+
+Sources: RFC 9112 sections 6 and 7 (framing), RFC 9110 section 15.2 (interim answers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import h11
+from msgspec import Struct
+
+from nomos.errors import UnknownOutcome, UpstreamFailed
+from nomos_proxy.answer import AnswerRefused, UpstreamResponse
+from nomos_proxy.headers import passing_headers
+from nomos_proxy.wire import Wire
+
+#: Interim (1xx) answers before the real one.
+INTERIM_ANSWERS_MAX: Final = 8
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds of one upstream call.
+
+    Attributes:
+        total_seconds: from the wait for a connection to the last byte of the answer; 0.05 to 120.
+        connect_seconds: name, TCP and TLS of a fresh connection, inside the total.
+        head_bytes: status line and headers of an answer together.
+        headers: number of headers of an answer.
+        body_bytes: body of an answer. The bus carries at most 900,000 bytes with everything around it.
+    """
+
+    total_seconds: float = 20.0
+    connect_seconds: float = 5.0
+    head_bytes: int = 32_768
+    headers: int = 100
+    body_bytes: int = 786_432
+
+
+class WireRequest(Struct, frozen=True, kw_only=True):
+    """A request as it will stand on the wire. Holds the credential, which its ``repr`` leaves out."""
+
+    method: str
+    target: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes | None
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method} {self.target!r})"
+
+
+class StaleConnection(UnknownOutcome):
+    """A kept connection ended before one byte of an answer. Only a request without effect may be sent again."""
+
+
+async def exchange(wire: Wire, request: WireRequest, limits: Limits) -> UpstreamResponse:
+    """Sends one request and reads its answer. The caller bounds the time and closes the connection on any error.
+
+    Raises:
+        UpstreamFailed: the request could not be written; nothing was sent.
+        StaleConnection: the connection ended before the first byte of an answer.
+        UnknownOutcome: no complete answer came back.
+        AnswerRefused: the answer breaks a limit or a framing rule.
+    """
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
+    wire.begin()
+    # written in a frame of its own: a traceback that shows local variables must not find the credential in this one
+    wire.write(_serialized(connection, request))
+    # from here on the upstream may have seen the request
+    return await _read_answer(wire, connection, request.method, limits)
+
+
+def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:
+    try:
+        head = connection.send(h11.Request(method=request.method, target=request.target, headers=list(request.headers)))
+        body = b"" if request.body is None else connection.send(h11.Data(data=request.body))
+        return b"".join(part or b"" for part in (head, body, connection.send(h11.EndOfMessage())))
+    except h11.LocalProtocolError:
+        # its message can hold a header's value, so it is not chained
+        raise UpstreamFailed("the request cannot be written as HTTP/1.1") from None
+
+
+async def _read_answer(wire: Wire, connection: h11.Connection, method: str, limits: Limits) -> UpstreamResponse:
+    head: h11.Response | None = None
+    body = bytearray()
+    interim_answers = 0
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as error:
+            what = "head" if head is None else "body"
+            raise UnknownOutcome(f"the upstream's answer is broken in its {what}", cause=str(error)[:200]) from None
+        match event:
+            case h11.NEED_DATA:
+                await _feed(wire, connection)
+            case h11.InformationalResponse():
+                interim_answers += 1
+                if interim_answers > INTERIM_ANSWERS_MAX:
+                    raise UnknownOutcome(f"more than {INTERIM_ANSWERS_MAX} interim answers")
+            case h11.Response():
+                head = event
+                _check_head(head, method, limits)
+            case h11.Data() if head is not None:
+                body += event.data
+                if len(body) > limits.body_bytes:
+                    raise AnswerRefused(f"the answer is over the limit of {limits.body_bytes} bytes", head.status_code)
+            case h11.EndOfMessage() if head is not None:
+                _rest_or_close(wire, connection)
+                received = head.headers.raw_items()
+                return UpstreamResponse(status=head.status_code, headers=passing_headers(received), body=bytes(body))
+            case _:
+                raise UnknownOutcome("the upstream ended without a complete answer")
+
+
+async def _feed(wire: Wire, connection: h11.Connection) -> None:
+    received = await wire.read()
+    if not received and connection.their_state is h11.SEND_RESPONSE and not connection.trailing_data[0]:
+        raise StaleConnection("the upstream ended without an answer")
+    connection.receive_data(received)
+
+
+def _check_head(head: h11.Response, method: str, limits: Limits) -> None:
+    status = head.status_code
+    if len(head.headers) > limits.headers:
+        raise AnswerRefused(f"the answer has more than {limits.headers} headers", status)
+    named: dict[bytes, list[bytes]] = {}
+    for name, value in head.headers:
+        named.setdefault(bytes(name), []).append(bytes(value))
+    lengths, codings = named.get(b"content-length", []), named.get(b"transfer-encoding", [])
+    if lengths and codings:
+        raise AnswerRefused("the answer is framed by length and by chunks", status)
+    has_no_body = method == "HEAD" or status in (204, 304)
+    if not has_no_body and not lengths and not codings:
+        # an answer that ends with the connection cannot be told from one that was cut short
+        raise AnswerRefused("the answer is framed neither by length nor by chunks", status)
+    if any(value.strip().lower() != b"identity" for value in named.get(b"content-encoding", [])):
+        raise AnswerRefused("the answer is encoded, although identity was asked for", status)
+    if len(named.get(b"content-type", [])) > 1:
+        raise AnswerRefused("the answer has more than one content type", status)
+    if lengths and int(lengths[0]) > limits.body_bytes:
+        raise AnswerRefused(f"the answer is over the limit of {limits.body_bytes} bytes", status)
+
+
+def _rest_or_close(wire: Wire, connection: h11.Connection) -> None:
+    """Keeps the connection only if both sides are done and nothing follows the answer."""
+    is_reusable = connection.our_state is h11.DONE and connection.their_state is h11.DONE
+    if is_reusable and not connection.trailing_data[0]:
+        wire.rest(asyncio.get_running_loop().time())
+    else:
+        wire.close()

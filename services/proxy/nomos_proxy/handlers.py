@@ -1,0 +1,209 @@
+"""The edge of proxy: one invocation to one upstream call.
+
+    verify chain -> plan (build, derive, compare) -> mark used -> journal the attempt -> call -> journal the end
+                                                                                     -> sanitize -> answer
+
+What is durable at each crash point:
+
+* before the mark: nothing; the agent's permission is unused.
+* after the mark, before the attempt is journaled: the permission is spent, nothing was sent.
+* after the attempt: the log says that a call was attempted; without an end its outcome is unknown.
+* after the end: the log says how it ended; only the answer to the agent is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from nomos import messages
+from nomos.catalogue import Catalogue
+from nomos.client import error_of
+from nomos.errors import (
+    Expired,
+    LimitExceeded,
+    Malformed,
+    NomosError,
+    NotCovered,
+    ResponseRefused,
+    StalePolicy,
+    Unavailable,
+    UnknownOutcome,
+)
+from nomos.events import CALL_ATTEMPTED, CALL_FINISHED, Actor, Envelope
+from nomos.ids import new_id
+from nomos.messages import MESSAGE_BYTES_MAX, Command, Decoder, Failure, Invoke, Returned, Sanitize, now_ms
+from nomos.ucan.verify import verify_invocation
+from nomos_proxy.answer import UpstreamResponse
+from nomos_proxy.domain import CallPlan, attempted, finished, plan_call
+from nomos_proxy.exchange import Limits
+from nomos_proxy.issuers import Issuers
+from nomos_proxy.replay import ReplaySet
+from nomos_proxy.settings import ProxySettings
+from nomos_proxy.store import Connections, CredentialStore
+from nomos_proxy.upstream import Upstreams
+from nomos_runtime.bus import Bus
+from nomos_runtime.directory import AgentFacts, Directory
+from nomos_runtime.journal import Journal
+from nomos_runtime.responder import Caller
+from nomos_runtime.secret import Secret
+
+decoder: Final = Decoder.of(Invoke, "invoke")
+_sanitized: Final = Decoder.of(messages.Sanitized | Failure, "sanitize reply")
+#: Room in an answer for everything but the body, bytes.
+ANSWER_OVERHEAD_BYTES: Final = 64_000
+#: What is left of a deadline for sanitizing, journaling and answering, milliseconds.
+AFTER_CALL_MS: Final = 200
+
+
+class Broker:
+    """Answers ``invoke``."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        bus: Bus,
+        journal: Journal,
+        directory: Directory,
+        catalogue: Catalogue,
+        issuers: Issuers,
+        connections: Connections,
+        credentials: CredentialStore,
+        replay: ReplaySet,
+        upstreams: Upstreams,
+        faults: Callable[[], list[str]],
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._journal = journal
+        self._directory = directory
+        self._catalogue = catalogue
+        self._issuers = issuers
+        self._connections = connections
+        self._credentials = credentials
+        self._replay = replay
+        self._upstreams = upstreams
+        self._faults = faults
+
+    async def invoke(self, caller: Caller, command: Command) -> Returned:
+        """Runs one invocation of the agent that the bus names.
+
+        Raises:
+            StalePolicy: this replica cannot prove that its revocations are fresh.
+            UnknownOutcome: sent, and no complete answer came back.
+            NomosError: refused; the responder records it.
+        """
+        if not isinstance(command, Invoke):
+            raise Malformed("not an invoke message")
+        stale = [f for f in self._faults() if f.endswith("stale")]
+        if stale:
+            raise StalePolicy("; ".join(stale))
+        agent = self._directory.agent(caller.tenant, caller.name)
+        plan = self._plan(agent, command)
+        bearer = await self._credentials.bearer(plan.connection)
+        await self._replay.use(plan.replay_key)
+        attempt = _envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
+        # Written ahead: from here on the log knows of the call, whatever happens to this process.
+        await self._journal.append([attempt])
+        return await self._call(agent, command, plan, bearer, attempt.id)
+
+    def _plan(self, agent: AgentFacts, command: Invoke) -> CallPlan:
+        verified = verify_invocation(
+            command.invocation,
+            command.proofs,
+            now=int(time.time()),
+            trusted_roots=self._issuers.roots(agent.tenant),
+            revoked=lambda _: False,  # a grant lives a minute; what outlives it (agents, keys) is revoked above
+        )
+        if verified.agent != agent.did:
+            raise NotCovered("the invocation is signed by another key than this agent's")
+        connection = self._connections.find(agent.tenant, verified.connection)
+        return plan_call(verified, self._catalogue, connection)
+
+    async def _call(self, agent: AgentFacts, command: Invoke, plan: CallPlan, bearer: Secret, cause: str) -> Returned:
+        end: UpstreamResponse | NomosError
+        removed: list[dict[str, object]] = []
+        answer: Returned | None = None
+        try:
+            end = await self._send(command, plan, bearer)
+        except NomosError as e:
+            end = e
+        event = finished(plan, end)
+        if isinstance(end, UpstreamResponse):
+            try:
+                answer = await self._clean(agent, plan, end, bearer)
+                event["removed"] = removed = answer.removed
+            except NomosError as e:
+                # The call took effect and its answer is withheld: the log says both.
+                event["withheld"] = e.code
+                end = e
+        else:
+            event["code"] = end.code
+        await self._journal.append([_envelope(agent, command.id, cause, CALL_FINISHED, event)])
+        if answer is None:
+            raise end if isinstance(end, NomosError) else ResponseRefused("the answer is withheld")
+        return answer
+
+    async def _send(self, command: Invoke, plan: CallPlan, bearer: Secret) -> UpstreamResponse:
+        left_ms = command.deadline_ms - now_ms() - AFTER_CALL_MS
+        if left_ms <= 0:
+            raise Expired("the deadline of this request is over; nothing was sent")
+        limits = msgspec.structs.replace(
+            Limits(),
+            total_seconds=min(Limits().total_seconds, left_ms / 1000),
+            body_bytes=self._settings.body_bytes_max,
+        )
+        return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers)
+
+    async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, bearer: Secret) -> Returned:
+        headers = [(name, value) for name, value in response.headers]
+        content_type = next((value for name, value in headers if name == "content-type"), "")
+        message = messages.encode(
+            Sanitize(
+                v=1,
+                tenant=agent.tenant,
+                content_type=content_type,
+                headers=headers,
+                body=response.body,
+                credentials=[bearer.reveal()],
+            )
+        )
+        if len(message) > MESSAGE_BYTES_MAX:
+            raise LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(message))
+        try:
+            reply = _sanitized.decode(
+                await self._bus.request("svc.sanitize", message, self._settings.sanitize_timeout_ms)
+            )
+        except Unavailable as e:
+            raise ResponseRefused("the sanitizer does not answer, so the body is withheld", cause=e.cause) from e
+        if isinstance(reply, Failure):
+            raise error_of(reply)
+        if not isinstance(reply, messages.Sanitized):
+            raise Malformed("not a sanitize reply")
+        if len(reply.body) + ANSWER_OVERHEAD_BYTES > MESSAGE_BYTES_MAX:
+            raise LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(reply.body))
+        return Returned(
+            status=response.status,
+            headers=reply.headers,
+            body=reply.body,
+            removed=reply.removed,
+            invocation=plan.invocation,
+        )
+
+
+def _envelope(agent: AgentFacts, corr: str, cause: str, kind: str, event: dict[str, object]) -> Envelope:
+    return Envelope(
+        id=new_id("ev"),
+        type=kind,
+        tenant=agent.tenant,
+        actor=Actor(kind="agent", id=agent.agent),
+        corr=corr,
+        cause=cause,
+        event=event,
+    )
+
+
+__all__ = ["Broker", "UnknownOutcome", "decoder"]

@@ -1,0 +1,103 @@
+"""The connections to one upstream: at most so many, kept for so long, newest first.
+
+A connection is given to one call at a time. It comes back only when its answer was complete; on any error, and on
+cancellation, it is closed by who holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from msgspec import Struct
+
+from nomos.errors import UpstreamFailed
+from nomos_proxy.destination import Origin
+from nomos_proxy.dial import Dialer
+from nomos_proxy.wire import Wire
+
+
+class PoolLimits(Struct, frozen=True, kw_only=True):
+    """Bounds of the pools of one process.
+
+    Attributes:
+        connections: open connections to one upstream.
+        waiting: calls that wait for one of them; further calls are refused at once.
+        idle_seconds: a connection that rests longer is not used again. Providers close after 60 and more.
+        upstreams: different origins.
+    """
+
+    connections: int = 32
+    waiting: int = 256
+    idle_seconds: float = 15.0
+    upstreams: int = 64
+
+
+class Pool:
+    """Connections to one origin."""
+
+    __slots__ = ("_dialer", "_free", "_idle", "_limits", "_origin", "_waiting")
+
+    def __init__(self, origin: Origin, dialer: Dialer, limits: PoolLimits) -> None:
+        self._origin = origin
+        self._dialer = dialer
+        self._limits = limits
+        self._free = asyncio.Semaphore(limits.connections)
+        self._idle: deque[Wire] = deque()
+        self._waiting = 0
+
+    async def acquire(self, connect_seconds: float, *, fresh: bool = False) -> tuple[Wire, bool]:
+        """A connection for one call, and whether it was used before. The caller bounds the wait and releases it.
+
+        Args:
+            connect_seconds: bound for opening a fresh one.
+            fresh: never one that was used before.
+
+        Raises:
+            UpstreamFailed: too many calls wait, or no connection could be opened.
+            DestinationRefused: the origin's addresses are not allowed.
+        """
+        if self._waiting >= self._limits.waiting and self._free.locked():
+            raise UpstreamFailed(f"more than {self._limits.waiting} calls wait for a connection to this upstream")
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            kept = None if fresh else self._take_idle()
+            if kept is not None:
+                return kept, True
+            return await self._dialer.dial(self._origin, connect_seconds), False
+        except BaseException:
+            # cancellation included: the place in the pool must not be lost
+            self._free.release()
+            raise
+
+    def release(self, wire: Wire) -> None:
+        """Gives a connection back; one that is not usable any more is closed."""
+        if wire.is_usable:
+            self._drop_old()
+            self._idle.append(wire)
+        else:
+            wire.close()
+        self._free.release()
+
+    def close(self) -> None:
+        """Closes the resting connections. Those in use close when their calls end."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take_idle(self) -> Wire | None:
+        self._drop_old()
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.is_usable:
+                return wire
+            wire.close()
+        return None
+
+    def _drop_old(self) -> None:
+        oldest_allowed = asyncio.get_running_loop().time() - self._limits.idle_seconds
+        while self._idle and (self._idle[0].idle_since <= oldest_allowed or not self._idle[0].is_usable):
+            self._idle.popleft().close()

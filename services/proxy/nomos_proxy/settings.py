@@ -1,0 +1,23 @@
+"""Settings of proxy. Secrets: ``OAUTH_TOKEN_ENCRYPTION_KEY`` (32 bytes, base64url) seals the credentials at rest."""
+
+from __future__ import annotations
+
+from nomos_runtime.settings import ServiceSettings
+
+
+class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
+    """Settings of proxy.
+
+    Attributes:
+        connectors: folder of the connector catalogue.
+        environment: ``production``, or ``development``, which alone lets a connection name another origin.
+        nonce_ttl_seconds: how long a used delegation or invocation is remembered; longer than both live.
+        sanitize_timeout_ms: bound of one request to the sanitizer, milliseconds.
+        body_bytes_max: largest body that an upstream's answer may have, bytes; one bus message carries it.
+    """
+
+    connectors: str
+    environment: str = "production"
+    nonce_ttl_seconds: int = 180
+    sanitize_timeout_ms: int = 5_000
+    body_bytes_max: int = 700_000

@@ -1,0 +1,135 @@
+"""Calls an upstream: the one door through which a credential leaves this process.
+
+Rules, in order: the origin's scheme; the request compared with its own URL; the headers; a place in the upstream's
+pool; the addresses; the exchange. No redirect is followed: a 3xx is an answer like any other, without its location.
+
+A lost request is sent again only if it is a GET, its connection had been kept from before, and not one byte of an
+answer had come: the upstream had closed the connection, and a GET has no effect that could happen twice.
+
+Trusted / not trusted: an upstream that lies can at most answer wrongly within the limits; it cannot direct the
+credential elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Set
+
+from nomos.catalogue import OutgoingRequest
+from nomos.errors import LimitExceeded, UnknownOutcome, UpstreamFailed
+from nomos_proxy.answer import Headers, UpstreamResponse
+from nomos_proxy.destination import Origin, check_request
+from nomos_proxy.dial import Dialer, Resolver, system_resolver
+from nomos_proxy.exchange import Limits, StaleConnection, WireRequest, exchange
+from nomos_proxy.headers import outgoing_headers
+from nomos_proxy.pool import Pool, PoolLimits
+from nomos_proxy.wire import Wire
+from nomos_runtime.secret import Secret
+
+
+class Upstreams:
+    """One pooled client for each origin that this process calls. Used from one event loop."""
+
+    __slots__ = ("_dialer", "_is_closed", "_pool_limits", "_pools")
+
+    def __init__(
+        self,
+        *,
+        context: ssl.SSLContext,
+        resolver: Resolver = system_resolver,
+        development_origins: Set[Origin] = frozenset(),
+        pool_limits: PoolLimits | None = None,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            context: from :func:`nomos_proxy.dial.tls_context`.
+            resolver: names to addresses.
+            development_origins: origins that may be clear text, loopback or private; empty in production.
+            pool_limits: bounds of the pools.
+        """
+        self._dialer = Dialer(context=context, resolver=resolver, development_origins=development_origins)
+        self._pool_limits = pool_limits or PoolLimits()
+        self._pools: dict[Origin, Pool] = {}
+        self._is_closed = False
+
+    async def call(
+        self, origin: Origin, request: OutgoingRequest, bearer: Secret, limits: Limits, headers: Headers = ()
+    ) -> UpstreamResponse:
+        """Makes one call.
+
+        Args:
+            origin: scheme, host and port: the connector's, or a development origin.
+            request: from :func:`nomos.catalogue.build_request`.
+            bearer: the credential; stands in the ``Authorization`` header and nowhere else.
+            limits: bounds of this call.
+            headers: the connector's headers, and the idempotency key where the action has one.
+
+        Returns:
+            The complete answer, whatever its status.
+
+        Raises:
+            DestinationRefused: origin, address, request or headers are not allowed; nothing was sent.
+            UpstreamFailed: nothing was sent.
+            UnknownOutcome: it was sent and no complete answer came back.
+            AnswerRefused: it was answered, and the answer is not passed on (``status`` says what it was).
+        """
+        self._dialer.check(origin)
+        target = check_request(origin, request)
+        written = WireRequest(
+            method=request.method,
+            target=target,
+            headers=outgoing_headers(origin.authority, bearer, request.body, headers),
+            body=request.body,
+        )
+        pool = self._pool(origin)
+        deadline = asyncio.get_running_loop().time() + limits.total_seconds
+        wire, was_kept = await _acquire(pool, limits, deadline)
+        try:
+            return await _exchange(pool, wire, written, limits, deadline)
+        except StaleConnection:
+            if not was_kept or request.method != "GET":
+                raise
+        wire, _ = await _acquire(pool, limits, deadline, fresh=True)
+        return await _exchange(pool, wire, written, limits, deadline)
+
+    def close(self) -> None:
+        """Closes resting connections and refuses further calls."""
+        self._is_closed = True
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, origin: Origin) -> Pool:
+        if self._is_closed:
+            raise UpstreamFailed("this process is stopping")
+        found = self._pools.get(origin)
+        if found is None:
+            if len(self._pools) >= self._pool_limits.upstreams:
+                raise LimitExceeded("upstreams", self._pool_limits.upstreams)
+            found = self._pools[origin] = Pool(origin, self._dialer, self._pool_limits)
+        return found
+
+
+async def _acquire(pool: Pool, limits: Limits, deadline: float, *, fresh: bool = False) -> tuple[Wire, bool]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await pool.acquire(limits.connect_seconds, fresh=fresh)
+    except TimeoutError as error:
+        raise UpstreamFailed("no connection to the upstream was free in time") from error
+
+
+async def _exchange(pool: Pool, wire: Wire, written: WireRequest, limits: Limits, deadline: float) -> UpstreamResponse:
+    is_complete = False
+    try:
+        async with asyncio.timeout_at(deadline):
+            answer = await exchange(wire, written, limits)
+        is_complete = True
+    except TimeoutError as error:
+        raise UnknownOutcome(f"no complete answer within {limits.total_seconds:g} seconds") from error
+    finally:
+        # also on cancellation: an answer that is still on its way must not meet the next request
+        if not is_complete:
+            wire.close()
+        pool.release(wire)
+    return answer

@@ -1,0 +1,1 @@
+"""Redacts secrets and invisible Unicode."""

@@ -1,0 +1,49 @@
+"""Sanitizer, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load
+from nomos_sanitizer.domain import Sanitizer
+from nomos_sanitizer.handlers import Cleaner, decoder
+from nomos_sanitizer.rules import load_rules
+from nomos_sanitizer.settings import SanitizerSettings
+
+NAME: Final = "sanitizer"
+
+
+class SanitizerService:
+    """The running service."""
+
+    def __init__(self, settings: SanitizerSettings) -> None:
+        self._settings = settings
+        self._sanitizer = Sanitizer.from_rules(load_rules())
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="sanitize")
+        self._parts: Parts | None = None
+
+    async def start(self) -> None:
+        """Connects and serves."""
+        parts = self._parts = await Parts.open(NAME, self._settings)
+        cleaner = Cleaner(self._sanitizer, self._threads)
+        await parts.responder.serve_service("svc.sanitize.*", decoder, cleaner.clean)
+        await parts.serve_admin({})
+        await parts.serving()
+
+    def faults(self) -> list[str]:
+        """Why sanitizer cannot keep its promise now."""
+        return self._parts.faults() if self._parts else ["not started"]
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._parts:
+            await self._parts.close()
+        self._threads.shutdown(cancel_futures=True)
+
+
+def build(env: Mapping[str, str]) -> SanitizerService:
+    """Sanitizer from its environment."""
+    return SanitizerService(load(SanitizerSettings, NAME, env))

@@ -1,0 +1,159 @@
+"""Bodies by media type: how bytes become text, which text is JSON, which is lines of JSON, and which is just text.
+
+Decides the character encoding and refuses what cannot be read. Everything that looks like JSON is tried as JSON,
+whatever the header says; JSON that does not parse is searched as text, with its escapes decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from nomos.errors import ResponseRefused
+from nomos_sanitizer import structure, tree
+from nomos_sanitizer.edits import Found
+from nomos_sanitizer.scrub import Scrubber
+
+UTF_8: Final = "utf-8"
+_CHARSETS: Final = {
+    "": UTF_8,
+    "utf-8": UTF_8,
+    "utf8": UTF_8,
+    "us-ascii": UTF_8,  # a subset; servers that say it and send UTF-8 are common
+    "ascii": UTF_8,
+    "iso-8859-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+}
+_LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/json-seq", "text/event-stream"})
+_EVENT_FIELD: Final = "data:"
+_BOM: Final = "\ufeff"
+_RECORD_SEPARATOR: Final = "\x1e"  # RFC 7464 section 2.2
+_JSON_STARTS: Final = ("{", "[", '"')
+
+Places = list[tuple[str, Found]]
+
+
+class MediaType(msgspec.Struct, frozen=True, kw_only=True):
+    """A content type that this service can read: its essence in lower case and a Python codec."""
+
+    essence: str
+    codec: str
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether each line is a JSON text of its own."""
+        return self.essence in _LINES
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the header says JSON."""
+        return self.essence == "application/json" or self.essence.endswith("+json")
+
+
+def parse_media_type(content_type: str) -> MediaType:
+    """Reads a Content-Type value (RFC 9110 section 8.3).
+
+    Raises:
+        ResponseRefused: a character encoding that is not read here.
+    """
+    essence, *parameters = content_type.split(";")
+    charset = ""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip('"').lower()
+    codec = _CHARSETS.get(charset)
+    if codec is None:
+        raise ResponseRefused("answer is in a character encoding that is not read here")
+    return MediaType(essence=essence.strip().lower(), codec=codec)
+
+
+def read(body: bytes, media: MediaType) -> str:
+    """Decodes a body; a byte order mark at its beginning is dropped.
+
+    Raises:
+        ResponseRefused: the bytes are not text in the encoding that the header says. Binary answers end here.
+    """
+    try:
+        return body.decode(media.codec).removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        raise ResponseRefused("answer is not text in the encoding that it claims") from error
+
+
+def write(text: str, media: MediaType) -> bytes:
+    """Encodes a text in the encoding of its media type. Only ASCII was added to it, so that it can be."""
+    return text.encode(media.codec)
+
+
+def clean(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, Places]:
+    """One pass over a body.
+
+    Returns:
+        The text after the pass and what was removed where.
+
+    Raises:
+        ResponseRefused: a limit of the pass is exceeded.
+    """
+    if media.is_lines:
+        return _clean_lines(text, media, scrubber)
+    return _clean_document(text, media, scrubber, "")
+
+
+def _clean_document(text: str, media: MediaType, scrubber: Scrubber, where: str) -> tuple[str, Places]:
+    if media.is_json or text.lstrip(" \t\r\n").startswith(_JSON_STARTS[:2]):
+        try:
+            value = structure.parse(text)
+        except structure.NotJson:
+            pass
+        else:
+            rendered, places = tree.render(value, scrubber)
+            if media.codec != UTF_8:
+                rendered = structure.ascii_only(rendered)
+            return rendered, [(where + pointer, found) for pointer, found in places]
+    cleaned, removed = scrubber.text(text)
+    return cleaned, [(where or "text", found) for found in removed]
+
+
+def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, Places]:
+    out: list[str] = []
+    places: Places = []
+    plain: list[str] = []
+    first_plain = 0
+
+    def flush() -> None:
+        # Lines that are not JSON are searched together: a key in armour spans many.
+        if plain:
+            cleaned, found = _clean_document("".join(plain), _PLAIN, scrubber, f"line:{first_plain}")
+            out.append(cleaned)
+            places.extend(found)
+            plain.clear()
+
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        body = line.rstrip("\r\n")
+        start = 0
+        if body.startswith(_EVENT_FIELD):
+            start = len(_EVENT_FIELD) + body.startswith(_EVENT_FIELD + " ")
+        elif body.startswith(_RECORD_SEPARATOR):
+            start = 1
+        value_text = body[start:]
+        try:
+            value = structure.parse(value_text) if value_text.startswith(_JSON_STARTS) else None
+        except structure.NotJson:
+            value = None
+        if value is None:
+            first_plain = first_plain if plain else number
+            plain.append(line)
+            continue
+        flush()
+        rendered, found = tree.render(value, scrubber)
+        if media.codec != UTF_8:
+            rendered = structure.ascii_only(rendered)
+        out.append(body[:start] + rendered + line[len(body) :])
+        places.extend((f"line:{number}{pointer}", one) for pointer, one in found)
+    flush()
+    return "".join(out), places
+
+
+_PLAIN: Final = MediaType(essence="text/plain", codec=UTF_8)

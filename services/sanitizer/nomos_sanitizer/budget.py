@@ -1,0 +1,51 @@
+"""What one pass over a body may spend, so that hostile input costs a refusal and not an hour."""
+
+from __future__ import annotations
+
+from nomos.errors import ResponseRefused
+from nomos_sanitizer.limits import ESCAPES_MAX, SPANS_MAX, WORK_BYTES_FLOOR, WORK_FACTOR_MAX
+
+
+class Budget:
+    """Counts down the work of one pass.
+
+    Args:
+        size_bytes: length of the input of the pass.
+    """
+
+    __slots__ = ("_bytes", "_escapes", "_spans")
+
+    def __init__(self, size_bytes: int) -> None:
+        self._bytes = WORK_BYTES_FLOOR + WORK_FACTOR_MAX * size_bytes
+        self._escapes = ESCAPES_MAX
+        self._spans = SPANS_MAX
+
+    def look(self, size_bytes: int) -> None:
+        """Charges a text that is scanned.
+
+        Raises:
+            ResponseRefused: encodings inside encodings add up to more than the limit.
+        """
+        self._bytes -= size_bytes
+        if self._bytes < 0:
+            raise ResponseRefused("body unpacks to more text than the limit")
+
+    def escape(self) -> None:
+        """Charges one escape sequence.
+
+        Raises:
+            ResponseRefused: too many.
+        """
+        self._escapes -= 1
+        if self._escapes < 0:
+            raise ResponseRefused(f"body has more than {ESCAPES_MAX} escape sequences")
+
+    def span(self, count: int = 1) -> None:
+        """Charges something found.
+
+        Raises:
+            ResponseRefused: too many.
+        """
+        self._spans -= count
+        if self._spans < 0:
+            raise ResponseRefused(f"body has more than {SPANS_MAX} places to remove")

@@ -1,0 +1,36 @@
+"""Every limit of the sanitizer, by name. Over a limit a body is refused or a part of it redacted, never passed on.
+
+Leaves to others: limits on the wire and on decompression, which the proxy applies before a body arrives here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Largest body, in bytes as received. Over it: refused.
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+#: Most header fields, and most bytes in all names and values together. Over either: refused.
+HEADERS_MAX: Final = 256
+HEADER_BYTES_MAX: Final = 64 * 1024
+#: Containers inside containers. The first container below this depth is replaced by a marker.
+JSON_DEPTH_MAX: Final = 64
+#: Encodings inside encodings (base64 of percent of base64 ...). Text below it that still decodes is replaced.
+ENCODING_DEPTH_MAX: Final = 5
+#: Secrets, encoded runs and invisible characters found in one pass. Over it: refused.
+SPANS_MAX: Final = 20_000
+#: Runs of escape sequences (percent, entities, backslash) decoded in one pass. Over it: refused.
+ESCAPES_MAX: Final = 150_000
+#: Bytes looked at in one pass, as a multiple of the input, and the floor for small inputs. Over it: refused.
+WORK_FACTOR_MAX: Final = 24
+WORK_BYTES_FLOOR: Final = 1024 * 1024
+#: Passes until one finds nothing. If the last still finds something the body does not settle: refused.
+PASSES_MAX: Final = 4
+#: Credentials of one call, and the length of each in bytes. Outside: refused, as the search would mean nothing.
+CREDENTIALS_MAX: Final = 8
+CREDENTIAL_BYTES_MIN: Final = 8
+CREDENTIAL_BYTES_MAX: Final = 16 * 1024
+#: Base64 runs at least this long are always decoded; shorter ones only where a known beginning shows.
+BASE64_RUN_MIN: Final = 48
+#: Distinct lines of one report, and characters of a JSON pointer in it. Further lines are counted together.
+REPORT_LINES_MAX: Final = 1_000
+POINTER_LENGTH_MAX: Final = 256

@@ -1,0 +1,92 @@
+"""The rule set as values: which formats are secrets. The formats themselves stand in ``rules.toml``.
+
+Decides what a rule is and refuses a file that is not one. Leaves to :mod:`nomos_sanitizer.matching` how rules run.
+Patterns are bytes in the common subset of Hyperscan and RE2: no captures, look-around or back references.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Final, Literal
+
+import msgspec
+
+from nomos.errors import Malformed
+
+_RULE_FILE: Final = "rules.toml"
+_ID_ALPHABET: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One format of secret. The fields are described at the head of ``rules.toml``."""
+
+    id: str
+    title: str
+    pattern: str
+    source: str
+    example: tuple[str, ...]
+    near: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    left: Literal["any", "alnum"] = "any"
+    context: str = ""
+    after: str = ""
+
+    @property
+    def detection(self) -> bytes:
+        """The pattern that decides whether the rule fires: without the left boundary, so never narrower."""
+        return f"{self.context}(?:{self.pattern}){self.after}".encode()
+
+    @property
+    def span(self) -> bytes:
+        """The pattern that finds spans: group 1 is what is replaced."""
+        left = "(?:^|[^A-Za-z0-9])" if self.left == "alnum" else ""
+        return f"{left}{self.context}({self.pattern}){self.after}".encode()
+
+
+class _RuleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    rule: tuple[Rule, ...]
+
+
+def load_rules() -> tuple[Rule, ...]:
+    """Loads the rule set that ships with the service.
+
+    Returns:
+        The rules, most specific first: where two rules match one place the earlier gives the name.
+
+    Raises:
+        Malformed: the file in the installation is not a rule set.
+    """
+    return parse_rules(resources.files(__package__).joinpath(_RULE_FILE).read_bytes())
+
+
+def parse_rules(text: bytes) -> tuple[Rule, ...]:
+    """Parses a rule file (TOML).
+
+    Args:
+        text: the bytes of the file.
+
+    Raises:
+        Malformed: not TOML, an unknown or missing field, a rule id twice or misspelt, or no rule at all.
+    """
+    try:
+        parsed = msgspec.convert(tomllib.loads(text.decode()), _RuleFile)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise Malformed("rule file is not toml", cause=str(error)) from error
+    except msgspec.ValidationError as error:
+        raise Malformed("rule file breaks its schema", cause=str(error)) from error
+    _check_ids(parsed.rule)
+    return parsed.rule
+
+
+def _check_ids(rules: Sequence[Rule]) -> None:
+    if not rules:
+        raise Malformed("rule file has no rule")
+    seen: set[str] = set()
+    for rule in rules:
+        if not rule.id or not _ID_ALPHABET.issuperset(rule.id):
+            raise Malformed("rule id must be lower-case letters, digits and hyphens")
+        if rule.id in seen:
+            raise Malformed(f"rule id {rule.id} stands twice")
+        seen.add(rule.id)

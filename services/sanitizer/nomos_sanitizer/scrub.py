@@ -1,0 +1,253 @@
+"""The search of one text: rules, credentials, invisible characters, and the same again under every encoding.
+
+The order is: what matches as it stands; what matches once invisible characters are out (a shadow of the text); what
+escape sequences of the shadow stand for; what its base64 runs hold; and, for a whole text that is JSON, its strings.
+Each finding comes back as an edit of the text that was given. Leaves to :mod:`nomos_sanitizer.matching` how patterns
+run and to :mod:`nomos_sanitizer.tree` how JSON is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from nomos_sanitizer import credentials, invisible, structure, tree
+from nomos_sanitizer.budget import Budget
+from nomos_sanitizer.credentials import Needles
+from nomos_sanitizer.edits import (
+    RANK_CREDENTIAL,
+    RANK_INVISIBLE,
+    RANK_RULES,
+    Edit,
+    Found,
+    apply,
+    marker_for,
+    merge,
+    opaque,
+)
+from nomos_sanitizer.encodings import base64_edits, base64_runs, has_long_run, unescape
+from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
+from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, Matcher
+
+NESTING_RULE: Final = "encoding-depth"
+_JSON_STARTS: Final = (b"{", b"[", b'"')
+_BLANK: Final = b" \t\r\n"
+#: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
+_TEXT_BYTES_MIN: Final = 6
+_FAN_OUT: Final = 6
+_ONLY_BASE64: Final = frozenset({GATE_BASE64})
+
+
+class Scrubber:
+    """The search, for one pass over one body or header.
+
+    Args:
+        matcher: the compiled rules.
+        needles: the credentials of this call.
+        budget: what the pass may spend.
+    """
+
+    def __init__(self, matcher: Matcher, needles: Needles, budget: Budget) -> None:
+        self._matcher = matcher
+        self._needles = needles
+        self._budget = budget
+        self._markers = frozenset(
+            marker_for(rule)
+            for rule in (
+                *(rule.id for rule in matcher.rules),
+                credentials.RULE,
+                NESTING_RULE,
+                tree.NAMED_RULE,
+                tree.DEPTH_RULE,
+            )
+        )
+        # Clean at one depth is clean at every depth: to reach the limit of depth is itself a finding.
+        self._clean: set[str] = set()
+
+    def prime(self, texts: set[str]) -> None:
+        """Scans many strings in few scans: where nothing at all fires on a group, each string of it is clean.
+
+        No detection is anchored, so what fires on one string fires on any text that contains it.
+
+        Raises:
+            ResponseRefused: a limit of the pass is exceeded.
+        """
+        groups = [[text for text in texts if text not in self._clean]]
+        while groups:
+            group = groups.pop()
+            joined = "\n".join(group).encode("utf-8", "surrogatepass")
+            self._budget.look(len(joined))
+            if self.is_plainly_clean(joined):
+                self._clean.update(group)
+            elif len(group) > 1:
+                step = -(-len(group) // _FAN_OUT)
+                groups += [group[at : at + step] for at in range(0, len(group), step)]
+
+    def is_plainly_clean_json(self, data: bytes) -> bool:
+        """The same for a JSON text that has not been parsed: white space in its strings may be escaped.
+
+        Any other escape in it is a backslash that stays, for which a gate fires.
+        """
+        return self.is_plainly_clean(data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t"))
+
+    def is_plainly_clean(self, data: bytes) -> bool:
+        """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
+        fired = self._matcher.fired(data)
+        if self._needles and self._needles.remain(data):
+            return False
+        if fired == _ONLY_BASE64:
+            return not has_long_run(data) and not self._matcher.has_base64_beginning(data)
+        return not fired
+
+    def text(self, text: str, *, depth: int = 0) -> tuple[str, tuple[Found, ...]]:
+        """Removes what must go from a text.
+
+        Args:
+            text: any string; lone surrogates may stand in it.
+            depth: how many encodings it was unpacked from.
+
+        Returns:
+            The text that may be shown and what was removed.
+
+        Raises:
+            ResponseRefused: a limit of the pass is exceeded.
+        """
+        if text in self._clean:
+            return text, ()
+        data = text.encode("utf-8", "surrogatepass")
+        edits = self.whole(data, depth)
+        if not edits:
+            self._clean.add(text)
+            return text, ()
+        # A credential that is not UTF-8 may cut a character in two; the halves say nothing.
+        decoded = apply(data, edits)
+        try:
+            clean = decoded.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            clean = decoded.decode("utf-8", "replace")
+        return clean, tuple(found for edit in edits for found in edit.found)
+
+    def names_credential(self, number: str) -> bool:
+        """Whether the text of a JSON number holds a credential."""
+        return next(self._needles.spans(number.encode()), None) is not None
+
+    def is_marker(self, text: str) -> bool:
+        """Whether the whole text is one of our own markers."""
+        return text in self._markers
+
+    def whole(self, data: bytes, depth: int) -> Sequence[Edit]:
+        """Edits of a text that stands alone, so that it may be JSON as a whole."""
+        return self._json(data, depth) or self._search(data, depth, own_invisible=True)
+
+    def _json(self, data: bytes, depth: int) -> Sequence[Edit]:
+        if depth >= ENCODING_DEPTH_MAX or b'"' not in data or not data.lstrip(_BLANK).startswith(_JSON_STARTS):
+            return ()
+        try:
+            value = structure.parse(data.decode("utf-8", "surrogatepass"))
+        except (structure.NotJson, UnicodeDecodeError):
+            return ()
+        self._budget.look(len(data))
+        rendered, places = tree.render(value, _Nested(self, depth + 1))
+        if not places:
+            return ()
+        found = tuple(one for _, one in places)
+        marker = marker_for(found[0].rule).encode() if found[0].kind != "invisible" else b""
+        return (Edit(0, len(data), rendered.encode("utf-8", "surrogatepass"), marker, RANK_RULES, found),)
+
+    def _search(self, data: bytes, depth: int, *, own_invisible: bool) -> Sequence[Edit]:
+        if len(data) < _TEXT_BYTES_MIN and data.isascii():
+            return ()
+        self._budget.look(len(data))
+        fired = self._matcher.fired(data)
+        if not fired and not self._needles:
+            return ()
+        edits = self._direct(data, fired)
+        if GATE_INVISIBLE in fired:
+            visible = invisible.examine(data)
+            if own_invisible:
+                edits += self._invisible(visible)
+            shadow = visible.shadow.data
+            self._budget.look(len(shadow))
+            fired = self._matcher.fired(shadow)
+            edits += visible.shadow.back((*self._direct(shadow, fired), *self._encoded(shadow, fired, depth)))
+        else:
+            edits += self._encoded(data, fired, depth)
+        return merge(edits)
+
+    def _direct(self, data: bytes, fired: frozenset[int]) -> list[Edit]:
+        edits = []
+        for start, end in self._needles.spans(data):
+            self._budget.span()
+            edits.append(opaque(start, end, "credential", credentials.RULE, RANK_CREDENTIAL))
+        for number in fired:
+            if number < 0:
+                continue
+            rule = self._matcher.rules[number].id
+            for start, end in self._matcher.spans(number, data):
+                self._budget.span()
+                edits.append(opaque(start, end, "secret", rule, RANK_RULES + number))
+        return edits
+
+    def _invisible(self, visible: invisible.Visible) -> list[Edit]:
+        self._budget.span(len(visible.removed))
+        return [
+            Edit(run.start, run.end, b"", b"", RANK_INVISIBLE, (Found("invisible", run.name, run.count),))
+            for run in visible.removed
+        ]
+
+    def _encoded(self, data: bytes, fired: frozenset[int], depth: int) -> list[Edit]:
+        edits: list[Edit] = []
+        if GATE_ESCAPE in fired:
+            edits += self._escaped(data, depth)
+        if GATE_BASE64 in fired or self._needles.in_base64(data):
+            edits += self._base64(data, depth)
+        return edits
+
+    def _escaped(self, data: bytes, depth: int) -> Sequence[Edit]:
+        view = unescape(data, self._budget)
+        if view.data == data or not view.data:
+            return ()
+        if depth >= ENCODING_DEPTH_MAX:
+            return (self._too_deep(len(data)),)
+        # Invisible characters written as escapes are visible as they stand; they stay.
+        return view.back(self._search(view.data, depth + 1, own_invisible=False))
+
+    def _base64(self, data: bytes, depth: int) -> list[Edit]:
+        edits: list[Edit] = []
+        for start, end in base64_runs(data):
+            run = data[start:end]
+            if end - start >= BASE64_RUN_MIN or self._matcher.has_base64_beginning(run) or self._needles.in_base64(run):
+                for edit in base64_edits(data, start, end, lambda plain: self._decoded(plain, depth)):
+                    self._budget.span()
+                    edits.append(edit)
+        return edits
+
+    def _decoded(self, plain: bytes, depth: int) -> Sequence[Edit]:
+        if depth < ENCODING_DEPTH_MAX:
+            return self.whole(plain, depth + 1)
+        self._budget.look(len(plain))
+        suspicious = self._matcher.fired(plain) or self._needles.remain(plain)
+        return (self._too_deep(len(plain)),) if suspicious else ()
+
+    def _too_deep(self, size: int) -> Edit:
+        return opaque(0, size, "secret", NESTING_RULE, RANK_RULES)
+
+
+class _Nested:
+    """The scrubber as the walk of a JSON text inside a string sees it: one encoding deeper."""
+
+    def __init__(self, scrubber: Scrubber, depth: int) -> None:
+        self._scrubber = scrubber
+        self._depth = depth
+
+    def prime(self, texts: set[str]) -> None:
+        self._scrubber.prime(texts)
+
+    def text(self, text: str) -> tuple[str, tuple[Found, ...]]:
+        return self._scrubber.text(text, depth=self._depth)
+
+    def names_credential(self, number: str) -> bool:
+        return self._scrubber.names_credential(number)
+
+    def is_marker(self, text: str) -> bool:
+        return self._scrubber.is_marker(text)

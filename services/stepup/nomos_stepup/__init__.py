@@ -1,0 +1,1 @@
+"""Asks humans and verifies passkeys."""

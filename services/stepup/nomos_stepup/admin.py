@@ -1,0 +1,209 @@
+"""Operators' verbs of stepup: approvers, enrolment, the list of what waits, approve and cancel.
+
+An operator carries messages between a person's authenticator and this service; he can't approve by himself: only an
+assertion of an enrolled passkey, over the challenge of exactly this request, releases it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+import msgspec
+
+from nomos.errors import ApprovalRefused, NotFound
+from nomos.events import Actor
+from nomos_runtime.responder import NoParams, Operator, Verb
+from nomos_stepup.approvers import ENROLMENT_CHALLENGE_BYTES, USER_HANDLE_BYTES, AddApprover, EnrolPasskey
+from nomos_stepup.approvers import OfferEnrolment, RaiseCounter, ReportStalledCounter
+from nomos_stepup.base64url import b64url
+from nomos_stepup.cosigner import mint_cosignature
+from nomos_stepup.domain import Approval, ApprovalState, Approve, Cancel
+from nomos_stepup.facts import CounterStalled
+from nomos_stepup.index import Index, credential_of
+from nomos_stepup.render import render
+from nomos_stepup.settings import StepupSettings
+from nomos_stepup.store import StepupStore
+from nomos_stepup.webauthn import RelyingParty, parse_assertion, parse_registration, verify_assertion
+from nomos_stepup.webauthn import verify_registration
+
+NONCE_BYTES: Final = 12
+
+
+class ApproverParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approver's slug."""
+
+    name: str
+
+
+class EnrolParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approver's registration response for the open offer."""
+
+    name: str
+    challenge: str
+    response: dict[str, object]
+    label: str = "passkey"
+
+
+class ApprovalParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approval's id."""
+
+    approval: str
+
+
+class ApproveParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approval's id and the authenticator's assertion."""
+
+    approval: str
+    response: dict[str, object]
+
+
+class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approval's id, and why it is taken back."""
+
+    approval: str
+    why: str = ""
+
+
+class StepupAdmin:
+    """The verbs, by name, in :meth:`verbs`."""
+
+    def __init__(self, settings: StepupSettings, party: RelyingParty, store: StepupStore, index: Index) -> None:
+        self._settings = settings
+        self._party = party
+        self._store = store
+        self._index = index
+
+    def verbs(self) -> dict[str, Verb]:
+        """Verb name to parameters and handler."""
+        return {
+            "approver-add": (ApproverParams, self.approver_add),
+            "passkey-offer": (ApproverParams, self.passkey_offer),
+            "passkey-enrol": (EnrolParams, self.passkey_enrol),
+            "approvals": (NoParams, self.approvals),
+            "approval-find": (ApprovalParams, self.approval_find),
+            "approval-show": (ApprovalParams, self.approval_show),
+            "approve": (ApproveParams, self.approve),
+            "cancel": (CancelParams, self.cancel),
+        }
+
+    async def approver_add(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Adds a person who may approve for the tenant; without a passkey yet."""
+        p = msgspec.convert(params, ApproverParams)
+        command = AddApprover(
+            tenant=by.tenant, approver=p.name, name=p.name, user_handle=os.urandom(USER_HANDLE_BYTES),
+            now=int(time.time()),
+        )
+        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
+        return {"approver": state.id, "tenant": by.tenant}
+
+    async def passkey_offer(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Opens an enrolment: single use, short-lived; the registration options for the authenticator."""
+        p = msgspec.convert(params, ApproverParams)
+        now, challenge = int(time.time()), os.urandom(ENROLMENT_CHALLENGE_BYTES)
+        command = OfferEnrolment(challenge=challenge, expires_at=now + self._settings.enrolment_seconds, now=now)
+        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
+        return {
+            "approver": state.id,
+            "challenge": b64url(challenge),
+            "rp_id": self._party.id,
+            "origin": self._party.origins[0],
+            "user_handle": b64url(state.user_handle),
+            "expires_at": command.expires_at,
+        }
+
+    async def passkey_enrol(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Verifies a registration against the open offer and enrols the passkey."""
+        p = msgspec.convert(params, EnrolParams)
+        from nomos_stepup.base64url import parse_b64url
+
+        challenge = parse_b64url(p.challenge, "challenge", ENROLMENT_CHALLENGE_BYTES)
+        verified = verify_registration(parse_registration(p.response), challenge=challenge, party=self._party)
+        command = EnrolPasskey(
+            registration=verified, label=p.label, is_taken=self._index.is_taken(verified.credential_id),
+            now=int(time.time()),
+        )
+        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
+        return {"approver": state.id, "passkey": b64url(verified.credential_id)}
+
+    async def approvals(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """What waits for a human in this tenant, oldest first."""
+        pending = [a for a in self._index.of_tenant(by.tenant) if a.state is ApprovalState.PENDING]
+        return {"approvals": [_listed(a) for a in pending]}
+
+    async def approval_find(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The tenant of an approval; for operators of the whole installation."""
+        p = msgspec.convert(params, ApprovalParams)
+        found = self._index.find(p.approval)
+        if found is None:
+            raise NotFound("no such approval")
+        return {"approval": found.id, "tenant": found.request.tenant}
+
+    async def approval_show(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """What the human sees, rendered from the stored bytes, and the challenge that binds exactly that."""
+        p = msgspec.convert(params, ApprovalParams)
+        state = await self._store.approval(by.tenant, p.approval)
+        shown = render(state.request, state.args_text)
+        return {
+            **_listed(state),
+            "text": shown.text,
+            "challenge": b64url(state.challenge),
+            "rp_id": self._party.id,
+            "origin": self._party.origins[0],
+        }
+
+    async def approve(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Verifies the assertion and approves; gives the cosigner delegation, which is of use to the agent only."""
+        p = msgspec.convert(params, ApproveParams)
+        state = await self._store.approval(by.tenant, p.approval)
+        name = self._index.owner_of(by.tenant, credential_of(p.response))
+        approver = await self._store.approver(by.tenant, name) if name else None
+        if approver is None:
+            raise ApprovalRefused("this passkey belongs to no approver of this tenant")
+        response = parse_assertion(p.response)
+        passkey = approver.passkey(response.credential_id)
+        actor, now = Actor(kind="approver", id=approver.id), int(time.time())
+        try:
+            verified = verify_assertion(
+                response, challenge=state.challenge, passkey=passkey, user_handle=approver.user_handle,
+                party=self._party,
+            )
+        except CounterStalled as e:
+            alarm = ReportStalledCounter(stalled=e, now=now)
+            await self._store.decide_approver(by.tenant, approver.id, alarm, actor, by.request)
+            raise
+        # The counter first: of two uses of one assertion one loses here, whatever the approval's state.
+        raised = await self._store.decide_approver(
+            by.tenant, approver.id, RaiseCounter(assertion=verified), actor, by.request
+        )
+        state = await self._store.decide(
+            by.tenant, p.approval, lambda _: Approve(approver=raised, assertion=verified, now=now), actor, by.request
+        )
+        result: dict[str, object] = {**_listed(state), "approver": approver.id}
+        if state.state is ApprovalState.APPROVED:
+            key = await self._store.cosigner(by.tenant)
+            result["cosigner"] = b64url(mint_cosignature(state, key, nonce=os.urandom(NONCE_BYTES), now=now))
+        return result
+
+    async def cancel(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """An operator takes the request back; that needs no passkey."""
+        p = msgspec.convert(params, CancelParams)
+        command = Cancel(tenant=by.tenant, by_kind="operator", by=by.name, reason=p.why, now=int(time.time()))
+        state = await self._store.decide(by.tenant, p.approval, lambda _: command, by.actor, by.request)
+        return _listed(state)
+
+
+def _listed(state: Approval) -> dict[str, object]:
+    request = state.request
+    return {
+        "approval": state.id,
+        "tenant": request.tenant,
+        "state": state.state.value,
+        "agent": request.agent,
+        "app": request.app,
+        "action": request.action,
+        "resource": request.resource,
+        "risk": request.risk,
+        "expires_at": request.expires_at,
+    }

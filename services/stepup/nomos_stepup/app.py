@@ -1,0 +1,90 @@
+"""Stepup, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from nomos.errors import NomosError
+from nomos.events import COSIGNER_CREATED, TENANT_CREATED
+from nomos.messages import Fact
+from nomos_runtime import observe
+from nomos_runtime.feed import serve_feed
+from nomos_runtime.peers import reader_tokens
+from nomos_runtime.sealing import Sealer
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load, secret
+from nomos_stepup.admin import StepupAdmin
+from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
+from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
+from nomos_stepup.settings import StepupSettings
+from nomos_stepup.store import StepupStore
+from nomos_stepup.webauthn import RelyingParty, relying_party
+
+NAME: Final = "stepup"
+EXPIRE_SECONDS: Final = 1.0
+
+
+class StepupService:
+    """The running service."""
+
+    def __init__(self, settings: StepupSettings, party: RelyingParty, sealer: Sealer, env: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._party = party
+        self._sealer = sealer
+        self._readers = {token: (COSIGNER_CREATED,) for token in reader_tokens(NAME, env)}
+        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES)
+        self._parts: Parts | None = None
+
+    async def start(self) -> None:
+        """Connects, folds what is stored, serves."""
+        parts = self._parts = await Parts.open(NAME, self._settings)
+        events = await parts.open_store()
+        index, store = Index(), StepupStore(events, self._sealer)
+
+        def apply(fact: Fact) -> None:
+            parts.directory.apply(fact)
+            if fact.type == TENANT_CREATED:
+                # Before the first approval: policy must know the cosigner that it is going to be shown.
+                parts.spawn(store.cosigner(fact.tenant))
+
+        await serve_feed(parts.bus, events, self._readers)
+        await parts.follow({"identity": apply, NAME: index.apply})
+        stepup = Stepup(self._settings, store, index)
+        await parts.responder.serve_service("svc.stepup.open.*", open_decoder, stepup.open)
+        await parts.responder.serve_service("svc.stepup.consume.*", consume_decoder, stepup.consume)
+        await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
+        await parts.serve_admin(StepupAdmin(self._settings, self._party, store, index).verbs())
+        parts.spawn(self._expire(stepup))
+        await parts.serving()
+
+    async def _expire(self, stepup: Stepup) -> None:
+        while True:
+            await asyncio.sleep(EXPIRE_SECONDS)
+            try:
+                await stepup.expire()
+            except NomosError as e:
+                # Tried again in a second; an approval past its time releases nothing meanwhile.
+                observe.say(NAME, observe.REQUEST_FAULT, error=e.code, verb="expire")
+
+    def faults(self) -> list[str]:
+        """Why stepup cannot keep its promise now."""
+        return self._parts.faults() if self._parts else ["not started"]
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._parts:
+            await self._parts.close()
+
+
+def build(env: Mapping[str, str]) -> StepupService:
+    """Stepup from its environment."""
+    settings = load(StepupSettings, NAME, env)
+    party = relying_party(
+        rp_id=settings.rp_id,
+        name=settings.rp_name,
+        origins=tuple(settings.rp_origins.split(",")),
+        software_passkeys=settings.environment == "development",
+    )
+    return StepupService(settings, party, Sealer.from_text(secret("STEPUP_KEY_ENCRYPTION_KEY", env)), env)

@@ -1,0 +1,338 @@
+"""Approvers and their passkeys: who may sign, with which credentials. Pure: a fold over events.
+
+Rules: names are never given out twice; a passkey is enrolled only against an open offer of the service, once, in
+time; a credential belongs to one approver of one tenant; a counter only rises. Whether an approver may release a
+certain request is decided in ``domain.py``.
+
+The counter is appended before the approval that it belongs to, each under its own expected version: of two uses of one
+passkey at the same moment only one counts. A crash in between costs the approver a second signature, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, assert_never
+
+import msgspec
+
+from nomos.errors import ApprovalRefused, Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
+from nomos.ids import parse_slug
+from nomos_stepup.base64url import b64url, parse_b64url
+from nomos_stepup.events import (
+    ApproverAdded,
+    ApproverEvent,
+    ApproverRemoved,
+    EnrolmentOffered,
+    PasskeyCounterRose,
+    PasskeyCounterStalled,
+    PasskeyEnrolled,
+    PasskeyRevoked,
+)
+from nomos_stepup.facts import CounterStalled, Passkey, VerifiedAssertion, VerifiedRegistration, check_counter
+
+PASSKEYS_MAX: Final = 16
+USER_HANDLE_BYTES: Final = 32
+ENROLMENT_CHALLENGE_BYTES: Final = 32
+ENROLMENT_SECONDS_MAX: Final = 86_400
+NAME_LENGTH_MAX: Final = 120
+LABEL_LENGTH_MAX: Final = 80
+_STORED_BYTES_MAX: Final = 4096
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """An open enrolment. The challenge itself is kept by the store until it is used; its digest is in the log."""
+
+    challenge_sha256: str
+    expires_at: int
+
+
+class Approver(msgspec.Struct, frozen=True, kw_only=True):
+    """A person who may approve, as the fold of events gives it.
+
+    Attributes:
+        tenant: whose requests they may approve.
+        id: a slug, unique in the tenant.
+        name: how pages call them.
+        user_handle: 32 random bytes, what authenticators know them by.
+        active: False once removed.
+        passkeys: enrolled and not revoked.
+        offer: the open enrolment, or None.
+        version: how many events are folded; the store compares it when it appends.
+    """
+
+    tenant: str
+    id: str
+    name: str
+    user_handle: bytes
+    active: bool
+    passkeys: tuple[Passkey, ...]
+    offer: Offer | None
+    version: int
+
+    def passkey(self, credential_id: bytes) -> Passkey:
+        """The enrolled passkey with this id.
+
+        Raises:
+            ApprovalRefused: the approver has none, or was removed.
+        """
+        if self.active:
+            for passkey in self.passkeys:
+                if passkey.credential_id == credential_id:
+                    return passkey
+        raise ApprovalRefused("this passkey belongs to no approver of this tenant")
+
+
+class AddApprover(msgspec.Struct, frozen=True, kw_only=True):
+    """Adds a person. ``user_handle`` is :data:`USER_HANDLE_BYTES` random bytes."""
+
+    tenant: str
+    approver: str
+    name: str
+    user_handle: bytes
+    now: int
+
+
+class RemoveApprover(msgspec.Struct, frozen=True, kw_only=True):
+    """Takes the right to approve away, with all passkeys."""
+
+    now: int
+
+
+class OfferEnrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """Opens an enrolment; ``challenge`` is :data:`ENROLMENT_CHALLENGE_BYTES` random bytes. Replaces an older offer."""
+
+    challenge: bytes
+    expires_at: int
+    now: int
+
+
+class EnrolPasskey(msgspec.Struct, frozen=True, kw_only=True):
+    """Uses the offer. ``is_taken`` says whether any approver of any tenant has this credential id already."""
+
+    registration: VerifiedRegistration
+    label: str
+    is_taken: bool
+    now: int
+
+
+class RaiseCounter(msgspec.Struct, frozen=True, kw_only=True):
+    """Records the counter of a verified assertion."""
+
+    assertion: VerifiedAssertion
+
+
+class ReportStalledCounter(msgspec.Struct, frozen=True, kw_only=True):
+    """Records the alarm that the verification raised."""
+
+    stalled: CounterStalled
+    now: int
+
+
+class RevokePasskey(msgspec.Struct, frozen=True, kw_only=True):
+    """Takes one passkey out of use."""
+
+    credential_id: bytes
+    now: int
+
+
+ApproverCommand = (
+    AddApprover | RemoveApprover | OfferEnrolment | EnrolPasskey | RaiseCounter | ReportStalledCounter | RevokePasskey
+)
+
+
+def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[ApproverEvent, ...]:
+    """The events that ``command`` causes in ``state``.
+
+    Returns:
+        New events in order; empty when there is nothing to record.
+
+    Raises:
+        Malformed: a name, label or random value of another form; LimitExceeded over a limit.
+        NotFound: the approver does not exist, was removed, or has no such passkey.
+        Conflict: the name or the credential id is taken.
+        ApprovalRefused: the registration does not answer the open offer, or the counter did not rise.
+        Expired: the offer is over.
+    """
+    if isinstance(command, AddApprover):
+        return _add(state, command)
+    if state is None or not state.active:
+        raise NotFound("this tenant has no such approver")
+    match command:
+        case RemoveApprover():
+            return (ApproverRemoved(approver=state.id, at=command.now),)
+        case OfferEnrolment():
+            return _offer(state, command)
+        case EnrolPasskey():
+            return _enrol(state, command)
+        case RaiseCounter():
+            passkey = state.passkey(command.assertion.credential_id)
+            check_counter(passkey, command.assertion.sign_count)
+            if command.assertion.sign_count == passkey.sign_count:
+                return ()
+            return (
+                PasskeyCounterRose(
+                    approver=state.id,
+                    credential_id=b64url(passkey.credential_id),
+                    sign_count=command.assertion.sign_count,
+                ),
+            )
+        case ReportStalledCounter():
+            stalled = command.stalled
+            return (
+                PasskeyCounterStalled(
+                    approver=state.id,
+                    credential_id=b64url(stalled.credential_id),
+                    stored=stalled.stored,
+                    got=stalled.got,
+                    at=command.now,
+                ),
+            )
+        case RevokePasskey():
+            if all(passkey.credential_id != command.credential_id for passkey in state.passkeys):
+                raise NotFound("the approver has no such passkey")
+            return (PasskeyRevoked(approver=state.id, credential_id=b64url(command.credential_id), at=command.now),)
+        case _:
+            assert_never(command)
+
+
+def evolve_approver(state: Approver | None, event: ApproverEvent) -> Approver:
+    """The state after ``event``.
+
+    Raises:
+        MalformedRecord: a history that does not begin with ``approver.added``, or one of another approver.
+    """
+    if isinstance(event, ApproverAdded):
+        if state is not None:
+            raise MalformedRecord("an approver was added twice")
+        return Approver(
+            tenant=event.tenant,
+            id=event.approver,
+            name=event.name,
+            user_handle=_stored(event.user_handle),
+            active=True,
+            passkeys=(),
+            offer=None,
+            version=1,
+        )
+    if state is None or state.id != event.approver:
+        raise MalformedRecord("an event of another approver")
+    then = msgspec.structs.replace(state, version=state.version + 1)
+    match event:
+        case ApproverRemoved():
+            return msgspec.structs.replace(then, active=False, passkeys=(), offer=None)
+        case EnrolmentOffered():
+            offer = Offer(challenge_sha256=event.challenge_sha256, expires_at=event.expires_at)
+            return msgspec.structs.replace(then, offer=offer)
+        case PasskeyEnrolled():
+            return msgspec.structs.replace(then, offer=None, passkeys=(*then.passkeys, _passkey(event)))
+        case PasskeyCounterRose():
+            used = _stored(event.credential_id)
+            return msgspec.structs.replace(
+                then,
+                passkeys=tuple(
+                    msgspec.structs.replace(p, sign_count=event.sign_count) if p.credential_id == used else p
+                    for p in then.passkeys
+                ),
+            )
+        case PasskeyCounterStalled():
+            return then
+        case PasskeyRevoked():
+            revoked = _stored(event.credential_id)
+            return msgspec.structs.replace(then, passkeys=tuple(p for p in then.passkeys if p.credential_id != revoked))
+        case _:
+            assert_never(event)
+
+
+def _add(state: Approver | None, command: AddApprover) -> tuple[ApproverEvent, ...]:
+    if state is not None:
+        raise Conflict("this name was given to an approver before")
+    parse_slug(command.tenant, "tenant")
+    parse_slug(command.approver, "approver")
+    if len(command.user_handle) != USER_HANDLE_BYTES:
+        raise Malformed(f"expected a user handle of {USER_HANDLE_BYTES} bytes")
+    return (
+        ApproverAdded(
+            approver=command.approver,
+            tenant=command.tenant,
+            name=check_line(command.name, "name", NAME_LENGTH_MAX),
+            user_handle=b64url(command.user_handle),
+            at=command.now,
+        ),
+    )
+
+
+def _offer(state: Approver, command: OfferEnrolment) -> tuple[ApproverEvent, ...]:
+    if len(command.challenge) != ENROLMENT_CHALLENGE_BYTES:
+        raise Malformed(f"expected a challenge of {ENROLMENT_CHALLENGE_BYTES} bytes")
+    lifetime = command.expires_at - command.now
+    if lifetime <= 0:
+        raise Malformed("an enrolment must expire after it was offered")
+    if lifetime > ENROLMENT_SECONDS_MAX:
+        raise LimitExceeded("ENROLMENT_SECONDS_MAX", ENROLMENT_SECONDS_MAX, lifetime)
+    if len(state.passkeys) >= PASSKEYS_MAX:
+        raise LimitExceeded("PASSKEYS_MAX", PASSKEYS_MAX)
+    return (
+        EnrolmentOffered(
+            approver=state.id,
+            challenge_sha256=hashlib.sha256(command.challenge).hexdigest(),
+            expires_at=command.expires_at,
+            at=command.now,
+        ),
+    )
+
+
+def _enrol(state: Approver, command: EnrolPasskey) -> tuple[ApproverEvent, ...]:
+    registration = command.registration
+    if state.offer is None:
+        raise ApprovalRefused("no enrolment is open for this approver")
+    if hashlib.sha256(registration.challenge).hexdigest() != state.offer.challenge_sha256:
+        raise ApprovalRefused("the registration answers another enrolment")
+    if command.now >= state.offer.expires_at:
+        raise Expired("the enrolment is over")
+    # One credential with two owners would let one person count as two (WebAuthn Level 3, 7.1 step 26).
+    if command.is_taken or any(p.credential_id == registration.credential_id for p in state.passkeys):
+        raise Conflict("this passkey is enrolled already")
+    return (
+        PasskeyEnrolled(
+            approver=state.id,
+            credential_id=b64url(registration.credential_id),
+            public_key=b64url(registration.public_key),
+            sign_count=registration.sign_count,
+            aaguid=registration.aaguid,
+            label=check_line(command.label, "label", LABEL_LENGTH_MAX),
+            backup_eligible=registration.backup_eligible,
+            at=command.now,
+        ),
+    )
+
+
+def check_line(text: str, what: str, length_max: int) -> str:
+    """Checks that ``text`` is one printable, non-empty line.
+
+    Raises:
+        LimitExceeded: longer than ``length_max`` characters.
+        Malformed: empty, or with control or invisible characters.
+    """
+    if len(text) > length_max:
+        raise LimitExceeded(f"length of {what}", length_max, len(text))
+    if not text.strip() or not text.isprintable():
+        raise Malformed(f"{what} must be one line of printable text")
+    return text
+
+
+def _passkey(event: PasskeyEnrolled) -> Passkey:
+    return Passkey(
+        credential_id=_stored(event.credential_id),
+        public_key=_stored(event.public_key),
+        sign_count=event.sign_count,
+        aaguid=event.aaguid,
+        label=event.label,
+        backup_eligible=event.backup_eligible,
+    )
+
+
+def _stored(text: str) -> bytes:
+    try:
+        return parse_b64url(text, "a stored value", _STORED_BYTES_MAX)
+    except Malformed as e:
+        raise MalformedRecord("an event of an approver holds no base64url", cause=e.detail) from e

@@ -1,0 +1,103 @@
+"""The edge of stepup towards services and agents: open, consume, wait."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from nomos.errors import Malformed, NotFound
+from nomos.events import Actor
+from nomos.ids import is_id, new_id
+from nomos.messages import (
+    ApprovalConsumed,
+    ApprovalOpened,
+    ApprovalStatus,
+    AwaitApproval,
+    Command,
+    ConsumeApproval,
+    Decoder,
+    OpenApproval,
+)
+from nomos_runtime.responder import Caller
+from nomos_stepup.challenge import SALT_BYTES
+from nomos_stepup.cosigner import mint_cosignature
+from nomos_stepup.domain import ApprovalState, Consume, Expire
+from nomos_stepup.index import Index
+from nomos_stepup.opening import prepare
+from nomos_stepup.settings import StepupSettings
+from nomos_stepup.store import SERVICE, StepupStore
+
+open_decoder = Decoder.of(OpenApproval, "open approval")
+consume_decoder = Decoder.of(ConsumeApproval, "consume approval")
+await_decoder = Decoder.of(AwaitApproval, "await approval")
+NONCE_BYTES = 12
+
+
+class Stepup:
+    """Asks humans for policy, spends approvals for policy, and tells agents where theirs stand."""
+
+    def __init__(self, settings: StepupSettings, store: StepupStore, index: Index) -> None:
+        self._settings = settings
+        self._store = store
+        self._index = index
+
+    async def open(self, message: object) -> ApprovalOpened:
+        """Stores a request for a human. The agent's tenant and name were verified by policy."""
+        if not isinstance(message, OpenApproval):
+            raise Malformed("not an open approval message")
+        approval = new_id("ap")
+        command = prepare(
+            message,
+            approval=approval,
+            salt=os.urandom(SALT_BYTES),
+            now=int(time.time()),
+            pending_of_agent=self._index.pending_of_agent(message.tenant, message.agent),
+            lifetime_seconds=self._settings.approval_seconds,
+        )
+        actor = Actor(kind="agent", id=message.agent)
+        state = await self._store.decide(message.tenant, approval, lambda _: command, actor, message.request)
+        return ApprovalOpened(approval=approval, expires_at=state.request.expires_at)
+
+    async def consume(self, message: object) -> ApprovalConsumed:
+        """Spends an approval; the second spending of the same approval is refused, whoever asks and wherever."""
+        if not isinstance(message, ConsumeApproval):
+            raise Malformed("not a consume approval message")
+        if not is_id(message.approval, "ap"):
+            raise Malformed("approval id must be ap_ and 32 hex digits")
+        command = Consume(
+            tenant=message.tenant,
+            agent=message.agent,
+            connection=message.connection,
+            digest=message.digest,
+            request=message.request,
+            now=int(time.time()),
+        )
+        await self._store.decide(message.tenant, message.approval, lambda _: command, SERVICE, message.request)
+        return ApprovalConsumed(approval=message.approval)
+
+    async def status(self, caller: Caller, command: Command) -> ApprovalStatus:
+        """The state of an approval that this very agent asked for; the cosigner delegation while it is approved."""
+        if not isinstance(command, AwaitApproval):
+            raise Malformed("not an await approval message")
+        if not is_id(command.approval, "ap"):
+            raise Malformed("approval id must be ap_ and 32 hex digits")
+        state = await self._store.approval(caller.tenant, command.approval)
+        if state.request.agent != caller.name:
+            raise NotFound("this tenant has no such approval")
+        if state.state is ApprovalState.PENDING and command.wait_ms > 0:
+            await self._index.wait(command.approval, min(command.wait_ms, self._settings.wait_ms_max) / 1000)
+            state = await self._store.approval(caller.tenant, command.approval)
+        now = int(time.time())
+        cosigner = None
+        if state.state is ApprovalState.APPROVED and state.consumed_by is None and now < state.request.expires_at:
+            key = await self._store.cosigner(caller.tenant)
+            cosigner = mint_cosignature(state, key, nonce=os.urandom(NONCE_BYTES), now=now)
+        return ApprovalStatus(
+            approval=command.approval, state=state.state.value, expires_at=state.request.expires_at, cosigner=cosigner
+        )
+
+    async def expire(self) -> None:
+        """Ends what nobody decided in time. Early, late or twice does no harm."""
+        now = int(time.time())
+        for overdue in self._index.overdue(now):
+            await self._store.decide(overdue.request.tenant, overdue.id, lambda _: Expire(now=now), SERVICE, "")

@@ -1,0 +1,85 @@
+"""From policy's message to the request that is stored: what is asked of a human, fixed once.
+
+Policy has verified tenant, agent, app and resource. What binds the arguments is computed here again from the arguments
+themselves, so that the text that a human reads and the digest that a delegation pins cannot come from two sources.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+import msgspec
+
+from nomos.errors import Malformed
+from nomos.messages import OpenApproval
+from nomos.request import request_digest
+from nomos_stepup.challenge import ApprovalRequest, ReasonPolicy, RiskName, args_text_of, check_request, text_sha256
+from nomos_stepup.domain import Open
+
+#: How long humans have by default, in seconds.
+LIFETIME_SECONDS: Final = 900
+
+
+def prepare(
+    message: OpenApproval,
+    *,
+    approval: str,
+    salt: bytes,
+    now: int,
+    pending_of_agent: int,
+    lifetime_seconds: int = LIFETIME_SECONDS,
+    needed: int = 1,
+    behalf: str | None = None,
+) -> Open:
+    """The command that opens an approval for a request which policy stopped.
+
+    Args:
+        message: from policy.
+        approval: a new id (``ap_``).
+        salt: 32 random bytes.
+        now: Unix seconds.
+        pending_of_agent: how many approvals of this agent are pending.
+        lifetime_seconds: how long humans have.
+        needed: how many different approvers must sign.
+        behalf: the person for whom the agent acts, where known.
+
+    Raises:
+        Malformed: a field of another form, or a digest that is not that of the arguments.
+        LimitExceeded: the arguments or the request are too large to be shown.
+        ReservedKey: the arguments hold a reserved key.
+    """
+    digest = request_digest(message.action, message.resource, message.args, message.connection)
+    if not hmac.compare_digest(digest, message.digest):
+        raise Malformed("the digest is not that of this action, resource and arguments")
+    try:
+        risk: RiskName = msgspec.convert(message.risk, type=RiskName)
+    except msgspec.ValidationError as e:
+        raise Malformed("unknown class of risk", cause=str(e)) from e
+    args_text = args_text_of(message.args)
+    request = ApprovalRequest(
+        v=1,
+        approval=approval,
+        tenant=message.tenant,
+        app=message.app,
+        agent=message.agent,
+        agent_did=message.agent_did,
+        behalf=behalf,
+        connection=message.connection,
+        action=message.action,
+        risk=risk,
+        resource=message.resource,
+        args_digest=digest.hex(),
+        args_text_sha256=text_sha256(args_text),
+        body_sha256=None,
+        request=message.request,
+        decision=message.decision,
+        revision=message.revision,
+        policy_set=message.policy_set,
+        policies=tuple(ReasonPolicy(id=p.id, description=p.description) for p in message.policies),
+        needed=needed,
+        asked_at=now,
+        expires_at=now + lifetime_seconds,
+    )
+    check_request(request)
+    return Open(request=request, salt=salt, args_text=args_text, pending_of_agent=pending_of_agent, now=now)

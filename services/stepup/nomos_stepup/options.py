@@ -1,0 +1,75 @@
+"""What the page hands to the browser: options of a registration and of an assertion (WebAuthn Level 3, 5.4 and 5.5).
+
+Options only ask; everything they ask for is checked on the answer (``webauthn.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from webauthn import generate_authentication_options, generate_registration_options
+from webauthn.helpers import options_to_json_dict
+from webauthn.helpers.structs import (
+    AuthenticatorSelectionCriteria,
+    PublicKeyCredentialDescriptor,
+    ResidentKeyRequirement,
+    UserVerificationRequirement,
+)
+
+from nomos_stepup.approvers import Approver
+from nomos_stepup.party import RelyingParty
+from nomos_stepup.webauthn import ALGORITHMS
+
+#: How long a browser waits for the user, in milliseconds; a hint to it, not a limit of ours.
+CEREMONY_MS: Final = 120_000
+
+
+def registration_options(approver: Approver, *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
+    """Options for ``navigator.credentials.create()``, as JSON values.
+
+    Args:
+        approver: whose passkey it will be; enrolled ones are excluded.
+        challenge: of the open enrolment, 32 random bytes.
+        party: this installation.
+    """
+    return options_to_json_dict(
+        generate_registration_options(
+            rp_id=party.id,
+            rp_name=party.name,
+            user_id=approver.user_handle,
+            user_name=approver.id,
+            user_display_name=approver.name,
+            challenge=challenge,
+            timeout=CEREMONY_MS,
+            authenticator_selection=AuthenticatorSelectionCriteria(
+                resident_key=ResidentKeyRequirement.PREFERRED,
+                user_verification=UserVerificationRequirement.REQUIRED,
+            ),
+            exclude_credentials=_descriptors([approver]),
+            supported_pub_key_algs=list(ALGORITHMS),
+        )
+    )
+
+
+def assertion_options(approvers: Iterable[Approver], *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
+    """Options for ``navigator.credentials.get()``, as JSON values.
+
+    Args:
+        approvers: who may approve this request.
+        challenge: of the approval (``Approval.challenge``).
+        party: this installation.
+    """
+    return options_to_json_dict(
+        generate_authentication_options(
+            rp_id=party.id,
+            challenge=challenge,
+            timeout=CEREMONY_MS,
+            allow_credentials=_descriptors(approvers),
+            user_verification=UserVerificationRequirement.REQUIRED,
+        )
+    )
+
+
+def _descriptors(approvers: Iterable[Approver]) -> list[PublicKeyCredentialDescriptor]:
+    return [PublicKeyCredentialDescriptor(id=p.credential_id) for a in approvers if a.active for p in a.passkeys]

@@ -1,0 +1,27 @@
+"""Settings of stepup. Secrets: ``STEPUP_KEY_ENCRYPTION_KEY`` (32 bytes, base64url) seals the cosigner keys at rest."""
+
+from __future__ import annotations
+
+from nomos_runtime.settings import ServiceSettings
+
+
+class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
+    """Settings of stepup.
+
+    Attributes:
+        rp_id: relying party id of the passkeys.
+        rp_name: its name as authenticators show it.
+        rp_origins: origins of the approval pages, comma-separated.
+        environment: ``production``, or ``development``, which alone accepts software passkeys.
+        approval_seconds: how long an approval waits for humans, seconds.
+        enrolment_seconds: how long an enrolment is open, seconds.
+        wait_ms_max: longest wait that an agent may ask for in one request, milliseconds.
+    """
+
+    rp_id: str = "localhost"
+    rp_name: str = "Nomos"
+    rp_origins: str = "http://localhost:8640"
+    environment: str = "production"
+    approval_seconds: int = 900
+    enrolment_seconds: int = 600
+    wait_ms_max: int = 25_000

@@ -1,0 +1,153 @@
+"""Approvals, approvers and cosigner keys in the event store: load, decide, append, and decide again on a lost race."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nomos.errors import Conflict, NotFound, Unavailable
+from nomos.events import COSIGNER_CREATED, Actor, Envelope
+from nomos.ids import new_id
+from nomos.keys import SigningKey
+from nomos_runtime.eventstore import EventStore
+from nomos_runtime.sealing import Sealer
+from nomos_stepup.approvers import Approver, ApproverCommand, decide_approver, evolve_approver
+from nomos_stepup.domain import Approval, Command, decide, evolve
+from nomos_stepup.events import ApprovalEvent, ApproverEvent, approval_event, approver_event, to_record
+
+#: How often a decision is made again after a lost compare-and-set.
+TRIES_MAX: Final = 5
+COSIGNER_PURPOSE: Final = "cosigner-key-v1"
+COSIGNER_STREAM: Final = "cosigner"
+COSIGNER_NAME: Final = "cosigner-key"
+SERVICE: Final = Actor(kind="service", id="stepup")
+
+
+class StepupStore:
+    """The only writer of stepup's streams. Single use and races are decided by the store's compare-and-set."""
+
+    def __init__(self, store: EventStore, sealer: Sealer) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._cosigners: dict[str, SigningKey] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def approval(self, tenant: str, approval: str) -> Approval:
+        """The approval from its events.
+
+        Raises:
+            NotFound: this tenant has none of this id.
+        """
+        state: Approval | None = None
+        for stored in await self._store.load(tenant, f"approval/{approval}"):
+            state = evolve(state, approval_event(stored.envelope.type, stored.envelope.event))
+        if state is None:
+            raise NotFound("this tenant has no such approval")
+        return state
+
+    async def decide(
+        self, tenant: str, approval: str, command: Callable[[Approval | None], Command], actor: Actor, corr: str
+    ) -> Approval:
+        """Decides on the newest state and appends; on a lost race decides again.
+
+        Args:
+            tenant: from the bus.
+            approval: its id.
+            command: makes the command from the state that it will be decided on.
+            actor: who acts.
+            corr: request id.
+
+        Raises:
+            NomosError: what the domain refuses with; Conflict when :data:`TRIES_MAX` races were lost.
+        """
+        for _ in range(TRIES_MAX):
+            state: Approval | None = None
+            for stored in await self._store.load(tenant, f"approval/{approval}"):
+                state = evolve(state, approval_event(stored.envelope.type, stored.envelope.event))
+            events = decide(state, command(state))
+            if not events:
+                if state is None:
+                    raise NotFound("this tenant has no such approval")
+                return state
+            envelopes = _envelopes(events, tenant, actor, corr)
+            try:
+                await self._store.append(tenant, f"approval/{approval}", state.version if state else 0, envelopes)
+            except Conflict:
+                continue
+            for event in events:
+                state = evolve(state, event)
+            if state is not None:
+                return state
+        raise Conflict("the approval is being decided by others")
+
+    async def approver(self, tenant: str, name: str) -> Approver | None:
+        """The approver from their events, or None."""
+        state: Approver | None = None
+        for stored in await self._store.load(tenant, f"approver/{name}"):
+            state = evolve_approver(state, approver_event(stored.envelope.type, stored.envelope.event))
+        return state
+
+    async def decide_approver(
+        self, tenant: str, name: str, command: ApproverCommand, actor: Actor, corr: str
+    ) -> Approver:
+        """Decides on an approver's newest state and appends; errors as :meth:`decide`."""
+        for _ in range(TRIES_MAX):
+            state = await self.approver(tenant, name)
+            events = decide_approver(state, command)
+            if events:
+                envelopes = _envelopes(events, tenant, actor, corr)
+                try:
+                    await self._store.append(tenant, f"approver/{name}", state.version if state else 0, envelopes)
+                except Conflict:
+                    continue
+            for event in events:
+                state = evolve_approver(state, event)
+            if state is not None:
+                return state
+        raise Conflict("the approver is being changed by others")
+
+    async def cosigner(self, tenant: str) -> SigningKey:
+        """The tenant's cosigner key; a random seed, sealed, created by whichever replica comes first."""
+        async with self._locks.setdefault(tenant, asyncio.Lock()):
+            if tenant not in self._cosigners:
+                self._cosigners[tenant] = await self._open_cosigner(tenant) or await self._create_cosigner(tenant)
+            return self._cosigners[tenant]
+
+    async def _open_cosigner(self, tenant: str) -> SigningKey | None:
+        if not await self._store.load(tenant, COSIGNER_STREAM):
+            return None
+        record = await self._store.sealed(tenant, COSIGNER_NAME)
+        if record is None:
+            raise Unavailable("the cosigner key of this tenant has been destroyed")
+        return SigningKey(self._sealer.open(record, purpose=COSIGNER_PURPOSE, tenant=tenant, name=COSIGNER_NAME))
+
+    async def _create_cosigner(self, tenant: str) -> SigningKey:
+        seed = os.urandom(32)
+        key = SigningKey(seed)
+        envelope = Envelope(
+            id=new_id("ev"), type=COSIGNER_CREATED, tenant=tenant, actor=SERVICE, corr="", cause="",
+            event={"did": key.did},
+        )
+        sealed = {COSIGNER_NAME: self._sealer.seal(seed, purpose=COSIGNER_PURPOSE, tenant=tenant, name=COSIGNER_NAME)}
+        try:
+            await self._store.append(tenant, COSIGNER_STREAM, 0, [envelope], sealed)
+        except Conflict:
+            opened = await self._open_cosigner(tenant)
+            if opened is None:
+                raise Unavailable("the cosigner key of this tenant is being created") from None
+            return opened
+        return key
+
+
+def _envelopes(
+    events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str
+) -> list[Envelope]:
+    envelopes = []
+    for event in events:
+        kind, payload = to_record(event)
+        envelopes.append(
+            Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=payload)
+        )
+    return envelopes

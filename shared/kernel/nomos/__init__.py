@@ -1,0 +1,23 @@
+"""Nomos: a decision before the call, a credential that never leaves the broker, a log that outsiders can check.
+
+The public surface for agents' developers. Names are loaded when they are first used, so the offline verifier and the
+command line start without the bus client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nomos.agent import Agent, Allowed, ApprovalEnded, Denied, StepUpRequired
+    from nomos.errors import NomosError
+
+__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "NomosError", "StepUpRequired"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module nomos has no attribute {name}")
+    from importlib import import_module
+
+    return getattr(import_module("nomos.errors" if name == "NomosError" else "nomos.agent"), name)

@@ -1,0 +1,289 @@
+"""The agent's library: ask, get a one-minute delegation, use it once, get the cleaned answer.
+
+    from nomos import Agent
+
+    async with Agent.connect("issue-bot.creds") as agent:
+        match await agent.call("github:issues.list", "github:repo/acme/site", {"state": "open"}):
+            case Allowed() as done: print(done.json())
+            case Denied() as no: print(no.reason, no.policies)
+            case StepUpRequired() as wait: print("a human must approve", wait.approval)
+
+The agent never holds a bearer. It proves possession of its own key by signing each invocation, so a stolen delegation
+is useless. What is safe to repeat (authorize) is repeated while the services are away, until the call's time is over;
+an invocation is sent once: when its answer is lost the outcome is unknown and the log says which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from nomos import messages
+from nomos.client import REQUEST_MS, Connection, header, pause
+from nomos.creds import Credentials
+from nomos.errors import Malformed, Misconfigured, NomosError, StalePolicy, Unavailable, UnknownOutcome
+from nomos.keys import SigningKey
+from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, PolicyRef, now_ms
+from nomos.ucan.delegation import parse_delegation
+from nomos.ucan.grant import sign_request
+
+RETRY_SECONDS: Final = 0.1
+#: Life of an invocation: long enough for one call, shorter than its delegation.
+INVOCATION_SECONDS: Final = 30
+NONCE_BYTES: Final = 12
+#: One wait for a human on the bus, milliseconds; the client asks again until its own time is over.
+APPROVAL_WAIT_MS: Final = 5_000
+
+_authorize = Decoder.of(messages.AuthorizeReply, "authorize reply")
+_invoke = Decoder.of(messages.InvokeReply, "invoke reply")
+_approval = Decoder.of(messages.ApprovalReply, "approval reply")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """The decision was allow; after :meth:`Agent.call` the upstream's answer is here too.
+
+    Attributes:
+        decision: id of the decision in the log.
+        delegation: the UCAN delegation, for exactly this request.
+        expires_at: its end, Unix seconds.
+        policies: the policies that permitted it.
+        status: HTTP status of the upstream; 0 when only authorized.
+        headers: the allowed response headers.
+        body: the cleaned body.
+        removed: what the sanitizer took out: kind, rule, where, count.
+    """
+
+    decision: str
+    delegation: bytes
+    expires_at: int
+    policies: tuple[PolicyRef, ...] = ()
+    status: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    removed: tuple[Mapping[str, object], ...] = field(default=())
+
+    def json(self) -> object:
+        """The body as JSON; :class:`Malformed` when it is not."""
+        try:
+            return json.loads(self.body)
+        except ValueError as e:
+            raise Malformed("the body is not JSON") from e
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    """The decision was deny; ``policies`` forbade it, or none permits it."""
+
+    decision: str
+    reason: str
+    policies: tuple[PolicyRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUpRequired:
+    """A human must approve. Ask again with the cosigner of :meth:`Agent.wait_for`, or call with ``wait_seconds``."""
+
+    decision: str
+    approval: str
+    expires_at: int
+    url: str = ""
+    policies: tuple[PolicyRef, ...] = ()
+
+
+Decision = Allowed | Denied | StepUpRequired
+
+
+class Agent:
+    """An agent on the bus. Use with ``async with Agent.connect(creds)``, or :meth:`session`."""
+
+    def __init__(self, connection: Connection, signing_key: SigningKey) -> None:
+        self._connection = connection
+        self._signing_key = signing_key
+        self._name = connection.credentials.name
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, creds: Credentials | Path | str, *, url: str | None = None) -> AsyncIterator[Self]:
+        """``async with Agent.connect("issue-bot.creds") as agent``.
+
+        Raises:
+            Misconfigured: the file is not an agent's.
+            NotPermitted: revoked or unknown to the server.
+            Unavailable: no server answers.
+        """
+        async with await Connection.open(creds, url=url) as connection:
+            seed = connection.credentials.agent_seed
+            if seed is None:
+                raise Misconfigured("these credentials are not an agent's", hint="nomos agent create ... --creds FILE")
+            yield cls(connection, SigningKey(seed))
+
+    async def authorize(
+        self,
+        action: str,
+        resource: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        claims: Mapping[str, object] | None = None,
+        connection: str = "",
+        cosigner: bytes | None = None,
+        timeout_ms: int = REQUEST_MS,
+    ) -> Decision:
+        """Asks for one action on one resource; repeated while services are away, until ``timeout_ms`` is over.
+
+        Raises:
+            Unavailable: no decision in time. Nothing was allowed.
+            NomosError: the request was refused before a decision (unknown action, reserved key, ...).
+        """
+        end_ms = now_ms() + timeout_ms
+        while True:
+            left_ms = max(end_ms - now_ms(), 1)
+            command = _command(Authorize, left_ms, action=action, resource=resource, args=dict(args or {}),
+                               claims=dict(claims or {}), connection=connection, cosigner=cosigner)
+            try:
+                reply = await self._connection.ask(
+                    f"req.authorize.{self._name}", command, _authorize, min(left_ms, REQUEST_MS)
+                )
+                return _decision(reply)
+            except (Unavailable, StalePolicy):
+                # A cosigner may have been spent by the try that was lost: asking again would hide that.
+                if cosigner is not None or now_ms() + RETRY_SECONDS * 1000 >= end_ms:
+                    raise
+                await pause(RETRY_SECONDS)
+
+    async def call(
+        self,
+        action: str,
+        resource: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        claims: Mapping[str, object] | None = None,
+        connection: str = "",
+        cosigner: bytes | None = None,
+        wait_seconds: float = 0,
+        timeout_ms: int = REQUEST_MS,
+    ) -> Decision:
+        """Authorizes, and if allowed invokes once.
+
+        Args:
+            action: ``github:issues.list``.
+            resource: ``github:repo/acme/site``.
+            args: the action's arguments.
+            claims: what the agent says of itself, for policies.
+            connection: which connection's credential; empty means the connector's own.
+            cosigner: the cosigner delegation of an approved step-up.
+            wait_seconds: how long to wait for a human when one must approve; 0 answers at once.
+            timeout_ms: bound of each of the two requests.
+
+        Raises:
+            UnknownOutcome: sent upstream, and no complete answer came back.
+            NomosError: refused, as the class of its code.
+        """
+        given = dict(args or {})
+        decision = await self.authorize(action, resource, given, claims=claims, connection=connection,
+                                        cosigner=cosigner, timeout_ms=timeout_ms)
+        if isinstance(decision, StepUpRequired) and wait_seconds > 0:
+            cosigner = await self.wait_for(decision, wait_seconds)
+            decision = await self.authorize(action, resource, given, claims=claims, connection=connection,
+                                            cosigner=cosigner, timeout_ms=timeout_ms)
+        if not isinstance(decision, Allowed):
+            return decision
+        return await self.invoke(decision, action, resource, given, connection=connection, timeout_ms=timeout_ms)
+
+    async def invoke(
+        self,
+        allowed: Allowed,
+        action: str,
+        resource: str,
+        args: Mapping[str, object],
+        *,
+        connection: str = "",
+        timeout_ms: int = REQUEST_MS,
+    ) -> Allowed:
+        """Uses a delegation once. Errors as :meth:`call`."""
+        granted = parse_delegation(allowed.delegation)
+        if granted.subject is None or granted.expires_at is None:
+            raise Malformed("the delegation names no subject or no end")
+        now = int(time.time())
+        invocation = sign_request(
+            self._signing_key,
+            subject=granted.subject,
+            action=action,
+            resource=resource,
+            args=dict(args),
+            proofs=[allowed.delegation],
+            now=now,
+            ttl_seconds=max(min(INVOCATION_SECONDS, granted.expires_at - now), 1),
+            nonce=os.urandom(NONCE_BYTES),
+            connection=connection or action.partition(":")[0],
+        )
+        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=[allowed.delegation])
+        try:
+            reply = await self._connection.ask(f"req.invoke.{self._name}", command, _invoke, timeout_ms)
+        except Unavailable as e:
+            if e.code == Unavailable.code and not e.detail.startswith("nobody answers"):
+                raise UnknownOutcome("no answer to the invocation; the log says what became of it") from e
+            raise
+        if not isinstance(reply, messages.Returned):
+            raise Malformed("not an invoke reply")
+        return Allowed(
+            decision=allowed.decision,
+            delegation=allowed.delegation,
+            expires_at=allowed.expires_at,
+            policies=allowed.policies,
+            status=reply.status,
+            headers=tuple(reply.headers),
+            body=reply.body,
+            removed=tuple(reply.removed),
+        )
+
+    async def wait_for(self, step_up: StepUpRequired, seconds: float) -> bytes:
+        """Waits until a human has approved, and returns the cosigner delegation.
+
+        Raises:
+            NomosError: the approval was denied, expired or cancelled (code ``refused``), or still waits (``expired``).
+        """
+        end_ms = now_ms() + int(seconds * 1000)
+        while True:
+            wait_ms = max(min(end_ms - now_ms(), APPROVAL_WAIT_MS), 0)
+            command = _command(AwaitApproval, wait_ms + REQUEST_MS, approval=step_up.approval, wait_ms=wait_ms)
+            reply = await self._connection.ask(
+                f"req.stepup.{self._name}", command, _approval, wait_ms + REQUEST_MS
+            )
+            if not isinstance(reply, messages.ApprovalStatus):
+                raise Malformed("not an approval reply")
+            if reply.cosigner is not None:
+                return reply.cosigner
+            if reply.state != "pending":
+                raise ApprovalEnded(f"the approval is {reply.state}")
+            if now_ms() >= end_ms:
+                raise ApprovalEnded("the approval is still pending")
+
+
+class ApprovalEnded(NomosError):
+    """A human has not approved: denied, expired, cancelled, already used, or still pending when the wait was over."""
+
+    code = "not_approved"
+
+
+def _command(kind: type[messages.Command], timeout_ms: int, **fields: object) -> messages.Command:
+    return kind(**header(timeout_ms), **fields)  # type: ignore[arg-type]  # the fields are those of each command
+
+
+def _decision(reply: object) -> Decision:
+    match reply:
+        case messages.Allowed():
+            return Allowed(decision=reply.decision, delegation=reply.delegation, expires_at=reply.expires_at,
+                           policies=tuple(reply.policies))
+        case messages.Denied():
+            return Denied(decision=reply.decision, reason=reply.reason, policies=tuple(reply.policies))
+        case messages.StepUpRequired():
+            return StepUpRequired(decision=reply.decision, approval=reply.approval, expires_at=reply.expires_at,
+                                  url=reply.url, policies=tuple(reply.policies))
+    raise Malformed("not an authorize reply")

@@ -1,0 +1,232 @@
+"""What a connector declares: resource types, actions, parameters. Values only, checked when they are built.
+
+Decides nothing about a request: :mod:`nomos.catalogue.request` builds one, :mod:`nomos.catalogue.derive` reads
+the resource back from it, :mod:`nomos.catalogue.load` reads the files.
+
+One resource has one spelling. Where a provider compares names without regard to case, the connector's field
+patterns admit lower case only; otherwise a policy that forbids ``acme/site`` could be passed with ``ACME/site``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from nomos.catalogue.segments import check_segment
+from nomos.errors import DestinationRefused, LimitExceeded, UnknownAction, UnknownResource
+
+#: Characters of a resource text, ``github:repo/acme/site``.
+RESOURCE_TEXT_MAX: Final = 512
+#: Largest integer that a parameter may carry: the digest and JSON agree on it (RFC 8259 section 6).
+INTEGER_MAX: Final = 2**53 - 1
+
+
+class Risk(StrEnum):
+    """What can go wrong when an action runs. Everything but ``read`` and ``write`` needs a human by default."""
+
+    READ = "read"
+    WRITE = "write"
+    DESTRUCTIVE = "destructive"
+    PAYMENT = "payment"
+    PERMISSION = "permission"
+
+    @property
+    def is_high_stakes(self) -> bool:
+        """Whether a human releases the action unless policy says otherwise."""
+        return self in (Risk.DESTRUCTIVE, Risk.PAYMENT, Risk.PERMISSION)
+
+
+class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One argument of an action.
+
+    Attributes:
+        name: name in ``args`` and in the path template, query or JSON body.
+        where: the part of the request that carries it.
+        type: shape of the value.
+        required: whether a request without it is refused.
+        max_length: characters of a string, or of each string of a list.
+        max_items: entries of a list.
+        minimum: least integer.
+        maximum: greatest integer.
+        enum: the only strings allowed; empty for any.
+        pattern: regular expression that a string must match as a whole; empty for any.
+    """
+
+    name: str
+    where: Literal["path", "query", "body"]
+    type: Literal["string", "integer", "boolean", "string_list"] = "string"
+    required: bool = False
+    max_length: int = 256
+    max_items: int = 100
+    minimum: int = 0
+    maximum: int = INTEGER_MAX
+    enum: tuple[str, ...] = ()
+    pattern: str = ""
+
+
+class ResourceType(Struct, frozen=True, kw_only=True):
+    """A kind of object that actions act on.
+
+    Attributes:
+        connector: name of the connector, ``github``.
+        kind: name of the type in resource texts, ``repo``.
+        cedar: Cedar entity type, ``GitHub::Repo``.
+        fields: names of the parts of the id, in order; path templates use the same names.
+        field_patterns: regular expression of each part, in the order of ``fields``.
+    """
+
+    connector: str
+    kind: str
+    cedar: str
+    fields: tuple[str, ...]
+    field_patterns: tuple[str, ...]
+
+    def resource(self, values: tuple[str, ...]) -> Resource:
+        """The resource of this type with these parts.
+
+        Raises:
+            UnknownResource: wrong number of parts, or a part that is not spelled as the type demands.
+        """
+        if len(values) != len(self.fields):
+            raise UnknownResource(
+                f"{self.connector}:{self.kind} needs {len(self.fields)} parts ({'/'.join(self.fields)}), "
+                f"got {len(values)}"
+            )
+        for name, pattern, value in zip(self.fields, self.field_patterns, values, strict=True):
+            try:
+                check_segment(value, name)
+            except DestinationRefused as error:
+                raise UnknownResource(error.detail) from error
+            if not matches(pattern, value):
+                raise UnknownResource(f"{name} of {self.connector}:{self.kind} is not spelled as its pattern demands")
+        return Resource(text=f"{self.connector}:{self.kind}/{'/'.join(values)}", type=self, values=values)
+
+
+class Resource(Struct, frozen=True, kw_only=True):
+    """One object, in its only spelling: ``text`` is equal for equal resources and different for different ones."""
+
+    text: str
+    type: ResourceType
+    values: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """The id of the Cedar entity, ``acme/site``."""
+        return "/".join(self.values)
+
+
+class Action(Struct, frozen=True, kw_only=True):
+    """One call that the proxy may make.
+
+    Attributes:
+        id: ``github:issues.list``.
+        connector: name of the connector.
+        title: what a human reads in an approval.
+        method: HTTP method, upper case.
+        path: template; ``{name}`` stands for one segment, ``{+name}`` (last only) for one or more.
+        parameters: what ``args`` may hold.
+        risk: what can go wrong.
+        resource_type: type of the object acted on; its fields stand in ``path``.
+        idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
+    """
+
+    id: str
+    connector: str
+    title: str
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    parameters: tuple[Parameter, ...]
+    risk: Risk
+    resource_type: ResourceType
+    idempotency_header: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The UCAN command, ``/github/issues/list``."""
+        return "/" + self.id.replace(":", "/").replace(".", "/")
+
+
+class Connector(Struct, frozen=True, kw_only=True):
+    """One provider: where it is, how it authenticates, what may be called there.
+
+    Attributes:
+        name: ``github``.
+        title: for humans.
+        scheme: always ``https``; a development origin is a setting of the proxy, never of a connector.
+        host: lower-case DNS name.
+        port: TCP port.
+        auth: how the credential is presented.
+        headers: constant request headers, lower-case names.
+        resource_types: by kind.
+        actions: by id.
+    """
+
+    name: str
+    title: str
+    scheme: Literal["https"]
+    host: str
+    port: int
+    auth: Literal["bearer"]
+    headers: tuple[tuple[str, str], ...]
+    resource_types: Mapping[str, ResourceType]
+    actions: Mapping[str, Action]
+
+
+class Catalogue(Struct, frozen=True, kw_only=True):
+    """All connectors of an installation."""
+
+    connectors: Mapping[str, Connector]
+    actions: Mapping[str, Action]
+
+    def action(self, action_id: str) -> Action:
+        """The action with this id.
+
+        Raises:
+            UnknownAction: no connector declares it.
+        """
+        found = self.actions.get(action_id)
+        if found is None:
+            raise UnknownAction("no connector declares this action", hint="see the connector's file for its actions")
+        return found
+
+    def action_of_command(self, command: str) -> Action:
+        """The action that a UCAN command names.
+
+        Raises:
+            UnknownAction: no connector declares it.
+        """
+        parts = command.split("/")
+        if len(parts) != 4 or parts[0]:
+            raise UnknownAction("a command must be /<connector>/<noun>/<verb>")
+        return self.action(f"{parts[1]}:{parts[2]}.{parts[3]}")
+
+    def parse_resource(self, text: str) -> Resource:
+        """Reads ``<connector>:<kind>/<id...>``.
+
+        Raises:
+            UnknownResource: not a resource of any connector, or not in its one spelling.
+            LimitExceeded: longer than ``RESOURCE_TEXT_MAX``.
+        """
+        if len(text) > RESOURCE_TEXT_MAX:
+            raise LimitExceeded("resource_text_max", RESOURCE_TEXT_MAX, len(text))
+        name, colon, rest = text.partition(":")
+        kind, slash, id_text = rest.partition("/")
+        connector = self.connectors.get(name)
+        if not colon or not slash or connector is None or kind not in connector.resource_types:
+            raise UnknownResource("a resource must be <connector>:<kind>/<id> of a kind that a connector declares")
+        return connector.resource_types[kind].resource(tuple(id_text.split("/")))
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether the whole of ``text`` matches a pattern of the catalogue. Patterns are the operator's, not a caller's."""
+    return _compiled(pattern).fullmatch(text) is not None

@@ -1,0 +1,108 @@
+"""The agent's commands: ``authorize`` and ``call``."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from nomos.agent import Agent, Allowed, Decision, Denied, StepUpRequired
+from nomos.cli.admin import parse_args_json
+from nomos.cli.output import Exit, document, say
+from nomos.errors import Misconfigured
+
+
+def authorize(args: Namespace) -> int:
+    """``nomos authorize``: exit 0 allow, 1 deny, 4 step-up."""
+    given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
+
+    async def ask(agent: Agent) -> Decision:
+        return await agent.authorize(args.action, args.resource, given, connection=args.connection,
+                                     cosigner=cosigner, timeout_ms=int(args.timeout * 1000))
+
+    return _show(args, "authorize", _run(args.creds, ask))
+
+
+def call(args: Namespace) -> int:
+    """``nomos call``: the body on standard output, what was removed on standard error."""
+    given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
+
+    async def ask(agent: Agent) -> Decision:
+        return await agent.call(args.action, args.resource, given, connection=args.connection, cosigner=cosigner,
+                                wait_seconds=args.wait, timeout_ms=int(args.timeout * 1000))
+
+    return _show(args, "call", _run(args.creds, ask))
+
+
+def _run(creds: str, ask: Callable[[Agent], Awaitable[Decision]]) -> Decision:
+    async def run() -> Decision:
+        async with Agent.connect(creds) as agent:
+            return await ask(agent)
+
+    return asyncio.run(run())
+
+
+def _cosigner(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    from nomos.ucan.inspect import parse_token_text
+
+    try:
+        return parse_token_text(Path(path).read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise Misconfigured(f"cosigner file {path} cannot be read") from e
+
+
+def _show(args: Namespace, command: str, decision: Decision) -> int:
+    policies = [{"id": p.id, "description": p.description} for p in decision.policies]
+    members: dict[str, object] = {"decision": decision.decision, "policies": policies}
+    match decision:
+        case Allowed():
+            members |= {"outcome": "allow", "expires_at": decision.expires_at,
+                        "delegation": base64.urlsafe_b64encode(decision.delegation).rstrip(b"=").decode()}
+            if command == "call":
+                members |= {"status": decision.status, "headers": decision.headers, "removed": decision.removed,
+                            "body": decision.body.decode("utf-8", "replace")}
+            code = Exit.YES
+        case Denied():
+            members |= {"outcome": "deny", "reason": decision.reason}
+            code = Exit.NO
+        case StepUpRequired():
+            members |= {"outcome": "step_up", "approval": decision.approval, "url": decision.url,
+                        "expires_at": decision.expires_at}
+            code = Exit.HUMAN_FIRST
+    if args.json:
+        print(document(command, members))
+    else:
+        _talk(command, decision)
+    return code
+
+
+def _talk(command: str, decision: Decision) -> None:
+    named = [f"  {p.id}: {p.description}" if p.description else f"  {p.id}" for p in decision.policies]
+    match decision:
+        case Allowed() if command == "call":
+            say(f"allowed, upstream answered {decision.status}")
+            for removed in decision.removed:
+                say("  removed " + ", ".join(f"{k} {v}" for k, v in removed.items()))
+            sys.stdout.buffer.write(decision.body)
+            if decision.body and not decision.body.endswith(b"\n"):
+                sys.stdout.buffer.write(b"\n")
+            sys.stdout.buffer.flush()
+        case Allowed():
+            print(base64.urlsafe_b64encode(decision.delegation).rstrip(b"=").decode())
+            say("allowed, until " + str(decision.expires_at))
+            for line in named:
+                say(line)
+        case Denied():
+            say(f"denied: {decision.reason}")
+            for line in named:
+                say(line)
+        case StepUpRequired():
+            print(decision.approval)
+            say("a human must approve first" + (f": {decision.url}" if decision.url else ""))
+            for line in named:
+                say(line)

@@ -1,0 +1,197 @@
+"""Approvers' commands: ``approver add``, ``approvals``, ``approve``, ``cancel``.
+
+``approve`` shows the stored request, as stepup renders it, and signs the challenge that binds exactly that. It signs
+for the relying party that the context names, as a browser signs for the page it is on, whatever the service says. The
+software passkey stands in for a person in development; in production people approve in the browser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from nomos.cli.context import Context, load_context
+from nomos.cli.output import Exit, result, say
+from nomos.errors import Malformed, Misconfigured
+from nomos.operator import Operator
+from nomos.passkey import ENVIRONMENTS, SoftwarePasskey
+
+PASSKEY_LABEL: Final = "software passkey"
+
+Reply = dict[str, Any]
+
+
+def approver_add(args: Namespace) -> int:
+    """``nomos approver add --tenant T NAME [--software-passkey FILE]``; the file is made where it is missing."""
+    context = load_context(args)
+    # Before anything is added: names of approvers are given once.
+    passkey = None if args.software_passkey is None else _passkey(context, args.software_passkey, create=True)
+
+    async def add(operator: Operator) -> Reply:
+        made = await operator.ask("stepup", "approver-add", args.tenant, name=args.name)
+        if passkey is None:
+            return made
+        offer: Reply = await operator.ask("stepup", "passkey-offer", args.tenant, name=args.name)
+        _check_party(context, offer)
+        response = passkey.register(
+            rp_id=context.rp_id,
+            origin=context.expected_origin,
+            challenge=_unb64(offer, "challenge"),
+            user_handle=_unb64(offer, "user_handle"),
+            user_name=args.name,
+        )
+        enrolled = await operator.ask(
+            "stepup",
+            "passkey-enrol",
+            args.tenant,
+            name=args.name,
+            challenge=offer["challenge"],
+            response=response,
+            label=PASSKEY_LABEL,
+        )
+        return {**made, **enrolled}
+
+    made = _ask(context, add)
+    lines = [f"approver {made['approver']} added to {args.tenant}"]
+    if passkey is None:
+        lines.append("  no passkey yet: this person cannot approve")
+    else:
+        made["software_passkey"] = args.software_passkey
+        lines.append(f"  software passkey in {args.software_passkey}: who can read it can approve (development only)")
+    result(args, "approver add", made, lines)
+    return Exit.YES
+
+
+def approvals(args: Namespace) -> int:
+    """``nomos approvals --tenant T``: what waits for a human, oldest first."""
+
+    async def ask(operator: Operator) -> Reply:
+        return await operator.ask("stepup", "approvals", args.tenant)
+
+    found = _ask(load_context(args), ask)
+    result(args, "approvals", found, [
+        f"{a['approval']}  {a['agent']:<16} {a['action']} on {a['resource']}  ({a['risk']}, until "
+        f"{_time(a['expires_at'])})" for a in found["approvals"]
+    ])  # fmt: skip
+    return Exit.YES
+
+
+def approve(args: Namespace) -> int:
+    """``nomos approve ID --software-passkey FILE``: the cosigner delegation on standard output; 4 if more must sign."""
+    context = load_context(args)
+    passkey = _passkey(context, args.software_passkey, create=False)
+    if args.out is not None and Path(args.out).exists():
+        raise Misconfigured(f"{args.out} exists", hint="name another file; nothing is overwritten")
+
+    async def sign(operator: Operator) -> Reply:
+        tenant = await _tenant_of(operator, args)
+        shown: Reply = await operator.ask("stepup", "approval-show", tenant, approval=args.id)
+        _check_party(context, shown)
+        say(_visible(shown["text"]))
+        response = passkey.assert_(  # noqa: PT009 - the authenticator's operation, not a test's
+            rp_id=context.rp_id, origin=context.expected_origin, challenge=_unb64(shown, "challenge")
+        )
+        approved = await operator.ask("stepup", "approve", tenant, approval=args.id, response=response)
+        return {**approved, "text": shown["text"]}
+
+    approved = _ask(context, sign)
+    cosigner = approved.get("cosigner")
+    if cosigner is None:
+        say(f"signed by {approved['approver']}; the approval is {approved['state']}, others must sign too")
+        result(args, "approve", {**approved, "cosigner": None}, [])
+        return Exit.HUMAN_FIRST
+    if args.out is not None:
+        _write_private(args.out, cosigner)
+        approved["out"] = args.out
+    say(f"approved by {approved['approver']}; the agent has one minute to use it")
+    result(args, "approve", approved, [cosigner])
+    return Exit.YES
+
+
+def cancel(args: Namespace) -> int:
+    """``nomos cancel ID``: needs no passkey, since it only takes away."""
+
+    async def ask(operator: Operator) -> Reply:
+        tenant = await _tenant_of(operator, args)
+        return await operator.ask("stepup", "cancel", tenant, approval=args.id, why=args.why)
+
+    done = _ask(load_context(args), ask)
+    result(args, "cancel", done, [f"approval {done['approval']} of {done['tenant']} is {done['state']}"])
+    return Exit.YES
+
+
+def _ask(context: Context, ask: Callable[[Operator], Awaitable[Reply]]) -> Reply:
+    async def run() -> Reply:
+        async with await Operator.connect(context.operator_creds, url=context.bus_url) as operator:
+            return await ask(operator)
+
+    return asyncio.run(run())
+
+
+async def _tenant_of(operator: Operator, args: Namespace) -> str:
+    if args.tenant:
+        return str(args.tenant)
+    return str((await operator.ask("stepup", "approval-find", approval=args.id))["tenant"])
+
+
+def _passkey(context: Context, name: str, *, create: bool) -> SoftwarePasskey:
+    if context.environment not in ENVIRONMENTS:
+        raise Misconfigured(
+            f"a software passkey does not approve in {context.environment}",
+            hint="enrol a passkey in the browser, and approve there",
+        )
+    path = Path(name)
+    try:
+        if path.exists():
+            return SoftwarePasskey.load(path)
+        if create:
+            return SoftwarePasskey.create(path, environment=context.environment)
+    except OSError as e:
+        raise Misconfigured(f"passkey file {name} cannot be used: {e.strerror}") from e
+    raise Misconfigured(
+        f"there is no passkey file {name}", hint=f"nomos approver add NAME --tenant T --software-passkey {name}"
+    )
+
+
+def _check_party(context: Context, offered: Reply) -> None:
+    """A browser would not sign for a page that it is not on; neither does this command."""
+    if offered.get("rp_id") != context.rp_id or offered.get("origin") != context.expected_origin:
+        raise Misconfigured(
+            "the service works for another relying party than the context names",
+            hint=f"the context says {context.rp_id} and {context.expected_origin}",
+        )
+
+
+def _unb64(reply: Reply, name: str) -> bytes:
+    text = str(reply.get(name, ""))
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise Malformed(f"the service sent a {name} that is not base64url") from e
+
+
+def _visible(text: str) -> str:
+    # Stepup writes hidden characters out already; a terminal must not have to trust that.
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+
+
+def _write_private(name: str, text: str) -> None:
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as f:
+            f.write(text + "\n")
+    except OSError as e:
+        # Approved and spent nothing yet: the agent gets the same cosigner on its own inbox (nomos call --wait).
+        say(text)
+        raise Misconfigured(f"{name} cannot be written: {e.strerror}", hint="the cosigner stands above") from e
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")

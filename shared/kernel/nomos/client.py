@@ -1,0 +1,154 @@
+"""What agents, operators and auditors share: one connection under a credentials file, requests with deadlines.
+
+The credentials file holds the bus login (JWT and nkey seed) and, for an agent, its UCAN key. Private keys stay in this
+process: the server gets a signature over its nonce, the services get signed tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from nomos import errors
+from nomos.creds import Credentials, read_creds
+from nomos.errors import Malformed, Misconfigured, NomosError, NotPermitted, Unavailable
+from nomos.ids import new_id
+from nomos.messages import Decoder, Failure, encode, now_ms
+
+CONNECT_SECONDS: Final = 5.0
+#: How long a request may take, from the caller to the answer, milliseconds.
+REQUEST_MS: Final = 10_000
+
+
+def _classes(root: type[NomosError]) -> dict[str, type[NomosError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= {code: cls for code, cls in _classes(child).items() if code not in found}
+    return found
+
+
+_BY_CODE = _classes(errors.NomosError)
+
+
+class RemoteLimit(NomosError):
+    """A service refused because of a named limit."""
+
+    code = "limit_exceeded"
+
+
+def error_of(reply: Failure) -> NomosError:
+    """The error that a service answered, as the class of its code."""
+    cls = _BY_CODE.get(reply.code, NomosError)
+    if cls is errors.LimitExceeded:
+        return RemoteLimit(reply.detail, hint=reply.hint)
+    return cls(reply.detail, hint=reply.hint)
+
+
+class Connection:
+    """A bus connection of one person, agent or auditor. Use with ``async with await Connection.open(...)``."""
+
+    def __init__(self, credentials: Credentials, client: Client) -> None:
+        self.credentials = credentials
+        self._client = client
+        self._violation: str | None = None
+
+    @classmethod
+    async def open(cls, credentials: Credentials | Path | str, *, url: str | None = None) -> Self:
+        """Connects.
+
+        Args:
+            credentials: parsed, or the path of the file.
+            url: overrides the server that the file names.
+
+        Raises:
+            Misconfigured: the file cannot be read.
+            NotPermitted: the server refuses this credential (revoked, expired, unknown).
+            Unavailable: no server answers.
+        """
+        if not isinstance(credentials, Credentials):
+            try:
+                credentials = read_creds(Path(credentials))
+            except OSError as e:
+                raise Misconfigured(f"credentials file cannot be read: {e.strerror}") from e
+        client = Client()
+        connection = cls(credentials, client)
+        try:
+            await client.connect(
+                servers=[url] if url else list(credentials.servers),
+                user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
+                signature_cb=lambda nonce: b64encode(credentials.user.sign(nonce.encode())),
+                inbox_prefix=f"_INBOX.{credentials.name}".encode(),
+                name=credentials.name,
+                connect_timeout=CONNECT_SECONDS,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # slept as it is; a float works
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=connection._error,
+            )
+        except nats.errors.AuthorizationError as e:
+            raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
+        except (nats.errors.Error, OSError, TimeoutError) as e:
+            await client.close()
+            if "authorization" in repr(e).lower() or "revoked" in repr(e).lower():
+                raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
+            raise Unavailable("the bus does not answer", cause=repr(e), hint="is nomos up running?") from e
+        return connection
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Disconnects."""
+        await self._client.close()
+
+    async def ask(self, subject: str, command: msgspec.Struct, decoder: Decoder, timeout_ms: int) -> msgspec.Struct:
+        """Sends a command, returns the reply.
+
+        Raises:
+            NotPermitted: the server did not let it through.
+            Unavailable: nobody answered in time; for a call that has effects the outcome is then unknown.
+            NomosError: what the service refused with, as the class of its code.
+        """
+        self._violation = None
+        try:
+            reply = await self._client.request(subject, encode(command), timeout=timeout_ms / 1000)
+        except nats.errors.NoRespondersError as e:
+            raise Unavailable(f"nobody answers {subject}", hint="is the service running?") from e
+        except (TimeoutError, nats.errors.Error) as e:
+            if self._violation is not None:
+                raise NotPermitted(f"this credential may not use {subject}") from e
+            raise Unavailable(f"no answer in {timeout_ms} ms", cause=repr(e)) from e
+        message = decoder.decode(reply.data)
+        if isinstance(message, Failure):
+            raise error_of(message)
+        if not isinstance(message, msgspec.Struct):
+            raise Malformed("not a reply")
+        return message
+
+    async def _error(self, error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            self._violation = str(error)
+
+
+def header(timeout_ms: int) -> dict[str, object]:
+    """Version, a new request id and the deadline of a command that may take ``timeout_ms``."""
+    return {"v": 1, "id": new_id("rq"), "deadline_ms": now_ms() + timeout_ms}
+
+
+async def pause(seconds: float) -> None:
+    """Waits between two tries of something that is safe to repeat."""
+    await asyncio.sleep(seconds)

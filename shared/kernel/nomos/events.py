@@ -1,0 +1,110 @@
+"""Events: what happened, in past tense, as it goes into the journal and from there into the log.
+
+An :class:`Envelope` names tenant, actor, correlation id (the request) and causation id (the event before). Its
+``event`` holds jcs-strict values only (``audit-log`` profile: string, integer within 2^53, boolean, null, array,
+object), so the log's canonical bytes exist for every event. Digests and CIDs are text.
+
+The types of events are the constants here; the payload of each is described beside its constant. A field's meaning
+never changes; a new meaning is a new field.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+# policy
+#: request, entities, policies, passes, outcome: everything needed to evaluate it again.
+DECISION_MADE: Final = "authz.decision"
+#: {code, detail, subject}: a request that did not reach a decision.
+REQUEST_REFUSED: Final = "request.refused"
+#: {revision, sha256, text, why}
+POLICY_PUT: Final = "policy.put"
+# minting
+#: {cid, decision, agent, action, resource, digest, connection, expires_at, issuer}
+DELEGATION_MINTED: Final = "ucan.minted"
+#: {tenant, did, from_revision}
+ISSUER_CREATED: Final = "ucan.issuer"
+# proxy
+#: {invocation, delegation, action, resource, connection, method, path, request_sha256, deadline_ms}
+CALL_ATTEMPTED: Final = "proxy.attempted"
+#: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes}
+CALL_FINISHED: Final = "proxy.finished"
+#: {connector, name, key_id, base_url}
+CONNECTION_ADDED: Final = "connection.added"
+# identity
+TENANT_CREATED: Final = "tenant.created"
+APP_CREATED: Final = "app.created"
+AGENT_CREATED: Final = "agent.created"
+AUDITOR_CREATED: Final = "auditor.created"
+KEY_ISSUED: Final = "key.issued"
+KEY_REVOKED: Final = "key.revoked"
+# stepup
+APPROVAL_REQUESTED: Final = "stepup.requested"
+APPROVAL_APPROVED: Final = "stepup.approved"
+APPROVAL_DENIED: Final = "stepup.denied"
+APPROVAL_EXPIRED: Final = "stepup.expired"
+APPROVAL_CANCELLED: Final = "stepup.cancelled"
+APPROVAL_CONSUMED: Final = "stepup.consumed"
+APPROVER_ADDED: Final = "approver.added"
+PASSKEY_ENROLLED: Final = "passkey.enrolled"
+COSIGNER_CREATED: Final = "stepup.cosigner"
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did it. ``kind`` is agent, operator, approver, auditor, service or system."""
+
+    kind: str
+    id: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """One event on its way into the log.
+
+    Attributes:
+        id: ``ev_`` and 32 hex digits.
+        type: one of the constants of this module.
+        tenant: the tenant whose record it becomes.
+        actor: who acted; verified by the service that emits the event.
+        corr: correlation id, the request's id.
+        cause: id of the event that caused this one, or empty.
+        event: the payload.
+    """
+
+    id: str
+    type: str
+    tenant: str
+    actor: Actor
+    corr: str
+    cause: str
+    event: dict[str, object]
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one append to the journal carries: ``e`` are encoded envelopes with counters ``n``, ``n+1``, ...
+
+    Attributes:
+        v: 1.
+        p: producer id, unique for the life of one producer.
+        n: counter of the first event; counters of a producer are contiguous from 0.
+        e: the envelopes.
+    """
+
+    v: int
+    p: str
+    n: int
+    e: list[msgspec.Raw]
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """The envelope as msgpack, as it stands inside a batch."""
+    return _encoder.encode(envelope)
+
+
+def encode_batch(producer: str, first: int, events: list[bytes]) -> bytes:
+    """The payload of one journal append."""
+    return _encoder.encode(Batch(v=1, p=producer, n=first, e=[msgspec.Raw(e) for e in events]))

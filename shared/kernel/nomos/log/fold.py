@@ -1,0 +1,182 @@
+"""Joining judged row groups, in order, into a verdict over the whole log or a tenant's whole bundle.
+
+Decides what needs more than one group: the first link of each group, tenants, producers and sources across groups,
+and the root at each checkpoint size. Raises :class:`Divergence` at the first thing that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from nomos.errors import Refused
+from nomos.log.chain import NO_HASH, genesis, link
+from nomos.log.group import Bad, CounterSpan, GroupSummary, TenantSpan, judge_counter
+from nomos.log.report import Verdict
+from nomos.log.tree import CompactRange
+
+_NO_HASH_HEX: Final = NO_HASH.hex()
+
+
+class Divergence(Refused):
+    """The records are not what the signatures vouch for. ``seq`` is the first record this can be pinned to."""
+
+    code: ClassVar[str] = "divergence"
+
+    def __init__(self, verdict: Verdict, seq: int, reason: str) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.seq = seq
+
+
+class _Counters:
+    """Where tenants, producers and sources stand after the groups so far."""
+
+    def __init__(self, *, dense: bool) -> None:
+        self._dense = dense
+        self._tenants: dict[str, tuple[int, str]] = {}
+        self._producers: dict[tuple[str, str], int] = {}
+        self._sources: dict[str, tuple[int, int]] = {}
+
+    def judge(self, summary: GroupSummary) -> list[Bad]:
+        found = [self._tenant(name, span) for name, span in summary.tenants.items()]
+        found += [self._producer(name, span) for name, span in summary.producers.items()]
+        found += [self._source(name, span) for name, span in summary.sources.items()]
+        return [one for one in found if one is not None]
+
+    def take(self, summary: GroupSummary) -> None:
+        self._tenants.update({name: (one.last_tseq, one.last_hash) for name, one in summary.tenants.items()})
+        self._producers.update({name: one.last[0] for name, one in summary.producers.items()})
+        self._sources.update({name: one.last for name, one in summary.sources.items()})
+
+    def _tenant(self, name: str, span: TenantSpan) -> Bad | None:
+        before, head = self._tenants.get(name, (-1, _NO_HASH_HEX))
+        if span.first_tseq == before + 1 and span.first_tprev == head:
+            return None
+        return Bad(span.row, Verdict.TAMPERED, "tseq or tprev does not follow the tenant's record before")
+
+    def _producer(self, name: tuple[str, str], span: CounterSpan) -> Bad | None:
+        # Counters begin at 0, so a first record with a higher one is an omission as well.
+        return judge_counter(span.row, self._producers.get(name, -1), span.first[0], dense=self._dense)
+
+    def _source(self, name: str, span: CounterSpan) -> Bad | None:
+        if span.first > self._sources.get(name, (-1, -1)):
+            return None
+        return Bad(span.row, Verdict.TAMPERED, "the position in the source stream does not rise")
+
+
+def _first(found: list[Bad]) -> Bad | None:
+    return min(found, default=None, key=lambda one: one.row)
+
+
+class LogFold:
+    """The whole log from record 0. Give it the summaries in order, then :meth:`finish`."""
+
+    def __init__(self, origin: str, signed: Mapping[int, bytes]) -> None:
+        """Takes the log's origin and the verified roots by tree size."""
+        self._head = genesis(origin)
+        self._tree = CompactRange()
+        self._signed = signed
+        self._counters = _Counters(dense=True)
+        #: The largest checkpoint size whose root has been recomputed and found equal.
+        self.vouched = 0
+
+    @property
+    def size(self) -> int:
+        """Records judged so far."""
+        return self._tree.size
+
+    def add(self, summary: GroupSummary) -> None:
+        """Joins the next row group.
+
+        Raises:
+            Divergence: at the first record of the group that is wrong, or at the first after the last good root.
+        """
+        expected = self._tree.size
+        if summary.first_seq > expected and (summary.bad is None or summary.bad.row > 0):
+            reason = f"records {expected} to {summary.first_seq - 1} are missing"
+            raise Divergence(Verdict.INCOMPLETE, expected, reason)
+        found = self._counters.judge(summary)
+        if summary.bad is not None:
+            found.append(summary.bad)
+        if summary.first_seq != expected:
+            found.append(Bad(0, Verdict.TAMPERED, f"record {summary.first_seq} stands where {expected} belongs"))
+        elif link(self._head, summary.first_record) != summary.first_hash:
+            found.append(Bad(0, Verdict.TAMPERED, "the chain hash is not that of the record and the hash before it"))
+        bad = _first(found)
+        self._judge_roots(summary, summary.rows if bad is None else bad.row, expected)
+        if bad is not None:
+            raise Divergence(bad.verdict, expected + bad.row, bad.reason)
+        assert summary.tree is not None
+        self._tree.merge(summary.tree)
+        self._head = summary.last_hash
+        self._counters.take(summary)
+
+    def _judge_roots(self, summary: GroupSummary, good_rows: int, expected: int) -> None:
+        for size, cut in summary.cuts:
+            if size > expected + good_rows:
+                return
+            tree = self._tree.copy()
+            tree.merge(cut)
+            self._judge_root(size, tree.root())
+
+    def _judge_root(self, size: int, root: bytes) -> None:
+        if root != self._signed[size]:
+            reason = (
+                f"the root at size {size} is not the signed one: a record from {self.vouched} to {size - 1} differs"
+            )
+            raise Divergence(Verdict.TAMPERED, self.vouched, reason)
+        self.vouched = size
+
+    def finish(self) -> None:
+        """Checks that records and newest checkpoint end at the same size.
+
+        Raises:
+            Divergence: records are missing, or stand after the newest checkpoint.
+        """
+        newest = max(self._signed, default=0)
+        if self.size < newest:
+            reason = f"records {self.size} to {newest - 1} are missing"
+            raise Divergence(Verdict.INCOMPLETE, self.size, reason)
+        if self.size > newest:
+            raise Divergence(Verdict.TAMPERED, newest, "no checkpoint vouches for this record and those after it")
+
+
+class TenantFold:
+    """One tenant's records, each with the chain hash before it."""
+
+    def __init__(self, tenant: str) -> None:
+        """Takes the tenant that the auditor asked for."""
+        self._tenant = tenant
+        self._counters = _Counters(dense=False)
+        self._last_seq = -1
+        self.size = 0
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the last record judged, -1 before the first."""
+        return self._last_seq
+
+    def add(self, summary: GroupSummary) -> None:
+        """Joins the next row group.
+
+        Raises:
+            Divergence: at the first record of the group that is wrong.
+        """
+        found = self._counters.judge(summary)
+        if summary.bad is not None:
+            found.append(summary.bad)
+        if summary.first_seq <= self._last_seq:
+            found.append(Bad(0, Verdict.TAMPERED, "seq does not rise"))
+        found += [
+            Bad(span.row, Verdict.TAMPERED, "the record belongs to another tenant")
+            for name, span in summary.tenants.items()
+            if name != self._tenant
+        ]
+        bad = _first(found)
+        if bad is not None:
+            seq = summary.leaves[bad.row][0] if bad.row < len(summary.leaves) else summary.last_seq
+            raise Divergence(bad.verdict, seq, bad.reason)
+        self._counters.take(summary)
+        self._last_seq = summary.last_seq
+        self.size += summary.rows

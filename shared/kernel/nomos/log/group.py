@@ -1,0 +1,321 @@
+"""Judging one row group by itself, so that groups can be judged in parallel.
+
+Decides everything about a group's records that needs no other group: each link but the first, each leaf, the typed
+columns, the order inside the group. Leaves the first link and the order across groups to :mod:`nomos.log.fold`, for
+which it sums up where each counter begins and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from itertools import count, pairwise
+from typing import Final, NamedTuple
+
+import msgspec
+
+from nomos.errors import Malformed
+from nomos.ids import SYSTEM_TENANT
+from nomos.log.parts import HASH_BYTES, GroupRows
+from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, parse_record
+from nomos.log.report import Verdict
+from nomos.log.tree import CompactRange
+
+_HEX: Final = 2 * HASH_BYTES
+LEVEL_MEANING: Final = 2
+#: YYYY-MM-DDTHH:MM:SS.ffffffZ
+_TS_LENGTH: Final = 27
+
+
+class Counter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record's ``pc``."""
+
+    id: str
+    n: int
+    svc: str
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record's ``src``."""
+
+    s: str
+    q: int
+    i: int
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The members of a record that order it. Read loosely: the chain covers the bytes, level 2 their spelling."""
+
+    seq: int
+    tenant: str
+    tprev: str
+    ts: str
+    tseq: int
+    type: str
+    v: int
+    pc: Counter | None = None
+    src: Position | None = None
+
+
+class Bad(NamedTuple):
+    """The first row of a group at which a check failed."""
+
+    row: int
+    verdict: Verdict
+    reason: str
+
+
+class TenantSpan(NamedTuple):
+    """What a group says about one tenant's own chain. Hashes in hex."""
+
+    row: int
+    first_tseq: int
+    first_tprev: str
+    last_tseq: int
+    last_hash: str
+
+
+class CounterSpan(NamedTuple):
+    """What a group says about one producer's counter, or one stream's position."""
+
+    row: int
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+
+class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is kept of a judged row group."""
+
+    rows: int
+    first_seq: int
+    last_seq: int
+    first_record: bytes
+    first_hash: bytes
+    last_hash: bytes
+    tree: CompactRange | None
+    cuts: tuple[tuple[int, CompactRange], ...]
+    leaves: tuple[tuple[int, bytes], ...]
+    tenants: dict[str, TenantSpan]
+    producers: dict[tuple[str, str], CounterSpan]
+    sources: dict[str, CounterSpan]
+    bad: Bad | None
+
+
+_FACTS = msgspec.json.Decoder(Facts)
+
+
+def _tampered(row: int, reason: str) -> Bad:
+    return Bad(row, Verdict.TAMPERED, reason)
+
+
+def read_facts(rows: GroupRows) -> tuple[list[Facts], Bad | None]:
+    """The facts of each record up to the first that cannot be read."""
+    facts: list[Facts] = []
+    decode, records, take = _FACTS.decode, rows.records, facts.append
+    try:
+        for begin, end in pairwise(rows.offsets):
+            take(decode(records[begin:end]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return facts, _tampered(len(facts), "the record cannot be read")
+    return facts, None
+
+
+def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | None:
+    if left == right:
+        return None
+    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def check_links(rows: GroupRows) -> Bad | None:
+    """Recomputes each chain hash from the hash before it; in a log, the first row's is left to the caller."""
+    hexed = (rows.hashes if rows.prevs is None else rows.prevs).hex().encode()
+    skipped = 1 if rows.prevs is None else 0
+    records = rows.records
+    digests = [
+        sha256(hexed[at : at + _HEX] + records[begin:end]).digest()
+        for at, (begin, end) in zip(count(0, _HEX), pairwise(rows.offsets[skipped:]), strict=False)
+    ]
+    if b"".join(digests) == rows.hashes[skipped * HASH_BYTES :]:
+        return None
+    row = next(at for at, one in enumerate(digests, skipped) if one != rows.hash(at))
+    return _tampered(row, "the chain hash is not that of the record and the hash before it")
+
+
+def check_columns(rows: GroupRows, facts: Sequence[Facts]) -> Bad | None:
+    """Compares the typed columns with the records."""
+    number = len(facts)
+    said: list[tuple[str, Sequence[object], Sequence[object]]] = [
+        ("seq", rows.seqs, [one.seq for one in facts]),
+        ("ts", rows.times, [one.ts for one in facts]),
+        ("tenant", rows.tenants, [one.tenant for one in facts]),
+        ("type", rows.types, [one.type for one in facts]),
+    ]
+    found = [
+        _tampered(row, f"the column {name} is not what the record says")
+        for name, column, recorded in said
+        if (row := _first_difference(column[:number], recorded)) is not None
+    ]
+    return min(found, default=None, key=lambda bad: bad.row)
+
+
+def check_members(facts: Sequence[Facts]) -> Bad | None:
+    """Checks what each record must have: the known version, and a source unless it is the log's own."""
+    for row, one in enumerate(facts):
+        if one.v != RECORD_VERSION or one.tseq < 0 or len(one.ts) != _TS_LENGTH:
+            return _tampered(row, f"the record is not of version {RECORD_VERSION}")
+        if (one.pc is None or one.src is None) and one.tenant != SYSTEM_TENANT:
+            return _tampered(row, "the record names no source")
+    return None
+
+
+def check_sizes(rows: GroupRows) -> Bad | None:
+    """Checks each record's length."""
+    for row, (begin, end) in enumerate(pairwise(rows.offsets)):
+        if end - begin > RECORD_BYTES_MAX:
+            return _tampered(row, f"the record is longer than {RECORD_BYTES_MAX} bytes")
+    return None
+
+
+def check_seqs(facts: Sequence[Facts], *, dense: bool) -> Bad | None:
+    """Checks that seq rises, in a log by one."""
+    seqs = [one.seq for one in facts]
+    if not seqs or seqs == list(range(seqs[0], seqs[0] + len(seqs))):
+        return None
+    for row in range(1, len(seqs)):
+        if seqs[row] != seqs[row - 1] + 1 if dense else seqs[row] <= seqs[row - 1]:
+            return _tampered(row, f"record {seqs[row]} follows record {seqs[row - 1]}")
+    return None
+
+
+def check_tenants(rows: GroupRows, facts: Sequence[Facts]) -> tuple[dict[str, TenantSpan], Bad | None]:
+    """Checks each tenant's own counter and chain inside the group, and sums them up."""
+    firsts: dict[str, tuple[int, int, str]] = {}
+    lasts: dict[str, tuple[int, str]] = {}
+    bad = None
+    hexed = rows.hashes.hex()
+    for row, one in enumerate(facts):
+        tenant, tseq = one.tenant, one.tseq
+        last = lasts.get(tenant)
+        if last is None:
+            firsts[tenant] = (row, tseq, one.tprev)
+        elif tseq != last[0] + 1 or one.tprev != last[1]:
+            bad = _tampered(row, "tseq or tprev does not follow the tenant's record before")
+            break
+        lasts[tenant] = (tseq, hexed[row * _HEX : (row + 1) * _HEX])
+    return {name: TenantSpan(*first, *lasts[name]) for name, first in firsts.items()}, bad
+
+
+def check_producers(facts: Sequence[Facts], *, dense: bool) -> tuple[dict[tuple[str, str], CounterSpan], Bad | None]:
+    """Checks each producer's counter inside the group: without a gap in a log, rising in a tenant's bundle."""
+    firsts: dict[tuple[str, str], tuple[int, int]] = {}
+    lasts: dict[tuple[str, str], int] = {}
+    bad = None
+    for row, one in enumerate(facts):
+        counter = one.pc
+        if counter is None:
+            continue
+        name, now = (counter.svc, counter.id), counter.n
+        last = lasts.get(name)
+        if last is None:
+            firsts[name] = (row, now)
+        elif now != last + 1 and (bad := judge_counter(row, last, now, dense=dense)) is not None:
+            break
+        lasts[name] = now
+    spans = {name: CounterSpan(row, (first, 0), (lasts[name], 0)) for name, (row, first) in firsts.items()}
+    return spans, bad
+
+
+def judge_counter(row: int, before: int, now: int, *, dense: bool) -> Bad | None:
+    """What a producer's counter ``now`` after ``before`` means."""
+    if now <= before:
+        return _tampered(row, f"the producer's counter went from {before} to {now}")
+    if dense and now != before + 1:
+        return Bad(row, Verdict.INCOMPLETE, f"the producer's events {before + 1} to {now - 1} are not in the log")
+    return None
+
+
+def check_sources(facts: Sequence[Facts]) -> tuple[dict[str, CounterSpan], Bad | None]:
+    """Checks that the position in each source stream rises strictly inside the group."""
+    firsts: dict[str, tuple[int, tuple[int, int]]] = {}
+    lasts: dict[str, tuple[int, int]] = {}
+    bad = None
+    for row, one in enumerate(facts):
+        source = one.src
+        if source is None:
+            continue
+        name, here = source.s, (source.q, source.i)
+        last = lasts.get(name)
+        if last is None:
+            firsts[name] = (row, here)
+        elif here <= last:
+            bad = _tampered(row, "the position in the source stream does not rise")
+            break
+        lasts[name] = here
+    return {name: CounterSpan(row, first, lasts[name]) for name, (row, first) in firsts.items()}, bad
+
+
+def check_meaning(rows: GroupRows) -> Bad | None:
+    """Level 2: each record is canonical and has every member."""
+    for row in range(len(rows)):
+        try:
+            parse_record(bytes(rows.record(row)))
+        except Malformed as error:
+            return _tampered(row, error.detail)
+    return None
+
+
+def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[CompactRange, list[tuple[int, CompactRange]]]:
+    """The group's part of the tree, and its state at each of the checkpoint sizes that fall into it."""
+    grown = CompactRange(first_seq)
+    leaves = [rows.hashes[at : at + HASH_BYTES] for at in range(0, len(rows.hashes), HASH_BYTES)]
+    cuts: list[tuple[int, CompactRange]] = []
+    for size in sizes:
+        if first_seq < size <= first_seq + len(leaves):
+            grown.extend(leaves[grown.size - first_seq : size - first_seq])
+            cuts.append((size, grown.copy()))
+    grown.extend(leaves[grown.size - first_seq :])
+    return grown, cuts
+
+
+def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSummary:
+    """Judges one row group.
+
+    Args:
+        rows: what was read.
+        sizes: the checkpoint sizes, rising; the tree's state is kept at each.
+        level: 1, or 2 for the canonical form of each record too.
+    """
+    dense = rows.prevs is None
+    facts, unread = read_facts(rows)
+    tenants, bad_tenant = check_tenants(rows, facts)
+    producers, bad_producer = check_producers(facts, dense=dense)
+    sources, bad_source = check_sources(facts)
+    checks: list[Callable[[], Bad | None]] = [
+        lambda: check_sizes(rows),
+        lambda: check_links(rows),
+        lambda: check_columns(rows, facts),
+        lambda: check_members(facts),
+        lambda: check_seqs(facts, dense=dense),
+    ]
+    if level >= LEVEL_MEANING:
+        checks.append(lambda: check_meaning(rows))
+    found = [unread, bad_tenant, bad_producer, bad_source, *(check() for check in checks)]
+    bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
+    first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
+    placed = dense and first_seq >= 0
+    tree, cuts = _grow(rows, first_seq, sizes) if placed else (None, [])
+    return GroupSummary(
+        rows=len(rows),
+        first_seq=first_seq,
+        last_seq=facts[-1].seq if facts else first_seq,
+        first_record=bytes(rows.record(0)),
+        first_hash=rows.hash(0),
+        last_hash=rows.hash(len(rows) - 1),
+        tree=tree,
+        cuts=tuple(cuts),
+        leaves=() if dense else tuple((one.seq, rows.hash(row)) for row, one in enumerate(facts)),
+        tenants=tenants,
+        producers=producers,
+        sources=sources,
+        bad=bad,
+    )

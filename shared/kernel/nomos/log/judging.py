@@ -1,0 +1,118 @@
+"""Running the judge over all row groups of an export, in this process or in several.
+
+Decides only where the work is done; the outcome comes in the order of files and groups, whatever finished first, and
+memory holds a bounded number of groups.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple
+
+from nomos.errors import Malformed, Refused
+from nomos.log.group import GroupSummary, judge_group
+from nomos.log.parts import Part
+from nomos.log.report import Verdict
+
+#: Groups that wait for each process, so that none is idle and few are held.
+_AHEAD: Final = 4
+
+
+class GroupTask(NamedTuple):
+    """One row group to judge. ``name`` is the part's relative name."""
+
+    directory: Path
+    name: str
+    group: int
+    with_prev: bool
+    sizes: tuple[int, ...]
+    level: int
+
+
+class GroupFailed(Refused):
+    """A row group, or its whole file, that cannot be read as the format says."""
+
+    code: ClassVar[str] = "group_failed"
+
+    def __init__(self, verdict: Verdict, reason: str, name: str, group: int | None) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.name = name
+        self.group = group
+
+
+class _Failure(NamedTuple):
+    """The outcome of a task that failed; crosses the border between processes as a plain value."""
+
+    verdict: Verdict
+    reason: str
+
+
+def _judge(task: GroupTask) -> GroupSummary | _Failure:
+    try:
+        with Part(task.directory / task.name, with_prev=task.with_prev) as part:
+            rows = part.read(task.group)
+    except FileNotFoundError:
+        return _Failure(Verdict.INCOMPLETE, "the file is missing")
+    except Malformed as error:
+        return _Failure(Verdict.TAMPERED, error.detail)
+    return judge_group(rows, sizes=task.sizes, level=task.level)
+
+
+def _tasks(
+    directory: Path, names: Iterable[str], *, with_prev: bool, sizes: tuple[int, ...], level: int
+) -> Iterator[GroupTask]:
+    for name in names:
+        try:
+            with Part(directory / name, with_prev=with_prev) as part:
+                groups = part.groups
+        except FileNotFoundError:
+            raise GroupFailed(Verdict.INCOMPLETE, "the file is missing", name, None) from None
+        except Malformed as error:
+            raise GroupFailed(Verdict.TAMPERED, error.detail, name, None) from None
+        for group in range(groups):
+            yield GroupTask(directory, name, group, with_prev, sizes, level)
+
+
+def _finished(task: GroupTask, outcome: GroupSummary | _Failure) -> tuple[GroupTask, GroupSummary]:
+    if isinstance(outcome, _Failure):
+        raise GroupFailed(outcome.verdict, outcome.reason, task.name, task.group)
+    return task, outcome
+
+
+def judge_all(
+    directory: Path, names: Iterable[str], *, with_prev: bool, sizes: tuple[int, ...], level: int, workers: int
+) -> Iterator[tuple[GroupTask, GroupSummary]]:
+    """Judges all row groups of the named parts and gives the summaries in order.
+
+    Args:
+        directory: the export.
+        names: relative names of parts, in order.
+        with_prev: whether the parts have the column ``prev``.
+        sizes: the checkpoint sizes, rising.
+        level: 1 or 2.
+        workers: processes to use; 1 means this one alone.
+
+    Raises:
+        GroupFailed: when its turn comes, for a group that cannot be read.
+    """
+    tasks = _tasks(directory, names, with_prev=with_prev, sizes=sizes, level=level)
+    if workers <= 1:
+        for task in tasks:
+            yield _finished(task, _judge(task))
+        return
+    # Spawned, not forked: pyarrow has threads by now, and a fork would copy their locks.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[tuple[GroupTask, Future[GroupSummary | _Failure]]] = deque()
+        for task in tasks:
+            waiting.append((task, pool.submit(_judge, task)))
+            if len(waiting) >= workers * _AHEAD:
+                done, future = waiting.popleft()
+                yield _finished(done, future.result())
+        while waiting:
+            done, future = waiting.popleft()
+            yield _finished(done, future.result())

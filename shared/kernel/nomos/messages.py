@@ -1,0 +1,363 @@
+"""The messages on the bus, as types. Everything on the wire is msgpack of one of these structs.
+
+Commands forbid unknown fields; replies are tagged unions, so a caller matches on the type. No message holds a tenant
+or an agent that anybody trusts: both come from the subject that the server stamped (``nomos.subjects``).
+
+Times on the wire are integers: ``*_ms`` is Unix milliseconds, ``expires_at`` Unix seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, TypeVar
+
+import msgspec
+
+from nomos.errors import Expired, LimitExceeded, Malformed, NomosError
+
+#: A message's size on the bus, in bytes; the server's ``max_payload`` is 1 MiB.
+MESSAGE_BYTES_MAX: Final = 900_000
+#: How far in the future a deadline may lie, in milliseconds.
+DEADLINE_AHEAD_MS_MAX: Final = 120_000
+
+Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every command carries.
+
+    Attributes:
+        v: format version, 1.
+        id: the request's id, chosen by the caller (``rq_`` and 32 hex digits); the correlation id in the log.
+        deadline_ms: Unix milliseconds after which nobody may act on this command.
+    """
+
+    v: int
+    id: str
+    deadline_ms: int
+
+
+class Authorize(Command, frozen=True, kw_only=True):
+    """Asks for one action on one resource.
+
+    Attributes:
+        action: ``github:issues.list``.
+        resource: ``github:repo/acme/site``.
+        args: the action's arguments, literally as they would be sent.
+        claims: what the agent says about itself; untrusted, seen by policies as ``context.claims``.
+        connection: name of the connection whose credential is to be used; empty means the connector's own name.
+        cosigner: the cosigner delegation of an approved step-up, or None.
+    """
+
+    action: str
+    resource: str
+    args: dict[str, object] = {}
+    claims: dict[str, object] = {}
+    connection: str = ""
+    cosigner: bytes | None = None
+
+
+class Invoke(Command, frozen=True, kw_only=True):
+    """Uses a delegation: the agent-signed UCAN invocation and its proofs, root first."""
+
+    invocation: bytes
+    proofs: list[bytes]
+
+
+class AwaitApproval(Command, frozen=True, kw_only=True):
+    """Asks for the state of an approval; answered when it leaves ``pending`` or after ``wait_ms``."""
+
+    approval: str
+    wait_ms: int = 0
+
+
+class ReadAudit(Command, frozen=True, kw_only=True):
+    """Asks for the caller's tenant's records from ``from_tseq`` on, ``limit`` at most."""
+
+    from_tseq: int = 0
+    limit: int = 500
+
+
+class PolicyRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy that determined a decision: its ``@id`` and its own sentence (``@description``)."""
+
+    id: str
+    description: str = ""
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allow"):
+    """The action may run: ``delegation`` is a UCAN 1.0 delegation to this agent for exactly this request."""
+
+    decision: str
+    delegation: bytes
+    expires_at: int
+    policies: list[PolicyRef] = []
+    revision: int = 0
+
+
+class Denied(msgspec.Struct, frozen=True, kw_only=True, tag="deny"):
+    """The action may not run. ``policies`` are those that forbade it; empty when nothing permits it."""
+
+    decision: str
+    reason: str
+    policies: list[PolicyRef] = []
+    revision: int = 0
+
+
+class StepUpRequired(msgspec.Struct, frozen=True, kw_only=True, tag="step_up"):
+    """A human must approve first. ``url`` is where, empty when no page is served."""
+
+    decision: str
+    approval: str
+    expires_at: int
+    url: str = ""
+    policies: list[PolicyRef] = []
+    revision: int = 0
+
+
+class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
+    """The upstream's answer after the sanitizer. ``removed`` says what was taken out."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    removed: list[dict[str, object]]
+    invocation: str
+
+
+class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
+    """State of an approval; ``cosigner`` is there while it is approved and unused."""
+
+    approval: str
+    state: str
+    expires_at: int
+    cosigner: bytes | None = None
+
+
+class AuditRecords(msgspec.Struct, frozen=True, kw_only=True, tag="records"):
+    """Records of one tenant: their bytes, and for each the chain hash before it (32 bytes)."""
+
+    records: list[bytes]
+    prev: list[bytes]
+    head_tseq: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
+    """Any refusal or fault. ``code`` is stable (``nomos.errors``), ``detail`` is safe to show."""
+
+    code: str
+    detail: str = ""
+    hint: str | None = None
+
+
+class MintItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fresh allow of policy, with the decision event that minting journals together with the delegation.
+
+    Attributes:
+        agent_did: the agent's UCAN key, from identity.
+        decision: the decision's envelope, msgpack.
+    """
+
+    tenant: str
+    agent: str
+    agent_did: str
+    action: str
+    resource: str
+    connection: str
+    digest: bytes
+    decision: msgspec.Raw
+
+
+class MintBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The allows of one tick of the policy service."""
+
+    v: int
+    items: list[MintItem]
+
+
+class Minted(msgspec.Struct, frozen=True, kw_only=True, tag="minted"):
+    """A delegation, its CID and its end (Unix seconds). Its event is durable."""
+
+    delegation: bytes
+    cid: str
+    expires_at: int
+
+
+class MintReply(msgspec.Struct, frozen=True, kw_only=True, tag="mints"):
+    """One answer for each item, in order."""
+
+    items: list[Minted | Failure]
+
+
+class OpenApproval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Policy asks stepup to ask a human. Everything here was verified by policy."""
+
+    v: int
+    tenant: str
+    agent: str
+    agent_did: str
+    app: str
+    request: str
+    action: str
+    risk: str
+    resource: str
+    connection: str
+    args: dict[str, object]
+    digest: bytes
+    decision: str
+    revision: int
+    policy_set: str
+    policies: list[PolicyRef]
+
+
+class ApprovalOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """The approval is durable and waits for a human."""
+
+    approval: str
+    expires_at: int
+    url: str = ""
+
+
+class ConsumeApproval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Policy spends an approved step-up; the second spending is refused."""
+
+    v: int
+    tenant: str
+    agent: str
+    approval: str
+    connection: str
+    digest: bytes
+    request: str
+
+
+class ApprovalConsumed(msgspec.Struct, frozen=True, kw_only=True, tag="consumed"):
+    """The approval is spent, durably."""
+
+    approval: str
+
+
+class Sanitize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A body to clean. ``credentials`` are those that the broker injected, searched for verbatim."""
+
+    v: int
+    tenant: str
+    content_type: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    credentials: list[bytes]
+
+
+class Sanitized(msgspec.Struct, frozen=True, kw_only=True, tag="sanitized"):
+    """The cleaned body and what was removed."""
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    removed: list[dict[str, object]]
+
+
+class FeedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A replica asks for the facts from number ``since`` on."""
+
+    v: int
+    since: int
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of the owner, in the order of ``rev``; ``event`` is its payload."""
+
+    rev: int
+    type: str
+    tenant: str
+    event: dict[str, object]
+
+
+class FeedReply(msgspec.Struct, frozen=True, kw_only=True, tag="feed"):
+    """Facts from ``since`` on. ``rev`` is where to ask next; ``complete`` says that nothing newer exists."""
+
+    rev: int
+    facts: list[Fact]
+    complete: bool
+
+
+class Admin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator's command; verb, tenant and operator stand in the subject. ``params`` are checked by the verb."""
+
+    v: int
+    id: str
+    deadline_ms: int
+    params: dict[str, object] = {}
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """What an operator's command gives back."""
+
+    result: dict[str, object]
+
+
+AuthorizeReply = Allowed | Denied | StepUpRequired | Failure
+InvokeReply = Returned | Failure
+ApprovalReply = ApprovalStatus | Failure
+AdminReply = Done | Failure
+
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """The message as msgpack."""
+    return _encoder.encode(message)
+
+
+class Decoder(msgspec.Struct, frozen=True):
+    """Decodes one message type; every fault is :class:`Malformed`. Build once, use for every message."""
+
+    decoder: msgspec.msgpack.Decoder[object]
+    what: str
+
+    @classmethod
+    def of(cls, kind: object, what: str) -> Decoder:
+        """A decoder for ``kind`` (a struct or a union of tagged structs), named ``what`` in errors."""
+        return cls(msgspec.msgpack.Decoder(kind), what)
+
+    def decode(self, payload: bytes) -> object:
+        """Decodes ``payload``.
+
+        Raises:
+            LimitExceeded: it is over :data:`MESSAGE_BYTES_MAX`.
+            Malformed: it is not msgpack of this type.
+        """
+        if len(payload) > MESSAGE_BYTES_MAX:
+            raise LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(payload))
+        try:
+            return self.decoder.decode(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError, OverflowError) as e:
+            raise Malformed(f"not a {self.what} message", cause=str(e)) from e
+
+
+def check_command(command: Command | Admin, now_ms: int) -> None:
+    """Checks version, id and deadline of a command.
+
+    Raises:
+        Malformed: wrong version, or an id that is not one of ours.
+        Expired: its deadline is over.
+    """
+    from nomos.ids import is_id
+
+    if command.v != 1:
+        raise Malformed(f"expected message version 1, got {command.v}")
+    if not is_id(command.id, "rq"):
+        raise Malformed("request id must be rq_ and 32 hex digits")
+    if command.deadline_ms <= now_ms:
+        raise Expired("the deadline of this request is over")
+    if command.deadline_ms > now_ms + DEADLINE_AHEAD_MS_MAX:
+        raise LimitExceeded("DEADLINE_AHEAD_MS_MAX", DEADLINE_AHEAD_MS_MAX, command.deadline_ms - now_ms)
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def failure(error: NomosError) -> Failure:
+    """The wire form of an error; its cause stays here."""
+    return Failure(code=error.code, detail=error.detail, hint=error.hint)

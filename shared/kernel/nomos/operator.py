@@ -1,0 +1,52 @@
+"""The operators' client: ``admin.<service>.<tenant>.<verb>.<operator>`` over one connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nomos.client import REQUEST_MS, Connection, header
+from nomos.errors import Malformed
+from nomos.ids import parse_slug
+from nomos.messages import Admin, AdminReply, Decoder, Done
+
+_reply = Decoder.of(AdminReply, "admin reply")
+#: The tenant token of a verb that concerns the whole installation.
+INSTALLATION = "_"
+
+
+class Operator:
+    """An operator's connection. ``async with await Operator.connect(creds) as operator``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def connect(cls, creds: Path | str, *, url: str | None = None) -> Self:
+        """Connects with an operator's credentials file; errors as :meth:`nomos.client.Connection.open`."""
+        return cls(await Connection.open(creds, url=url))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close()
+
+    async def ask(
+        self, service: str, verb: str, tenant: str = INSTALLATION, *, timeout_ms: int = REQUEST_MS, **params: object
+    ) -> dict[str, object]:
+        """Runs one verb of a service for ``tenant``; errors as :meth:`nomos.client.Connection.ask`."""
+        if tenant != INSTALLATION:
+            parse_slug(tenant, "tenant")
+        subject = f"admin.{service}.{tenant}.{verb}.{self._connection.credentials.name}"
+        fields = header(timeout_ms)
+        command = Admin(
+            v=1, id=str(fields["id"]), deadline_ms=int(str(fields["deadline_ms"])), params=dict(params)
+        )
+        reply = await self._connection.ask(subject, command, _reply, timeout_ms)
+        if not isinstance(reply, Done):
+            raise Malformed("not an admin reply")
+        return reply.result

@@ -1,0 +1,1 @@
+"""How a Nomos process starts, journals, answers, observes and stops."""

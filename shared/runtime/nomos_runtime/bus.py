@@ -1,0 +1,164 @@
+"""The bus client of a service: requests with deadlines, subscriptions with bounded work, errors that are seen.
+
+nats-py runs the callbacks of a subscription one after the other; work here starts a bounded task for each message.
+A permission violation only shows in the error callback, so it is counted and fails readiness.
+
+Trusted: the server, for stamping the caller's account into the subject. Not trusted: any payload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.errors import ServiceUnavailableError
+
+from nomos.errors import Misconfigured, Unavailable
+from nomos_runtime import observe
+
+PING_SECONDS: Final = 5
+PINGS_OUTSTANDING_MAX: Final = 2
+RECONNECT_WAIT_SECONDS: Final = 0.1
+CONNECT_SECONDS: Final = 10
+DRAIN_SECONDS: Final = 5
+
+MessageHandler = Callable[[Msg], Awaitable[None]]
+
+
+class Bus:
+    """One connection to the bus under one identity. Build with :meth:`connect`."""
+
+    def __init__(self, service: str, client: Client, in_flight_max: int) -> None:
+        self.service = service
+        self.client = client
+        self.violations = 0
+        self._in_flight_max = in_flight_max
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_reconnect: list[Callable[[], None]] = []
+
+    @classmethod
+    async def connect(cls, *, service: str, url: str, creds: str, in_flight_max: int = 2_048) -> Bus:
+        """Connects, and keeps reconnecting until closed.
+
+        Args:
+            service: diagnostic name and inbox prefix (``_INBOX.<service>``), as the topology's permissions say.
+            url: server URLs, comma-separated.
+            creds: path of a NATS credentials file.
+            in_flight_max: messages worked on at once.
+
+        Raises:
+            Misconfigured: the credentials file cannot be read.
+            Unavailable: no server answered within :data:`CONNECT_SECONDS`.
+        """
+        client = Client()
+        bus = cls(service, client, in_flight_max)
+        try:
+            await asyncio.wait_for(
+                client.connect(
+                    servers=url.split(","),
+                    user_credentials=creds,
+                    inbox_prefix=f"_INBOX.{service}".encode(),
+                    name=service,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # slept as it is; a float works
+                    ping_interval=PING_SECONDS,
+                    max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                    drain_timeout=DRAIN_SECONDS,
+                    error_cb=bus._error,
+                    reconnected_cb=bus._reconnected,
+                    disconnected_cb=bus._disconnected,
+                ),
+                CONNECT_SECONDS,
+            )
+        except FileNotFoundError as e:
+            raise Misconfigured(f"no credentials file for {service}", cause=str(e)) from e
+        except (TimeoutError, OSError, nats.errors.Error) as e:
+            raise Unavailable("the bus does not answer", cause=repr(e)) from e
+        observe.say(service, observe.CONNECTED)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands right now."""
+        return bool(self.client.is_connected)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Calls ``callback`` after each reconnection, before anything else is done with it."""
+        self._on_reconnect.append(callback)
+
+    async def request(
+        self, subject: str, payload: bytes, timeout_ms: int, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """One request, one reply.
+
+        Raises:
+            Unavailable: no responder, no answer in time, or no connection.
+        """
+        try:
+            reply = await self.client.request(subject, payload, timeout=timeout_ms / 1000, headers=headers)
+        except nats.errors.NoRespondersError as e:
+            raise Unavailable(f"nobody answers {subject}") from e
+        except (TimeoutError, nats.errors.Error, ServiceUnavailableError, ConnectionError) as e:
+            raise Unavailable(f"no answer from {subject} in {timeout_ms} ms", cause=repr(e)) from e
+        return bytes(reply.data)
+
+    async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:
+        """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` at once.
+
+        Beyond that the subscription waits: the client's pending limit and the callers' deadlines bound the rest.
+        """
+
+        async def start(message: Msg) -> None:
+            while len(self._tasks) >= self._in_flight_max:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.ensure_future(handler(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        await self.client.subscribe(subject, queue=queue, cb=start)
+
+    async def listen(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> None:
+        """A plain subscription (notifications); ``callback`` must be quick."""
+        await self.client.subscribe(subject, cb=callback)
+
+    async def flush(self) -> None:
+        """Returns when the server has processed every subscription made so far."""
+        # nats-py 2.16 writes PING before what is queued, so the first flush proves nothing; the second does.
+        await self.client.flush()
+        await self.client.flush()
+
+    async def close(self) -> None:
+        """Stops receiving, lets running work end within :data:`DRAIN_SECONDS`, and disconnects."""
+        if self.client.is_closed:
+            return
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=DRAIN_SECONDS)
+        if self.client.is_connected:
+            try:
+                await asyncio.wait_for(self.client.drain(), DRAIN_SECONDS)
+            except (TimeoutError, nats.errors.Error):
+                await self.client.close()
+        else:
+            await self.client.close()
+
+    async def _error(self, error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            self.violations += 1
+            observe.say(self.service, observe.PERMISSION_VIOLATION, error=str(error)[:200])
+        elif isinstance(error, nats.errors.SlowConsumerError):
+            observe.say(self.service, observe.SLOW_CONSUMER, subject=str(error.subject))
+        else:
+            observe.say(self.service, observe.BUS_ERROR, error=repr(error)[:200])
+
+    async def _reconnected(self) -> None:
+        observe.say(self.service, observe.CONNECTED, again=True)
+        for callback in self._on_reconnect:
+            callback()
+
+    async def _disconnected(self) -> None:
+        observe.say(self.service, observe.DISCONNECTED)

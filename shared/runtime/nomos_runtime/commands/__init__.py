@@ -1,0 +1,1 @@
+"""Commands of ``nomos`` that start servers; registered as the entry points ``nomos.commands``."""

@@ -1,0 +1,103 @@
+"""``nomos up``: everything on loopback, for development. Real servers, real keys, no safety of production."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from nomos.cli.context import POINTER, state_folder
+from nomos.cli.output import Exit, say
+from nomos_runtime.launch import Service, ServiceProcess, run_together
+from nomos_runtime.local import SERVICES, Local, wipe, write_public
+
+DATA: Final = ".nomos"
+#: Seconds between two looks at the children.
+WATCH_SECONDS: Final = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``up``."""
+    parser.add_argument("--data", metavar="DIR", default=DATA, help=f"where everything is kept (default {DATA})")
+    parser.add_argument("--fresh", action="store_true", help="remove what is there first")
+    parser.add_argument("--processes", action="store_true", help="one process for each service")
+    parser.add_argument("--ready-file", metavar="FILE", help="written with the endpoints when everything serves")
+    parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs until SIGTERM or SIGINT."""
+    return uvloop.run(_up(args))
+
+
+async def _up(args: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    data = Path(args.data)
+    if args.fresh:
+        wipe(data)
+    local = Local(data, connectors=Path(args.connectors))
+    say("nomos: development installation on loopback; its keys lie in " + str(local.directory))
+    await local.start()
+    services: list[Service] = []
+    processes: list[ServiceProcess] = []
+    try:
+        environments = {name: local.environment(name) for name in SERVICES}
+        if args.processes:
+            folder = local.directory / "run"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            processes = [ServiceProcess(name, env, folder) for name, env in environments.items()]
+            await asyncio.gather(*(p.wait() for p in processes))
+        else:
+            services = await run_together(environments)
+        _announce(args, local, processes)
+        ended = await _watch(stop, processes)
+    finally:
+        (state_folder() / POINTER).unlink(missing_ok=True)
+        await asyncio.gather(*(s.stop() for s in services), *(p.stop() for p in processes))
+        local.stop()
+    return Exit.NO if ended else Exit.YES
+
+
+def _announce(args: argparse.Namespace, local: Local, processes: list[ServiceProcess]) -> None:
+    endpoints = {
+        "schema": "nomos.up/1",
+        "bus_url": local.nats.url,
+        "context": str(local.context),
+        "operator_creds": str(local.operator_creds),
+        "trust": str(local.trust),
+        "pid": os.getpid(),
+        "nats_pid": local.nats.pid,
+        "postgres_pid": local.postgres.pid,
+        "processes": {p.label: p.pid for p in processes},
+    }
+    pointer = state_folder() / POINTER
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    write_public(pointer, json.dumps({"context": str(local.context), "pid": os.getpid()}))
+    if args.ready_file:
+        write_public(Path(args.ready_file), json.dumps(endpoints))
+    if args.json:
+        print(json.dumps(endpoints), flush=True)
+    say(f"nomos: ready, bus on {local.nats.url}; context {local.context}")
+
+
+async def _watch(stop: asyncio.Event, processes: list[ServiceProcess]) -> bool:
+    """Waits for the end; True when a service ended by itself."""
+    while not stop.is_set():
+        for process in processes:
+            if not process.running:
+                say(f"nomos: error: {process.label} ended; its log: {process.log}")
+                return True
+        try:
+            await asyncio.wait_for(stop.wait(), WATCH_SECONDS)
+        except TimeoutError:
+            continue
+    return False

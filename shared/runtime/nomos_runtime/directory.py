@@ -1,0 +1,88 @@
+"""The directory: identity's facts, folded. Which bus account is which tenant, and who its agents are.
+
+Trusted: identity, for these facts. Everything that names a tenant or an agent in a request is looked up here from the
+subject that the server stamped; nothing here is ever filled from a request.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from nomos import events
+from nomos.errors import Revoked, UnknownAgent, UnknownTenant
+from nomos.messages import Fact
+
+
+class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent as identity knows it. ``did`` is its UCAN key, ``key`` its bus key."""
+
+    tenant: str
+    agent: str
+    app: str
+    env: str
+    did: str
+    key: str
+
+
+class Directory:
+    """Fold of identity's facts. ``apply`` each fact in order."""
+
+    def __init__(self) -> None:
+        self._tenant_of_account: dict[str, str] = {}
+        self._tenants: dict[str, str] = {}
+        self._agents: dict[tuple[str, str], AgentFacts] = {}
+        self._revoked: set[tuple[str, str]] = set()
+
+    @property
+    def tenants(self) -> list[str]:
+        """The tenants, in order of creation."""
+        return list(self._tenants)
+
+    def has_tenant(self, tenant: str) -> bool:
+        """Whether the installation has this tenant."""
+        return tenant in self._tenants
+
+    def apply(self, fact: Fact) -> None:
+        """Folds one fact; unknown types are kept out."""
+        event = fact.event
+        match fact.type:
+            case events.TENANT_CREATED:
+                self._tenant_of_account[str(event["account"])] = fact.tenant
+                self._tenants[fact.tenant] = str(event["account"])
+            case events.AGENT_CREATED:
+                agent = AgentFacts(
+                    tenant=fact.tenant,
+                    agent=str(event["agent"]),
+                    app=str(event["app"]),
+                    env=str(event["env"]),
+                    did=str(event["did"]),
+                    key=str(event["key"]),
+                )
+                self._agents[fact.tenant, agent.agent] = agent
+            case events.KEY_REVOKED:
+                self._revoked.add((fact.tenant, str(event["key"])))
+
+    def tenant(self, account: str) -> str:
+        """The tenant of a bus account.
+
+        Raises:
+            UnknownTenant: it is no tenant of this installation.
+        """
+        tenant = self._tenant_of_account.get(account)
+        if tenant is None:
+            raise UnknownTenant("this bus account is no tenant")
+        return tenant
+
+    def agent(self, tenant: str, agent: str) -> AgentFacts:
+        """The agent ``agent`` of ``tenant``.
+
+        Raises:
+            UnknownAgent: this tenant has no such agent.
+            Revoked: its key has been revoked.
+        """
+        facts = self._agents.get((tenant, agent))
+        if facts is None:
+            raise UnknownAgent("this bus user is no agent of this tenant")
+        if (tenant, facts.key) in self._revoked:
+            raise Revoked("the key of this agent is revoked")
+        return facts

@@ -1,0 +1,210 @@
+"""An installation on one machine, for development, tests and the demonstration: real servers, all keys made here.
+
+Layout of its directory (0700):
+
+    bus/           keys, accounts and credentials of the bus (``provision``)
+    nats/  postgres/   the embedded servers
+    secrets/       one file for each secret of each service (0600), given to it as ``NAME_FILE``
+    operator.creds     the operator's bus credentials
+    context.json       what the commands need; trust.txt: what ``nomos verify`` pins
+
+Loud about what it is: production keeps these secrets apart and brings its own servers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import nats
+
+from nomos.creds import OPERATOR, USER, Credentials, Nkey, write_creds
+from nomos.errors import Misconfigured
+from nomos.log.note import NoteSigner
+from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
+from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
+from nomos_runtime.provision import Installation, provision_operator
+from nomos_runtime.topology.doors import SERVICES
+from nomos_runtime.topology.ensure import ensure_streams
+from nomos_runtime.topology.issue import issue_user
+from nomos_runtime.topology.streams import Bounds
+
+ORIGIN: Final = "nomos.localhost/dev"
+OPERATOR_NAME: Final = "admin"
+#: Secrets by service: environment name -> how it is made.
+SECRETS: Final[dict[str, tuple[str, ...]]] = {
+    "minting": ("MINT_KEY_ENCRYPTION_KEY",),
+    "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY",),
+    "stepup": ("STEPUP_KEY_ENCRYPTION_KEY",),
+    "audit": ("AUDIT_SIGN_KEY",),
+    "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
+}
+
+
+class Local:
+    """One local installation. :meth:`start` the servers, then run services with :meth:`environment`."""
+
+    def __init__(
+        self, directory: Path, *, bounds: Bounds | None = None, max_file_store: int = STORE_BYTES, connectors: Path
+    ) -> None:
+        """Prepares ``directory``; nothing runs yet.
+
+        Args:
+            directory: everything of this installation is below it.
+            bounds: of the streams; the defaults where None.
+            max_file_store: bytes that all streams may reserve together.
+            connectors: folder of the connector catalogue.
+        """
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory = directory.resolve()
+        self.connectors = connectors.resolve()
+        self.bounds = bounds or Bounds()
+        self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
+        self.postgres = EmbeddedPostgres(self.directory / "postgres")
+        self.installation: Installation | None = None
+        self._urls: PostgresUrls | None = None
+
+    async def start(self) -> None:
+        """Starts the servers, makes keys, streams, roles and schemas that are missing. Call from the main thread."""
+        self.installation = provision_operator(
+            self.directory / "bus",
+            servers=[self.nats.url],
+            issued_at=int(time.time()),
+            resolver_directory=self.nats.resolver_directory,
+        )
+        self.nats.start(self.installation)
+        self._urls = self.postgres.start()
+        await self.postgres.prepare()
+        for account in ("AUDIT", "PROXY"):
+            user = f"{account.lower()}-provisioner"
+            client = await nats.connect(
+                self.nats.url,
+                user_credentials=str(self.installation.creds_path(user)),
+                inbox_prefix=f"_INBOX.{user}".encode(),
+            )
+            try:
+                await ensure_streams(client, account, self.bounds)
+            finally:
+                await client.close()
+        self._write_public(self.installation)
+
+    def stop(self) -> None:
+        """Stops both servers."""
+        self.nats.stop()
+        self.postgres.stop()
+
+    @property
+    def operator_creds(self) -> Path:
+        """Path of the operator's credentials file."""
+        return self.directory / "operator.creds"
+
+    @property
+    def context(self) -> Path:
+        """Path of the context file."""
+        return self.directory / "context.json"
+
+    @property
+    def trust(self) -> Path:
+        """Path of the trust file."""
+        return self.directory / "trust.txt"
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The environment of one service: its own credentials, database and secrets, and nobody else's."""
+        installation = self._provisioned()
+        env = {
+            "NOMOS_BUS_URL": self.nats.url,
+            "NOMOS_BUS_CREDS": str(installation.creds_path(service)),
+            "NOMOS_ACCOUNTS": str(self.directory / "accounts.json"),
+            "NOMOS_CONNECTORS": str(self.connectors),
+            "NOMOS_ENVIRONMENT": "development",
+            "NOMOS_ORIGIN": ORIGIN,
+            "NOMOS_IDENTITY_CLAIMS_CREDS": str(installation.creds_path("claims")),
+        }
+        if service in OWNERS and self._urls is not None:
+            env["NOMOS_DATABASE_URL"] = self._urls[service]
+        for name in SECRETS.get(service, ()):
+            env[f"{name}_FILE"] = str(self._secret(name))
+        return env
+
+    def _provisioned(self) -> Installation:
+        if self.installation is None:
+            raise Misconfigured("the installation is not started")
+        return self.installation
+
+    def _secret(self, name: str) -> Path:
+        folder = self.directory / "secrets"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / name
+        if not path.exists():
+            if name == "IDENTITY_OPERATOR_SIGNING_KEY":
+                text = self._provisioned().operator_signing_key().seed
+            else:
+                text = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
+            write_private(path, text)
+        return path
+
+    def _write_public(self, installation: Installation) -> None:
+        write_public(self.directory / "accounts.json", json.dumps(installation.accounts))
+        seed = base64.urlsafe_b64decode(self._secret("AUDIT_SIGN_KEY").read_text(encoding="ascii") + "=")
+        write_public(self.trust, f"log {NoteSigner(ORIGIN, seed).verifier_key}\nquorum none\n")
+        if not self.operator_creds.exists():
+            user = Nkey.new(USER)
+            jwt = issue_user(
+                role="operator",
+                name=OPERATOR_NAME,
+                user_public_key=user.public,
+                account=installation.accounts["OPS"],
+                signer=installation.role_key("operator"),
+                issued_at=int(time.time()),
+            )
+            write_creds(
+                self.operator_creds,
+                Credentials(servers=(self.nats.url,), role="operator", name=OPERATOR_NAME, tenant="", jwt=jwt, user=user),
+            )
+        context = {
+            "bus_url": self.nats.url,
+            "operator_creds": str(self.operator_creds),
+            "trust": str(self.trust),
+            "origin": ORIGIN,
+            "environment": "development",
+            "rp_id": "localhost",
+            "expected_origin": "http://localhost:8640",
+            "pid": os.getpid(),
+        }
+        write_public(self.context, json.dumps(context, indent=1))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a new file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as f:
+        f.write(text)
+
+
+def write_public(path: Path, text: str) -> None:
+    """Replaces a file in one step."""
+    draft = path.with_suffix(path.suffix + ".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def wipe(directory: Path) -> None:
+    """Removes an earlier local installation, and nothing that is not one.
+
+    Raises:
+        Misconfigured: the directory holds something else.
+    """
+    if not directory.exists():
+        return
+    if any(directory.iterdir()) and not (directory / "bus").is_dir():
+        raise Misconfigured(f"{directory} is not an installation; it is left alone")
+    shutil.rmtree(directory)
+
+
+__all__ = ["SERVICES", "Local", "wipe"]

@@ -1,0 +1,236 @@
+"""The thin responder: decode, deadline, call, reply; and the one place where errors become replies.
+
+Every refusal is recorded before it is answered: a request that gets no decision becomes a ``request.refused`` event in
+the tenant's log. If even that cannot be made durable the answer is ``journal_unavailable``. A fault of our own
+(anything that is not a :class:`NomosError`) is denied as ``internal``, recorded and said in the diagnostics.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from nomos import events
+from nomos.errors import JournalUnavailable, Malformed, NomosError, NotPermitted, UnknownAgent, UnknownTenant
+from nomos.events import Actor, Envelope
+from nomos.ids import SYSTEM_TENANT, is_id, new_id
+from nomos.messages import Admin, Command, Decoder, Done, Failure, check_command, encode, failure, now_ms
+from nomos_runtime import observe
+from nomos_runtime.bus import Bus
+from nomos_runtime.directory import Directory
+from nomos_runtime.journal import Journal
+
+#: What a refusal says of the input in the log, characters.
+DETAIL_CHARS_MAX: Final = 300
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, from the subject that the server stamped. ``kind`` is the actor kind in the log."""
+
+    tenant: str
+    name: str
+    kind: str
+
+
+class Internal(NomosError):
+    """A fault of our own; the caller learns nothing about it."""
+
+    code = "internal"
+
+
+class Responder:
+    """Answers a service's subjects. One for each service process."""
+
+    def __init__(
+        self, bus: Bus, journal: Journal, directory: Directory, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._bus = bus
+        self._journal = journal
+        self._directory = directory
+        self._refresh = refresh
+
+    async def serve_tenants(
+        self,
+        verb: str,
+        kind: str,
+        decoder: Decoder,
+        handle: Callable[[Caller, Command], Awaitable[msgspec.Struct]],
+    ) -> None:
+        """Serves ``tenant.*.req.<verb>.*``: the server stamps the account, the user's permissions fix the name.
+
+        Args:
+            verb: the third token of the subject behind ``req``.
+            kind: what the last token names (``agent``, ``auditor``).
+            decoder: of a :class:`Command`.
+            handle: gives the reply; raises :class:`NomosError` to refuse.
+        """
+
+        async def answer(message: Msg) -> None:
+            tokens = message.subject.split(".")
+            tenant: str = SYSTEM_TENANT
+            command: object = None
+            reply: msgspec.Struct
+            try:
+                tenant = await self._tenant(tokens[1])
+                command = decoder.decode(message.data)
+                if not isinstance(command, Command):
+                    raise Malformed(f"not a {decoder.what} message")
+                check_command(command, now_ms())
+                reply = await self._handle(handle, Caller(tenant=tenant, name=tokens[-1], kind=kind), command)
+            except NomosError as e:
+                reply = await self.refuse(e, tenant, Actor(kind=kind, id=tokens[-1]), command, verb)
+            except Exception as e:  # noqa: BLE001 - the edge of the process: deny, record, say; never fail open
+                reply = await self.fault(e, tenant, Actor(kind=kind, id=tokens[-1]), command, verb)
+            await self.reply(message, reply)
+
+        await self._bus.serve(f"tenant.*.req.{verb}.*", self._bus.service, answer)
+
+    async def _tenant(self, account: str) -> str:
+        try:
+            return self._directory.tenant(account)
+        except UnknownTenant:
+            # Created a moment ago, perhaps: ask identity once before refusing.
+            await self._refresh()
+            return self._directory.tenant(account)
+
+    async def _handle(
+        self, handle: Callable[[Caller, Command], Awaitable[msgspec.Struct]], caller: Caller, command: Command
+    ) -> msgspec.Struct:
+        try:
+            return await handle(caller, command)
+        except UnknownAgent:
+            await self._refresh()
+            return await handle(caller, command)
+
+    async def known_tenant(self, tenant: str) -> None:
+        """Checks that the installation has ``tenant``.
+
+        Raises:
+            UnknownTenant: identity knows none of this name.
+        """
+        if not self._directory.has_tenant(tenant):
+            await self._refresh()
+        if not self._directory.has_tenant(tenant):
+            raise UnknownTenant(f"no tenant {_clean(tenant)}", hint="nomos tenant create NAME")
+
+    async def serve_service(
+        self, subject: str, decoder: Decoder, handle: Callable[[object], Awaitable[msgspec.Struct]]
+    ) -> None:
+        """Serves ``svc.*`` subjects of other services; who may ask is decided by the bus (exports and imports)."""
+
+        async def answer(message: Msg) -> None:
+            reply: msgspec.Struct
+            actor = Actor(kind="service", id=message.subject.rsplit(".", 1)[-1])
+            try:
+                reply = await handle(decoder.decode(message.data))
+            except NomosError as e:
+                reply = await self.refuse(e, SYSTEM_TENANT, actor, None, subject)
+            except Exception as e:  # noqa: BLE001 - as above
+                reply = await self.fault(e, SYSTEM_TENANT, actor, None, subject)
+            await self.reply(message, reply)
+
+        await self._bus.serve(subject, self._bus.service, answer)
+
+    async def reply(self, message: Msg, reply: msgspec.Struct) -> None:
+        """Sends ``reply``; a caller that left meanwhile is no fault."""
+        try:
+            await message.respond(encode(reply))
+        except nats.errors.Error as e:
+            observe.say(self._bus.service, observe.BUS_ERROR, error=repr(e)[:200])
+
+    async def refuse(self, error: NomosError, tenant: str, actor: Actor, command: object, verb: str) -> Failure:
+        """Records a refusal, then gives its wire form. What cannot be recorded is answered ``journal_unavailable``."""
+        if isinstance(error, JournalUnavailable):
+            return failure(error)
+        corr = getattr(command, "id", "")
+        envelope = Envelope(
+            id=new_id("ev"),
+            type=events.REQUEST_REFUSED,
+            tenant=tenant,
+            actor=Actor(kind=actor.kind, id=_clean(actor.id)),
+            corr=corr if isinstance(corr, str) and is_id(corr, "rq") else "",
+            cause="",
+            event={"code": error.code, "detail": _clean(error.detail), "verb": verb, "service": self._bus.service},
+        )
+        try:
+            await self._journal.append([envelope])
+        except JournalUnavailable as e:
+            observe.say(self._bus.service, observe.REFUSAL_UNRECORDED, code=error.code)
+            return failure(e)
+        return failure(error)
+
+    async def fault(self, error: Exception, tenant: str, actor: Actor, command: object, verb: str) -> Failure:
+        """Records and answers a fault of our own: denied, and nothing about it to the caller."""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
+        observe.say(self._bus.service, observe.REQUEST_FAULT, error=type(error).__name__, where=where, verb=verb)
+        return await self.refuse(Internal("the service failed; nothing was allowed"), tenant, actor, command, verb)
+
+
+Verb = tuple[type[msgspec.Struct], Callable[["Operator", msgspec.Struct], Awaitable[dict[str, object]]]]
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's command: who, for which tenant (``_`` for the whole installation), under which request id."""
+
+    name: str
+    tenant: str
+    request: str
+
+    @property
+    def actor(self) -> Actor:
+        """The operator as the actor of an event."""
+        return Actor(kind="operator", id=self.name)
+
+
+class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A verb without parameters."""
+
+
+async def serve_admin(bus: Bus, responder: Responder, verbs: dict[str, Verb]) -> None:
+    """Serves ``admin.<service>.<tenant>.<verb>.<operator>``.
+
+    The operator's credential may publish only subjects that end in its own name, so tenant and operator are what the
+    server let through. Whether the tenant exists is checked here; a verb of the installation takes ``_``.
+    """
+    decoder = Decoder.of(Admin, "admin")
+
+    async def answer(message: Msg) -> None:
+        _, _, tenant, verb, name = message.subject.split(".")
+        actor = Actor(kind="operator", id=name)
+        scope = SYSTEM_TENANT
+        command: object = None
+        reply: msgspec.Struct
+        try:
+            if tenant != "_":
+                await responder.known_tenant(tenant)
+                scope = tenant  # type: ignore[assignment]  # a TenantId once it is known to exist
+            command = decoder.decode(message.data)
+            if not isinstance(command, Admin):
+                raise Malformed("not an admin message")
+            check_command(command, now_ms())
+            if verb not in verbs:
+                raise NotPermitted(f"{bus.service} has no verb {_clean(verb)}")
+            kind, handle = verbs[verb]
+            try:
+                params = msgspec.convert(command.params, kind)
+            except msgspec.ValidationError as e:
+                raise Malformed(f"{verb}: {e}") from e
+            reply = Done(result=await handle(Operator(name=name, tenant=tenant, request=command.id), params))
+        except NomosError as e:
+            reply = await responder.refuse(e, scope, actor, command, verb)
+        except Exception as e:  # noqa: BLE001 - the edge of the process: deny, record, say
+            reply = await responder.fault(e, scope, actor, command, verb)
+        await responder.reply(message, reply)
+
+    await bus.serve(f"admin.{bus.service}.*.*.*", bus.service, answer)
+
+
+def _clean(text: str) -> str:
+    """Text that fits the log's profile: no NUL, no lone surrogates, bounded."""
+    return text[:DETAIL_CHARS_MAX].encode("utf-8", "replace").decode().replace("\x00", "?")

@@ -1,0 +1,132 @@
+"""The parts that every service is made of, and their life: open, serve, ready, stop.
+
+``ready`` means the promise, not the process: the bus is connected, the journal confirms, every followed owner is
+fresh, and no permission violation has been seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Final
+
+from nomos.messages import Fact
+from nomos_runtime import observe
+from nomos_runtime.bus import Bus
+from nomos_runtime.database import Database
+from nomos_runtime.directory import Directory
+from nomos_runtime.eventstore import MIGRATIONS, EventStore
+from nomos_runtime.feed import Follower, start_all
+from nomos_runtime.journal import Journal
+from nomos_runtime.responder import NoParams, Operator, Responder, Verb, serve_admin
+from nomos_runtime.settings import ServiceSettings
+
+CATCH_UP_SECONDS: Final = 30.0
+
+
+class Parts:
+    """What a service is built from. Build with :meth:`open`, then serve, then :meth:`close`."""
+
+    def __init__(self, settings: ServiceSettings, bus: Bus, journal: Journal) -> None:
+        self.settings = settings
+        self.bus = bus
+        self.journal = journal
+        self.directory = Directory()
+        self.followers: list[Follower] = []
+        self.responder = Responder(bus, journal, self.directory, self.refresh)
+        self._background: set[asyncio.Task[object]] = set()
+        self.database: Database | None = None
+        self._store: EventStore | None = None
+
+    @classmethod
+    async def open(cls, name: str, settings: ServiceSettings) -> Parts:
+        """Connects to the bus as the service ``name``."""
+        bus = await Bus.connect(
+            service=name, url=settings.bus_url, creds=settings.bus_creds, in_flight_max=settings.in_flight_max
+        )
+        return cls(settings, bus, Journal(bus, timeout_ms=settings.journal_timeout_ms))
+
+    @property
+    def store(self) -> EventStore:
+        """The event store; there once :meth:`open_store` has run."""
+        if self._store is None:
+            raise RuntimeError("this service owns no state")
+        return self._store
+
+    async def open_store(self, *migrations: Path) -> EventStore:
+        """Opens Postgres, brings the schema up to date and publishes what a crash left waiting."""
+        self.database = await Database.open(self.bus.service, self.settings.database_url)
+        await self.database.migrate(MIGRATIONS, *migrations)
+        self._store = EventStore(self.database, self.bus, journal_timeout_ms=self.settings.journal_timeout_ms)
+        await self._store.relay()
+        return self._store
+
+    async def follow(self, owners: Mapping[str, Callable[[Fact], None]]) -> None:
+        """Follows other services' facts; returns when every replica has caught up."""
+        s = self.settings
+        started = [
+            Follower(
+                self.bus,
+                owner,
+                apply,
+                poll_ms=s.feed_poll_ms,
+                fresh_ms=s.feed_fresh_ms,
+                timeout_ms=s.request_timeout_ms,
+            )
+            for owner, apply in owners.items()
+        ]
+        self.followers += started
+        await start_all(started, CATCH_UP_SECONDS)
+
+    async def serve_admin(self, verbs: dict[str, Verb]) -> None:
+        """Serves the service's admin verbs, and ``ready``, which every service has."""
+
+        async def ready(operator: Operator, params: object) -> dict[str, object]:
+            return {"service": self.bus.service, "producer": self.journal.producer, "faults": self.faults()}
+
+        await serve_admin(self.bus, self.responder, {**verbs, "ready": (NoParams, ready)})
+
+    def faults(self) -> list[str]:
+        """Why this service cannot keep its promise right now; empty when it can."""
+        found = []
+        if not self.bus.connected:
+            found.append("not connected to the bus")
+        if self.journal.stalled:
+            found.append("the journal does not confirm")
+        if self.bus.violations:
+            found.append(f"{self.bus.violations} permission violations on the bus")
+        found += [f"facts of {f.owner} are stale" for f in self.followers if not f.is_fresh]
+        return found
+
+    async def refresh(self) -> None:
+        """Brings every replica of facts up to date now, within a second."""
+        await asyncio.gather(*(f.refresh() for f in self.followers))
+
+    def spawn(self, work: Coroutine[object, object, object]) -> None:
+        """Runs ``work`` beside the requests, for as long as the service lives; a failure is said, never lost."""
+        task: asyncio.Task[object] = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            observe.say(self.bus.service, observe.BACKGROUND_FAULT, error=repr(task.exception())[:200])
+
+    async def serving(self) -> None:
+        """Call last in a service's start: returns when the server knows every subscription."""
+        await self.bus.flush()
+        observe.say(self.bus.service, observe.SERVICE_READY)
+
+    async def close(self) -> None:
+        """Stops in order: no new work, what runs ends, the journal, the stores."""
+        for task in self._background:
+            task.cancel()
+        for follower in self.followers:
+            await follower.stop()
+        await self.journal.close()
+        await self.bus.close()
+        if self.database is not None:
+            await self.database.close()
+        observe.say(self.bus.service, observe.SERVICE_STOPPED)
