@@ -435,6 +435,18 @@ def test_a_cluster_serves_one_process_at_a_time(postgres: EmbeddedPostgres) -> N
     assert postgres.running
 
 
+def test_a_cluster_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "pg", fsync=False)
+    (tmp_path / "pg" / "data.new").mkdir()
+    (tmp_path / "pg" / "data.new" / "PG_VERSION").write_text("18\n")
+    try:
+        server.start()
+        assert server.running
+        assert not (tmp_path / "pg" / "data.new").exists()
+    finally:
+        server.stop()
+
+
 def test_a_cluster_in_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path / ("d" * 120), fsync=False)
     try:

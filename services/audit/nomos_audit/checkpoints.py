@@ -5,7 +5,9 @@ Rules, in order:
 1. At the start the chain is compared with the newest checkpoint that any anchor or the stream ``CHECKPOINT`` holds. A
    chain that is behind it, or has another root at its size, is :class:`~nomos.errors.RolledBack`, and nothing starts.
 2. A root is signed only over records that were read back from the chain with every link checked.
-3. Only the active writer signs, at most every :data:`CHECKPOINT_SECONDS` when the log has grown, and on demand.
+3. The active writer signs, at least every :data:`CHECKPOINT_SECONDS` when the log has grown; a standby only where
+   nobody has for :data:`STANDBY_ROUNDS` times as long (after a restart nobody is active until the next event);
+   whoever is asked, on demand. That is politeness; rules 4 and 5 hold whoever signs.
 4. Never a smaller size than the newest checkpoint, never another root for the same size.
 5. A note is appended to ``CHECKPOINT`` by compare-and-swap *before* it leaves the process. Ed25519 is deterministic, so
    two signers at the same size make the same note.
@@ -23,7 +25,7 @@ from typing import Final
 
 from nats.aio.client import Client
 
-from nomos.errors import BadSignature, Fenced, Malformed, NotPermitted, RolledBack, Unavailable
+from nomos.errors import BadSignature, Fenced, Malformed, RolledBack, Unavailable
 from nomos.log.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from nomos.log.note import NoteSigner, VerifierKey
 from nomos.log.tree import CompactRange
@@ -38,6 +40,8 @@ STREAM: Final = "CHECKPOINT"
 SUBJECT: Final = "checkpoint.0"
 #: A log that has grown is signed at least this often.
 CHECKPOINT_SECONDS: Final = 10.0
+#: Intervals after which a standby signs what nobody has signed.
+STANDBY_ROUNDS: Final = 3
 RETRY_SECONDS: Final = 0.5
 #: Compare-and-swaps lost in a row before the caller is told.
 ATTEMPTS_MAX: Final = 5
@@ -85,6 +89,18 @@ class Signer:
         self._tree = CompactRange()
         self._newest: Checkpoint | None = None
         self._note: bytes | None = None
+        self._intake = 0
+        self._signed_intake = 0
+
+    @property
+    def signed_intake(self) -> int:
+        """The journal is chained and signed for up to this sequence, as far as this process knows."""
+        return self._signed_intake
+
+    @property
+    def size(self) -> int:
+        """The size of the newest checkpoint that this process knows; 0 if there is none."""
+        return 0 if self._newest is None else self._newest.size
 
     @property
     def verifier_key(self) -> VerifierKey:
@@ -156,6 +172,7 @@ class Signer:
             raise_if_cancelled()
             for verified in await follower.take(1.0):
                 self._tree.extend(verified.hashes)
+                self._intake = verified.block.intake
 
     def _following(self) -> Follower:
         if self._follower is None:
@@ -166,7 +183,6 @@ class Signer:
         """The newest note, signed now if the log has grown since the last.
 
         Raises:
-            NotPermitted: the log has grown, and this process is not the active writer.
             RolledBack: the log contradicts a checkpoint.
             Unavailable: the bus does not answer, or other signers were faster each time.
         """
@@ -195,12 +211,10 @@ class Signer:
                     raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed")
                 assert self._note is not None
                 return self._note
-        if not self._may_sign():
-            raise NotPermitted("only the active writer signs")
         note = sign_checkpoint(checkpoint, [self._signer])
         await self._persist(note, 0 if stored is None else stored.seq)
         # Durable from here on; a crash now leaves a note that the next signer finds and agrees with.
-        self._newest, self._note = checkpoint, note
+        self._newest, self._note, self._signed_intake = checkpoint, note, self._intake
         observe.say("audit", SIGNED, size=checkpoint.size)
         await self._publish(checkpoint.size, note)
         return note
@@ -238,19 +252,22 @@ class Signer:
                 observe.say("audit", ANCHOR_AWAY, anchor=anchor.name, size=size, cause=error.cause)
 
     async def run(self) -> None:
-        """Signs while this process is the active writer, until cancelled.
+        """Signs while this process is the active writer or nobody else does, until cancelled.
 
         Raises:
             RolledBack: the log contradicts a checkpoint; nothing more is signed.
         """
+        rounds = 0
         while True:
             raise_if_cancelled()
             await asyncio.sleep(self._every_seconds)
-            if not self._may_sign():
+            rounds += 1
+            if not self._may_sign() and rounds < STANDBY_ROUNDS:
                 continue
+            rounds = 0
             try:
                 await self.checkpoint_now()
-            except (Unavailable, NotPermitted) as error:
+            except Unavailable as error:
                 observe.say("audit", SIGNER_AWAY, detail=error.detail, cause=error.cause)
             except (RolledBack, BadSignature, Malformed) as error:
                 observe.say("audit", REFUSED, code=error.code, detail=error.detail, hint=error.hint)

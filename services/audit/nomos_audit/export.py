@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ from nomos.messages import AuditRecords
 from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
 from nomos_audit.follow import Follower
 from nomos_audit.replay import HINT, start_of
-from nomos_audit.streams import Tail, raise_if_cancelled, stream_state
+from nomos_audit.streams import message_at, raise_if_cancelled, stream_state
 from nomos_runtime.database import Database
 
 #: The newest checkpoints that an export holds. At one each ten seconds this is a day and more.
@@ -39,6 +40,8 @@ READ_BYTES_MAX: Final = 600_000
 #: Batches of rows between the reader and the file writer.
 _AHEAD: Final = 8
 _STALLED_SECONDS: Final = 0.5
+#: Checkpoints that are asked for at once.
+_AT_ONCE: Final = 64
 
 
 class _Tenant(msgspec.Struct):
@@ -58,20 +61,17 @@ async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, 
         Unavailable: the bus does not answer.
     """
     last = (await stream_state(client, CHECKPOINT_STREAM)).last_seq
-    after = max(0, last - CHECKPOINTS_MAX)
-    tail = Tail(client, CHECKPOINT_STREAM, after)
     found: list[tuple[int, bytes]] = []
-    try:
-        while after < last:
-            raise_if_cancelled()
-            for stored in await tail.take(1.0):
-                size = open_checkpoint(stored.payload, [key], {}).checkpoint.size
-                if found and size <= found[-1][0]:
-                    raise RolledBack("the sizes of signed checkpoints do not rise", hint=HINT)
-                found.append((size, stored.payload))
-                after = stored.seq
-    finally:
-        await tail.close()
+    for begin in range(max(0, last - CHECKPOINTS_MAX) + 1, last + 1, _AT_ONCE):
+        raise_if_cancelled()
+        part = range(begin, min(begin + _AT_ONCE, last + 1))
+        for stored in await asyncio.gather(*(message_at(client, CHECKPOINT_STREAM, seq) for seq in part)):
+            if stored is None:
+                raise RolledBack("a signed checkpoint is gone", hint=HINT)
+            size = open_checkpoint(stored.payload, [key], {}).checkpoint.size
+            if found and size <= found[-1][0]:
+                raise RolledBack("the sizes of signed checkpoints do not rise", hint=HINT)
+            found.append((size, stored.payload))
     return found
 
 
@@ -102,28 +102,33 @@ async def export_log(
     proof: Iterable[bytes] = ()
     if tenant is not None:
         proof = await _prove(client, origin, tenant, size)
-    writing = asyncio.create_task(
-        asyncio.to_thread(
-            write_export,
-            directory,
-            origin=origin,
-            kind="log" if tenant is None else "tenant",
-            tenant=tenant,
-            rows=rows,
-            checkpoints=[note for _, note in notes],
-            proof=proof,
-            tool=tool,
-        )
+    write = partial(
+        write_export,
+        directory,
+        origin=origin,
+        kind="log" if tenant is None else "tenant",
+        tenant=tenant,
+        rows=rows,
+        checkpoints=[note for _, note in notes],
+        proof=proof,
+        tool=tool,
     )
+    writing = asyncio.get_running_loop().run_in_executor(None, write)
+    whole = False
     try:
         async for batch in _read(client, origin, size, tenant):
             await rows.put(batch, writing)
-    except BaseException:
-        # The file writer ends at the mark, in its thread; what it wrote has no index and is no export.
-        rows.fail()
-        await asyncio.wait([writing])
-        raise
-    await rows.put(None, writing)
+            if writing.done():
+                break
+        await rows.put(None, writing)
+        whole = True
+    finally:
+        if not whole:
+            # The thread stops with an error of its own, which says less than the one under way. What it has written
+            # has no index and is no export.
+            rows.fail()
+            await asyncio.wait([writing])
+            writing.exception()
     return await writing
 
 
@@ -175,7 +180,7 @@ class _Feed:
         self._queue: queue.Queue[list[ArchiveRow] | None] = queue.Queue(_AHEAD)
         self._failed = False
 
-    async def put(self, batch: list[ArchiveRow] | None, reader: asyncio.Task[ExportIndex]) -> None:
+    async def put(self, batch: list[ArchiveRow] | None, reader: asyncio.Future[ExportIndex]) -> None:
         """Hands over a batch, or None for the end. Returns at once if the reader has ended."""
         while not reader.done():
             try:

@@ -68,8 +68,8 @@ _decode_ack = msgspec.json.Decoder(_Ack).decode
 def raise_if_cancelled() -> None:
     """Raises CancelledError where the running task was cancelled and something below swallowed it.
 
-    ``asyncio.wait_for`` of Python 3.11, which the bus client uses for each request, returns a result that arrives in the
-    same tick as the cancellation instead of raising. A loop that must end when it is told to asks here.
+    ``asyncio.wait_for`` of Python 3.11, which the bus client uses for each request, returns a result that arrives in
+    the same tick as the cancellation instead of raising. A loop that must end when it is told to asks here.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -14,6 +14,7 @@ import msgspec
 
 from nomos.creds import ACCOUNT, Nkey
 from nomos.errors import Conflict, NotFound, Unavailable
+from nomos.events import Envelope
 from nomos.ids import new_id, parse_slug
 from nomos_identity import domain
 from nomos_identity.accounts import Accounts
@@ -168,7 +169,7 @@ class IdentityAdmin:
         return found
 
     async def _append(
-        self, tenant: str, stream: str, event: domain.Envelope, taken: str, sealed: dict[str, bytes] | None = None
+        self, tenant: str, stream: str, event: Envelope, taken: str, sealed: dict[str, bytes] | None = None
     ) -> None:
         try:
             await self._store.append(tenant, stream, 0, [event], sealed)

@@ -13,7 +13,7 @@ from nomos_runtime.feed import serve_feed
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
-from nomos_runtime.peers import reader_tokens
+from nomos_runtime.peers import callers, reader_tokens
 
 NAME = "minting"
 
@@ -21,10 +21,11 @@ NAME = "minting"
 class Minting:
     """The running service."""
 
-    def __init__(self, settings: MintingSettings, sealer: Sealer, readers: list[str]) -> None:
+    def __init__(self, settings: MintingSettings, sealer: Sealer, env: Mapping[str, str]) -> None:
         self._settings = settings
         self._sealer = sealer
-        self._readers = readers
+        self._readers = reader_tokens(NAME, env)
+        self._callers = callers(env, "policy")
         self._parts: Parts | None = None
 
     async def start(self) -> None:
@@ -42,7 +43,7 @@ class Minting:
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, (ISSUER_CREATED,)))
         await parts.follow({"identity": apply})
         mint = Mint(self._settings, parts.journal, issuers, parts.directory)
-        await parts.responder.serve_service("svc.mint.*", decoder, mint.mint)
+        await parts.responder.serve_service("svc.mint.*", self._callers, decoder, mint.mint)
         await parts.serve_admin({})
         await parts.serving()
 
@@ -59,4 +60,4 @@ class Minting:
 def build(env: Mapping[str, str]) -> Minting:
     """Minting from its environment."""
     settings = load(MintingSettings, NAME, env)
-    return Minting(settings, Sealer.from_text(secret("MINT_KEY_ENCRYPTION_KEY", env)), reader_tokens(NAME, env))
+    return Minting(settings, Sealer.from_text(secret("MINT_KEY_ENCRYPTION_KEY", env)), env)

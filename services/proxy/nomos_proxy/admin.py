@@ -10,25 +10,22 @@ import msgspec
 from nomos.catalogue import Catalogue
 from nomos.errors import Malformed, NotPermitted, UnknownAction
 from nomos_proxy.destination import parse_development_origin
+from nomos_proxy.intake import BearerIntake
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, CredentialStore
 from nomos_runtime.responder import NoParams, Operator, Verb
-from nomos_runtime.secret import Secret
 
 #: A bearer shorter than this cannot be told from ordinary text in an answer.
 BEARER_CHARS_MIN: Final = 8
 
 
 class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A connection: connector, name, bearer; ``base_url`` in development only."""
+    """A connection: connector, name, the bearer sealed to ``sealing-key``; ``base_url`` in development only."""
 
     connector: str
     name: str
-    bearer: str
+    sealed_bearer: str
     base_url: str = ""
-
-    def __repr__(self) -> str:
-        return f"AddParams(connector={self.connector!r}, name={self.name!r})"
 
 
 class ProxyAdmin:
@@ -40,17 +37,27 @@ class ProxyAdmin:
         catalogue: Catalogue,
         connections: Connections,
         credentials: CredentialStore,
+        intake: BearerIntake,
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._connections = connections
         self._credentials = credentials
+        self._intake = intake
         self._refresh = refresh
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
-        return {"connection-add": (AddParams, self.add), "connection-list": (NoParams, self.list)}
+        return {
+            "sealing-key": (NoParams, self.sealing_key),
+            "connection-add": (AddParams, self.add),
+            "connection-list": (NoParams, self.list),
+        }
+
+    async def sealing_key(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The public key that bearers are sealed to, so that they cross the bus as ciphertext."""
+        return {"public_key": self._intake.public_key}
 
     async def add(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Stores a connection, its bearer sealed."""
@@ -59,7 +66,9 @@ class ProxyAdmin:
             raise UnknownAction(
                 f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
             )
-        if len(p.bearer) < BEARER_CHARS_MIN or not p.bearer.isascii() or not p.bearer.isprintable() or " " in p.bearer:
+        bearer = self._intake.open(p.sealed_bearer)
+        content = bearer.reveal()
+        if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
         if p.base_url:
             if self._settings.environment != "development":
@@ -69,7 +78,7 @@ class ProxyAdmin:
             by.tenant,
             connector=p.connector,
             name=p.name,
-            bearer=Secret(p.bearer.encode()),
+            bearer=bearer,
             base_url=p.base_url,
             actor=by.actor,
             corr=by.request,

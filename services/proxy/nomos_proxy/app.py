@@ -14,6 +14,7 @@ from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import tls_context
 from nomos_proxy.handlers import Broker, decoder
+from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.settings import ProxySettings
@@ -31,9 +32,10 @@ NAME: Final = "proxy"
 class Proxy:
     """The running service."""
 
-    def __init__(self, settings: ProxySettings, vault: Vault, env: Mapping[str, str]) -> None:
+    def __init__(self, settings: ProxySettings, keyring: Keyring, env: Mapping[str, str]) -> None:
         self._settings = settings
-        self._vault = vault
+        self._vault = Vault(keyring, os.urandom)
+        self._intake = BearerIntake(keyring.current.secret)
         self._readers = reader_tokens(NAME, env)
         self._catalogue = load_catalogue(Path(settings.connectors))
         self._parts: Parts | None = None
@@ -71,7 +73,8 @@ class Proxy:
             parts.faults,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
-        await parts.serve_admin(ProxyAdmin(s, self._catalogue, connections, credentials, parts.refresh).verbs())
+        admin = ProxyAdmin(s, self._catalogue, connections, credentials, self._intake, parts.refresh)
+        await parts.serve_admin(admin.verbs())
         await parts.serving()
 
     def faults(self) -> list[str]:
@@ -89,4 +92,4 @@ class Proxy:
 def build(env: Mapping[str, str]) -> Proxy:
     """Proxy from its environment."""
     keyring = Keyring.parse(secret("OAUTH_TOKEN_ENCRYPTION_KEY", env))
-    return Proxy(load(ProxySettings, NAME, env), Vault(keyring, os.urandom), env)
+    return Proxy(load(ProxySettings, NAME, env), keyring, env)

@@ -62,7 +62,8 @@ class Dialer:
     def __init__(self, *, context: ssl.SSLContext, resolver: Resolver, development_origins: Set[Origin]) -> None:
         self._context = context
         self._resolver = resolver
-        self._development_origins = frozenset(development_origins)
+        # The caller's own set, not a copy: it grows while the process runs, when an operator adds a connection.
+        self._development_origins = development_origins
 
     def check(self, origin: Origin) -> None:
         """Refuses an origin by its scheme, before anything is resolved.

@@ -43,7 +43,8 @@ from nomos_proxy.exchange import Limits
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.settings import ProxySettings
-from nomos_proxy.store import Connections, CredentialStore
+from nomos_proxy.echo import EchoGuard
+from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
@@ -103,12 +104,12 @@ class Broker:
             raise StalePolicy("; ".join(stale))
         agent = self._directory.agent(caller.tenant, caller.name)
         plan = self._plan(agent, command)
-        bearer = await self._credentials.bearer(plan.connection)
+        credential = await self._credentials.credential(plan.connection)
         await self._replay.use(plan.replay_key)
         attempt = _envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
         # Written ahead: from here on the log knows of the call, whatever happens to this process.
         await self._journal.append([attempt])
-        return await self._call(agent, command, plan, bearer, attempt.id)
+        return await self._call(agent, command, plan, credential, attempt.id)
 
     def _plan(self, agent: AgentFacts, command: Invoke) -> CallPlan:
         verified = verify_invocation(
@@ -123,18 +124,18 @@ class Broker:
         connection = self._connections.find(agent.tenant, verified.connection)
         return plan_call(verified, self._catalogue, connection)
 
-    async def _call(self, agent: AgentFacts, command: Invoke, plan: CallPlan, bearer: Secret, cause: str) -> Returned:
+    async def _call(self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str) -> Returned:
         end: UpstreamResponse | NomosError
         removed: list[dict[str, object]] = []
         answer: Returned | None = None
         try:
-            end = await self._send(command, plan, bearer)
+            end = await self._send(command, plan, credential.bearer)
         except NomosError as e:
             end = e
         event = finished(plan, end)
         if isinstance(end, UpstreamResponse):
             try:
-                answer = await self._clean(agent, plan, end, bearer)
+                answer = await self._clean(agent, plan, end, credential.echo)
                 event["removed"] = removed = answer.removed
             except NomosError as e:
                 # The call took effect and its answer is withheld: the log says both.
@@ -158,8 +159,20 @@ class Broker:
         )
         return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers)
 
-    async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, bearer: Secret) -> Returned:
-        headers = [(name, value) for name, value in response.headers]
+    async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, echo: EchoGuard) -> Returned:
+        # First the credential, which nobody else may see; then, at the sanitizer, everything else.
+        body, echoed = echo.clean(response.body)
+        removed: list[dict[str, object]] = []
+        if echoed:
+            removed.append({"kind": "credential", "rule": "injected-bearer", "where": "body", "count": echoed})
+        headers = []
+        for name, value in response.headers:
+            clean, count = echo.clean(value.encode("latin-1"))
+            headers.append((name, clean.decode("latin-1")))
+            if count:
+                removed.append(
+                    {"kind": "credential", "rule": "injected-bearer", "where": f"header:{name}", "count": count}
+                )
         content_type = next((value for name, value in headers if name == "content-type"), "")
         message = messages.encode(
             Sanitize(
@@ -167,8 +180,7 @@ class Broker:
                 tenant=agent.tenant,
                 content_type=content_type,
                 headers=headers,
-                body=response.body,
-                credentials=[bearer.reveal()],
+                body=body,
             )
         )
         if len(message) > MESSAGE_BYTES_MAX:
@@ -189,7 +201,7 @@ class Broker:
             status=response.status,
             headers=reply.headers,
             body=reply.body,
-            removed=reply.removed,
+            removed=removed + reply.removed,
             invocation=plan.invocation,
         )
 

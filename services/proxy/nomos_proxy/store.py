@@ -10,6 +10,7 @@ from nomos.ids import new_id, parse_slug
 from nomos.messages import Fact
 from nomos_proxy.destination import parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
+from nomos_proxy.echo import EchoGuard
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_BEARER, DataKey, Place, Vault
@@ -51,6 +52,16 @@ class Connections:
         return [facts for (of, _), facts in self._facts.items() if of == tenant]
 
 
+class Credential:
+    """An opened bearer, and the search for it in answers."""
+
+    __slots__ = ("bearer", "echo")
+
+    def __init__(self, bearer: Secret, echo: EchoGuard) -> None:
+        self.bearer = bearer
+        self.echo = echo
+
+
 class CredentialStore:
     """Seals and opens credentials. A tenant's data key is made with its first connection, by compare-and-set."""
 
@@ -58,7 +69,7 @@ class CredentialStore:
         self._store = store
         self._vault = vault
         self._data_keys: dict[str, DataKey] = {}
-        self._bearers: dict[tuple[str, str], Secret] = {}
+        self._bearers: dict[tuple[str, str], Credential] = {}
 
     async def add(
         self, tenant: str, *, connector: str, name: str, bearer: Secret, base_url: str, actor: Actor, corr: str
@@ -93,8 +104,8 @@ class CredentialStore:
         await self._store.append(tenant, "connections", version, [envelope], sealed)
         self._data_keys[tenant] = data_key
 
-    async def bearer(self, connection: ConnectionFacts) -> Secret:
-        """The opened bearer of a connection, from memory after the first use.
+    async def credential(self, connection: ConnectionFacts) -> Credential:
+        """The opened credential of a connection, from memory after the first use.
 
         Raises:
             CredentialUnreadable: the record does not open here.
@@ -109,7 +120,8 @@ class CredentialStore:
         if data_key is None or record is None:
             raise NotFound("the credential of this connection has been destroyed")
         place = _place(connection.tenant, connection.name, connection.connector)
-        opened = self._bearers[at] = self._vault.open(data_key, place, record)
+        bearer = self._vault.open(data_key, place, record)
+        opened = self._bearers[at] = Credential(bearer, EchoGuard(bearer))
         return opened
 
     async def _data_key(self, tenant: str) -> DataKey | None:

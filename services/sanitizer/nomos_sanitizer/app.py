@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from nomos_runtime.peers import callers
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 from nomos_sanitizer.domain import Sanitizer
@@ -19,8 +20,9 @@ NAME: Final = "sanitizer"
 class SanitizerService:
     """The running service."""
 
-    def __init__(self, settings: SanitizerSettings) -> None:
+    def __init__(self, settings: SanitizerSettings, env: Mapping[str, str]) -> None:
         self._settings = settings
+        self._callers = callers(env, "proxy")
         self._sanitizer = Sanitizer.from_rules(load_rules())
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="sanitize")
         self._parts: Parts | None = None
@@ -29,7 +31,7 @@ class SanitizerService:
         """Connects and serves."""
         parts = self._parts = await Parts.open(NAME, self._settings)
         cleaner = Cleaner(self._sanitizer, self._threads)
-        await parts.responder.serve_service("svc.sanitize.*", decoder, cleaner.clean)
+        await parts.responder.serve_service("svc.sanitize.*", self._callers, decoder, cleaner.clean)
         await parts.serve_admin({})
         await parts.serving()
 
@@ -46,4 +48,4 @@ class SanitizerService:
 
 def build(env: Mapping[str, str]) -> SanitizerService:
     """Sanitizer from its environment."""
-    return SanitizerService(load(SanitizerSettings, NAME, env))
+    return SanitizerService(load(SanitizerSettings, NAME, env), env)

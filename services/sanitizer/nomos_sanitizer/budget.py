@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from nomos.errors import ResponseRefused
-from nomos_sanitizer.limits import ESCAPES_MAX, SPANS_MAX, WORK_BYTES_FLOOR, WORK_FACTOR_MAX
+from nomos_sanitizer.limits import (
+    BASE64_RUNS_MAX,
+    ESCAPES_MAX,
+    INVISIBLE_MAX,
+    JSON_NODES_MAX,
+    SPANS_MAX,
+    WORK_BYTES_FLOOR,
+    WORK_FACTOR_MAX,
+)
 
 
 class Budget:
@@ -13,11 +21,14 @@ class Budget:
         size_bytes: length of the input of the pass.
     """
 
-    __slots__ = ("_bytes", "_escapes", "_spans")
+    __slots__ = ("_bytes", "_escapes", "_invisible", "_nodes", "_runs", "_spans")
 
     def __init__(self, size_bytes: int) -> None:
         self._bytes = WORK_BYTES_FLOOR + WORK_FACTOR_MAX * size_bytes
         self._escapes = ESCAPES_MAX
+        self._invisible = INVISIBLE_MAX
+        self._nodes = JSON_NODES_MAX
+        self._runs = BASE64_RUNS_MAX
         self._spans = SPANS_MAX
 
     def look(self, size_bytes: int) -> None:
@@ -49,3 +60,33 @@ class Budget:
         self._spans -= count
         if self._spans < 0:
             raise ResponseRefused(f"body has more than {SPANS_MAX} places to remove")
+
+    def invisible(self) -> None:
+        """Charges one character that is left out of a shadow.
+
+        Raises:
+            ResponseRefused: too many.
+        """
+        self._invisible -= 1
+        if self._invisible < 0:
+            raise ResponseRefused(f"body has more than {INVISIBLE_MAX} invisible characters")
+
+    def run(self) -> None:
+        """Charges one run that is read as base64.
+
+        Raises:
+            ResponseRefused: too many.
+        """
+        self._runs -= 1
+        if self._runs < 0:
+            raise ResponseRefused(f"body has more than {BASE64_RUNS_MAX} runs that may be base64")
+
+    def node(self) -> None:
+        """Charges one member or element of a JSON container.
+
+        Raises:
+            ResponseRefused: too many.
+        """
+        self._nodes -= 1
+        if self._nodes < 0:
+            raise ResponseRefused(f"body has more than {JSON_NODES_MAX} json values")

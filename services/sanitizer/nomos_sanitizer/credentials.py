@@ -16,6 +16,7 @@ from nomos_sanitizer.encodings import base64_forms
 from nomos_sanitizer.limits import CREDENTIAL_BYTES_MAX, CREDENTIAL_BYTES_MIN, CREDENTIALS_MAX
 
 RULE: Final = "credential"
+_NUMERIC: Final = frozenset(b"0123456789eE+-.")
 
 
 class Needles:
@@ -28,7 +29,7 @@ class Needles:
         LimitExceeded: too many, or one too short or too long to be searched for.
     """
 
-    __slots__ = ("_encoded", "_hexadecimal", "_plain")
+    __slots__ = ("_encoded", "_hexadecimal", "_plain", "has_numeric")
 
     def __init__(self, credentials: Sequence[bytes]) -> None:
         if len(credentials) > CREDENTIALS_MAX:
@@ -47,6 +48,9 @@ class Needles:
         self._plain = tuple(sorted(plain, key=len, reverse=True))
         self._encoded = tuple(sorted(encoded))
         self._hexadecimal = tuple(sorted(hexadecimal))
+
+        #: Whether some form could stand in a JSON number.
+        self.has_numeric = any(_NUMERIC.issuperset(form) for form in plain | hexadecimal)
 
     def __bool__(self) -> bool:
         return bool(self._plain)

@@ -21,12 +21,12 @@ from nomos_sanitizer.bodies import MediaType, Places
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.edits import Found, marker_for
-from nomos_sanitizer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, JSON_DEPTH_MAX, PASSES_MAX
+from nomos_sanitizer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PASSES_MAX
 from nomos_sanitizer.matching import Matcher
 from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.rules import Rule
 from nomos_sanitizer.scrub import Scrubber
-from nomos_sanitizer.structure import depth_of, is_harmless, names_secret
+from nomos_sanitizer.structure import is_harmless, is_shallow, names_secret
 from nomos_sanitizer.tree import NAMED_RULE
 
 Headers = tuple[tuple[str, str], ...]
@@ -111,7 +111,7 @@ class Sanitizer:
                 body.decode()
             except UnicodeDecodeError:
                 return False
-        return depth_of(body) <= JSON_DEPTH_MAX
+        return is_shallow(body)
 
     def _settle(self, body: bytes, media: MediaType, needles: Needles) -> tuple[bytes, Places]:
         text = bodies.read(body, media)

@@ -44,7 +44,7 @@ class Cleaner:
             message.body,
             content_type=message.content_type,
             headers=message.headers,
-            credentials=message.credentials,
+            credentials=(),
         )
         return Sanitized(
             headers=list(done.headers),

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.edits import View
 
 ZERO_WIDTH: Final = "zero-width"
@@ -95,12 +96,16 @@ def gate_pattern() -> bytes:
     return b"(?:" + b"|".join(parts) + b")"
 
 
-def examine(data: bytes) -> Visible:
+def examine(data: bytes, budget: Budget) -> Visible:
     """Finds the invisible characters of a text.
 
     Args:
         data: UTF-8, in which lone surrogates may stand in their three byte form. Bytes that are not UTF-8 (a binary
             that came out of base64) are searched for secrets, but nothing is removed from them.
+        budget: what the pass may spend.
+
+    Raises:
+        ResponseRefused: more invisible characters than the budget allows.
     """
     try:
         text, errors = data.decode("utf-8", "surrogatepass"), "surrogatepass"
@@ -114,6 +119,7 @@ def examine(data: bytes) -> Visible:
         name = _CLASS.get(character)
         if name is None:
             continue
+        budget.invisible()
         start = done_bytes + len(text[done_chars:index].encode("utf-8", errors))
         end = start + len(character.encode())
         shadow.copy(data, done_bytes, start)
@@ -126,6 +132,14 @@ def examine(data: bytes) -> Visible:
             _extend(removed, start, end, name)
     shadow.copy(data, done_bytes, len(data))
     return Visible(tuple(removed), shadow.close())
+
+
+def ascii_projection(data: bytes) -> bytes:
+    """The printable ASCII of a binary, and white space. A token that was split stands in it in one piece."""
+    return data.translate(None, _NOT_PRINTABLE)
+
+
+_NOT_PRINTABLE: Final = bytes(byte for byte in range(256) if not 0x20 <= byte < 0x7F and byte not in b"\t\n\r")
 
 
 def _extend(removed: list[Removed], start: int, end: int, name: str) -> None:

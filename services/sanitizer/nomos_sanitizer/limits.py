@@ -20,6 +20,12 @@ ENCODING_DEPTH_MAX: Final = 5
 SPANS_MAX: Final = 20_000
 #: Runs of escape sequences (percent, entities, backslash) decoded in one pass. Over it: refused.
 ESCAPES_MAX: Final = 150_000
+#: Invisible and control characters left out of shadows in one pass. Over it: refused.
+INVISIBLE_MAX: Final = 500_000
+#: Runs that are read as base64 in one pass. Over it: refused.
+BASE64_RUNS_MAX: Final = 20_000
+#: Members and elements of all containers of a body. Over it: refused.
+JSON_NODES_MAX: Final = 1_000_000
 #: Bytes looked at in one pass, as a multiple of the input, and the floor for small inputs. Over it: refused.
 WORK_FACTOR_MAX: Final = 24
 WORK_BYTES_FLOOR: Final = 1024 * 1024

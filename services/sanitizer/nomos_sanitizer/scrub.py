@@ -129,7 +129,11 @@ class Scrubber:
 
     def names_credential(self, number: str) -> bool:
         """Whether the text of a JSON number holds a credential."""
-        return next(self._needles.spans(number.encode()), None) is not None
+        return self._needles.has_numeric and next(self._needles.spans(number.encode()), None) is not None
+
+    def node(self) -> None:
+        """Charges one JSON value."""
+        self._budget.node()
 
     def is_marker(self, text: str) -> bool:
         """Whether the whole text is one of our own markers."""
@@ -162,8 +166,8 @@ class Scrubber:
         if not fired and not self._needles:
             return ()
         edits = self._direct(data, fired)
-        if GATE_INVISIBLE in fired:
-            visible = invisible.examine(data)
+        if GATE_INVISIBLE in fired and not self._is_quiet_binary(data):
+            visible = invisible.examine(data, self._budget)
             if own_invisible:
                 edits += self._invisible(visible)
             shadow = visible.shadow.data
@@ -173,6 +177,20 @@ class Scrubber:
         else:
             edits += self._encoded(data, fired, depth)
         return merge(edits)
+
+    def _is_quiet_binary(self, data: bytes) -> bool:
+        """Whether this is no text, and no secret shows when all but its printable characters are left out.
+
+        Every second byte of a picture would otherwise be taken out one by one.
+        """
+        try:
+            data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            projection = invisible.ascii_projection(data)
+            self._budget.look(len(projection))
+            fires_rule = any(number >= 0 for number in self._matcher.fired(projection))
+            return not fires_rule and not self._needles.remain(projection)
+        return False
 
     def _direct(self, data: bytes, fired: frozenset[int]) -> list[Edit]:
         edits = []
@@ -217,6 +235,7 @@ class Scrubber:
         for start, end in base64_runs(data):
             run = data[start:end]
             if end - start >= BASE64_RUN_MIN or self._matcher.has_base64_beginning(run) or self._needles.in_base64(run):
+                self._budget.run()
                 for edit in base64_edits(data, start, end, lambda plain: self._decoded(plain, depth)):
                     self._budget.span()
                     edits.append(edit)
@@ -248,6 +267,9 @@ class _Nested:
 
     def names_credential(self, number: str) -> bool:
         return self._scrubber.names_credential(number)
+
+    def node(self) -> None:
+        self._scrubber.node()
 
     def is_marker(self, text: str) -> bool:
         return self._scrubber.is_marker(text)

@@ -164,18 +164,21 @@ def _string_end(data: bytes, start: int) -> int:
     raise NotJson("unclosed")
 
 
-def depth_of(data: bytes) -> int:
-    """The depth of containers in a JSON text without escaped quotation marks (so that each one opens or closes)."""
+def is_shallow(data: bytes) -> bool:
+    """Whether the containers of a JSON text are within ``JSON_DEPTH_MAX``.
+
+    The text holds no escaped quotation mark, so that each one opens or closes a string.
+    """
     kept = data.translate(None, _NOT_STRUCTURE)
-    brackets = b"".join(kept.split(b'"')[::2])
-    depth = deepest = 0
-    for mark in brackets:
+    depth = 0
+    for mark in b"".join(kept.split(b'"')[::2]):
         if mark in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > JSON_DEPTH_MAX:
+                return False
         else:
             depth -= 1
-    return deepest
+    return True
 
 
 _NOT_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')

@@ -45,6 +45,10 @@ class Strings(Protocol):
         """Whether the digits of a number are a credential."""
         ...
 
+    def node(self) -> None:
+        """Charges one value; raises ``ResponseRefused`` when there are too many."""
+        ...
+
     def is_marker(self, text: str) -> bool:
         """Whether the whole text is one of our own markers."""
         ...
@@ -82,6 +86,7 @@ class Walk:
                 if self._stack:
                     self._path.pop()
                 continue
+            self._strings.node()
             prefix, value, secret = item
             self._out.append("," + prefix if frame.started else prefix)
             frame.started = True

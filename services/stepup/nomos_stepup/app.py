@@ -11,7 +11,7 @@ from nomos.events import COSIGNER_CREATED, TENANT_CREATED
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_runtime.feed import serve_feed
-from nomos_runtime.peers import reader_tokens
+from nomos_runtime.peers import callers, reader_tokens
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
@@ -33,7 +33,8 @@ class StepupService:
         self._settings = settings
         self._party = party
         self._sealer = sealer
-        self._readers = {token: (COSIGNER_CREATED,) for token in reader_tokens(NAME, env)}
+        self._readers: dict[str, tuple[str, ...]] = {t: (COSIGNER_CREATED,) for t in reader_tokens(NAME, env)}
+        self._callers = callers(env, "policy")
         self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES)
         self._parts: Parts | None = None
 
@@ -52,8 +53,8 @@ class StepupService:
         await serve_feed(parts.bus, events, self._readers)
         await parts.follow({"identity": apply, NAME: index.apply})
         stepup = Stepup(self._settings, store, index)
-        await parts.responder.serve_service("svc.stepup.open.*", open_decoder, stepup.open)
-        await parts.responder.serve_service("svc.stepup.consume.*", consume_decoder, stepup.consume)
+        await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
+        await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
         await parts.serve_admin(StepupAdmin(self._settings, self._party, store, index).verbs())
         parts.spawn(self._expire(stepup))

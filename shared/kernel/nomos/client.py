@@ -22,7 +22,7 @@ from nomos.errors import Malformed, Misconfigured, NomosError, NotPermitted, Una
 from nomos.ids import new_id
 from nomos.messages import Decoder, Failure, encode, now_ms
 
-CONNECT_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 5
 #: How long a request may take, from the caller to the answer, milliseconds.
 REQUEST_MS: Final = 10_000
 

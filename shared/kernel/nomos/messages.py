@@ -237,14 +237,13 @@ class ApprovalConsumed(msgspec.Struct, frozen=True, kw_only=True, tag="consumed"
 
 
 class Sanitize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A body to clean. ``credentials`` are those that the broker injected, searched for verbatim."""
+    """A body to clean. It holds no credential of the broker's: the proxy has taken that out before."""
 
     v: int
     tenant: str
     content_type: str
     headers: list[tuple[str, str]]
     body: bytes
-    credentials: list[bytes]
 
 
 class Sanitized(msgspec.Struct, frozen=True, kw_only=True, tag="sanitized"):

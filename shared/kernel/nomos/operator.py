@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from nomos.client import REQUEST_MS, Connection, header
 from nomos.errors import Malformed
@@ -36,7 +36,7 @@ class Operator:
         await self._connection.close()
 
     async def ask(
-        self, service: str, verb: str, tenant: str = INSTALLATION, *, timeout_ms: int = REQUEST_MS, **params: object
+        self, service: str, verb: str, tenant: str = INSTALLATION, *, timeout_ms: int = REQUEST_MS, **params: Any
     ) -> dict[str, object]:
         """Runs one verb of a service for ``tenant``; errors as :meth:`nomos.client.Connection.ask`."""
         if tenant != INSTALLATION:

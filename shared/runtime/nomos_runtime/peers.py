@@ -33,3 +33,9 @@ def reader_tokens(owner: str, env: Mapping[str, str]) -> list[str]:
     """The tokens under which the readers of ``owner``'s facts ask: account keys, and ``self`` for its own replicas."""
     accounts = load_accounts(env)
     return [*(accounts[reader] for reader in FEEDS.get(owner, ())), "self"]
+
+
+def callers(env: Mapping[str, str], *services: str) -> dict[str, str]:
+    """Account key to name, of ``services``: who may ask, as the server stamps it."""
+    accounts = load_accounts(env)
+    return {accounts[name]: name for name in services}

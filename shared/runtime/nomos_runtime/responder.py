@@ -8,7 +8,7 @@ the tenant's log. If even that cannot be made durable the answer is ``journal_un
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -119,14 +119,29 @@ class Responder:
             raise UnknownTenant(f"no tenant {_clean(tenant)}", hint="nomos tenant create NAME")
 
     async def serve_service(
-        self, subject: str, decoder: Decoder, handle: Callable[[object], Awaitable[msgspec.Struct]]
+        self,
+        subject: str,
+        callers: Mapping[str, str],
+        decoder: Decoder,
+        handle: Callable[[object], Awaitable[msgspec.Struct]],
     ) -> None:
-        """Serves ``svc.*`` subjects of other services; who may ask is decided by the bus (exports and imports)."""
+        """Serves a ``svc.*`` subject of other services.
+
+        Args:
+            subject: ends in ``*``, where the server stamps the caller's account key.
+            callers: account key to service name, of those that may ask. The bus lets no others through; that an
+                operator's mistake in an account's JWT is not enough to get past, is checked here.
+            decoder: of the message.
+            handle: gives the reply; raises :class:`NomosError` to refuse.
+        """
 
         async def answer(message: Msg) -> None:
             reply: msgspec.Struct
-            actor = Actor(kind="service", id=message.subject.rsplit(".", 1)[-1])
+            account = message.subject.rsplit(".", 1)[-1]
+            actor = Actor(kind="service", id=callers.get(account, account))
             try:
+                if account not in callers:
+                    raise NotPermitted("this service may not ask here")
                 reply = await handle(decoder.decode(message.data))
             except NomosError as e:
                 reply = await self.refuse(e, SYSTEM_TENANT, actor, None, subject)

@@ -88,6 +88,17 @@ class Book:
             rows.append(row)
         self.rows = rows
 
+    def relink(self) -> None:
+        """Gives every object its tenant's link and chains again; counters of producers stay."""
+        head, heads = genesis(ORIGIN), dict[str, str]()
+        self.rows = []
+        for one in self.objects:
+            one["tprev"] = heads.get(one["tenant"], NO_HASH.hex())
+            record = canonical_bytes(one)
+            own = link(head, record)
+            self.rows.append(ArchiveRow(one["seq"], own, record, head))
+            head, heads[one["tenant"]] = own, own.hex()
+
     def root(self, size: int) -> bytes:
         tree = CompactRange()
         tree.extend(row.hash for row in self.rows[:size])

@@ -204,7 +204,11 @@ def test_a_record_with_a_wrong_member_is_refused(changes: dict[str, Any]) -> Non
 
 
 def test_only_the_logs_own_records_have_no_source() -> None:
-    assert parse_record(canonical_bytes(plain_record(tenant="_sys", pc=None, src=None))).pc is None
+    own = {"pc": None, "src": None, "tenant": "_sys", "type": "audit.gap"}
+    assert parse_record(canonical_bytes(plain_record(**own))).pc is None
+    for changed in ({"tenant": "acme"}, {"type": "authz.decision"}):
+        with pytest.raises(MalformedRecord):
+            parse_record(canonical_bytes(plain_record(**{**own, **changed})))
 
 
 @given(st.integers(0, 253_402_300_799_999_999))

@@ -528,3 +528,47 @@ def test_checkpoints_of_one_witness_key_under_two_names_are_no_quorum(made: Any,
 def test_a_checkpoint_for_an_empty_tree_with_another_root_is_refused(made: Any) -> None:
     with pytest.raises(MalformedRecord, match="empty tree"):
         sign_checkpoint(Checkpoint(origin=made.signer.verifier_key.name, size=0, root=bytes(32)), [made.signer])
+
+
+def with_gap(book: Any, declared: tuple[int, int] | None, at: int = 11) -> Any:
+    """Producer p0 jumps from its counter at record 10 to three more at record 12; record 11 is the log's own."""
+    made = book(20)
+    event = {"kind": "producer", "known": True, "producer": "p0", "svc": "policy"}
+    for one in made.objects[12:]:
+        if one["pc"] is not None and one["pc"]["id"] == "p0":
+            one["pc"]["n"] += 3
+    jumped = made.objects[12]["pc"]["n"]
+    if declared is not None:
+        first, last = jumped - 3 + declared[0], jumped - 1 + declared[1]
+        made.objects[at]["type"] = "audit.gap"
+        made.objects[at]["event"] = {**event, "first": first, "last": last}
+    made.relink()
+    made.notes = {20: made.note(20)}
+    return made
+
+
+@pytest.mark.parametrize("group_rows", [4, 64])
+def test_a_gap_that_the_log_declares_is_told_and_in_strict_mode_refused(
+    book: Any, tmp_path: Path, group_rows: int
+) -> None:
+    directory = with_gap(book, (0, 0)).export(tmp_path / "x", group_rows=group_rows)
+    report = book(0).verify(directory, 2)
+    assert report.verdict is Verdict.VERIFIED, render_text(report)
+    assert report.declared_gaps == 1
+    assert any("record 11" in one for one in report.warnings)
+    assert any("gap" in one for one in report.not_checked)
+    assert_found(book(0).verify(directory, strict=True), Verdict.INCOMPLETE, 11, "declares")
+
+
+@pytest.mark.parametrize("group_rows", [4, 64])
+@pytest.mark.parametrize("declared", [None, (1, 0), (0, -1), (5, 9)])
+def test_a_gap_that_is_not_declared_or_larger_than_declared_is_an_omission(
+    book: Any, tmp_path: Path, group_rows: int, declared: tuple[int, int] | None
+) -> None:
+    directory = with_gap(book, declared).export(tmp_path / "x", group_rows=group_rows)
+    assert_found(book(0).verify(directory), Verdict.INCOMPLETE, 12, "are not in the log")
+
+
+def test_a_gap_declared_only_afterwards_declares_nothing(book: Any, tmp_path: Path) -> None:
+    directory = with_gap(book, (0, 0), at=14).export(tmp_path / "x")
+    assert_found(book(0).verify(directory), Verdict.INCOMPLETE, 12, "are not in the log")

@@ -28,9 +28,11 @@ MEDIA = st.sampled_from(
 )
 FRAGMENTS = st.lists(
     st.sampled_from(
-        b'{ } [ ] " : , \\ \\u00 \\ud83d % %25 %67 &#x &amp; gh p_ Z2hw eyJ ://u: @ password token = \n \0'.split(b" ")
-        + [b" ", b"\n", b"\0", b"A" * 20, b"b" * 50, b"-----BEGIN PRIVATE KEY-----", b"\xff", b"\xed\xa0\x80"]
-        + ["\u200b".encode(), "\U000e0041".encode()]
+        [
+            *rb'{ } [ ] " : , \ \u00 \ud83d % %25 %67 &#x &amp; gh p_ Z2hw eyJ ://u: @ password token ='.split(b" "),
+            *(b" ", b"\n", b"\0", b"A" * 20, b"b" * 50, b"-----BEGIN PRIVATE KEY-----", b"\xff", b"\xed\xa0\x80"),
+            *("\u200b".encode(), "\U000e0041".encode()),
+        ]
     ),
     max_size=25,
 ).map(b"".join)

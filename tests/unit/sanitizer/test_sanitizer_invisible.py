@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos_sanitizer import invisible
+from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.engine import bytes_options
 
@@ -141,12 +142,12 @@ GATE = re2.compile(invisible.gate_pattern(), bytes_options())
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_gate_opens_exactly_where_something_is_left_out_of_the_shadow(text: str) -> None:
     data = text.encode()
-    assert (GATE.search(data) is not None) == (invisible.examine(data).shadow.data != data)
+    assert (GATE.search(data) is not None) == (invisible.examine(data, Budget(0)).shadow.data != data)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_can_be_examined_and_the_shadow_maps_back(data: bytes) -> None:
-    shadow = invisible.examine(data).shadow
+    shadow = invisible.examine(data, Budget(0)).shadow
     for at in range(len(shadow.data)):
         start, end = shadow.origin(at, at + 1)
         assert data[start:end] == shadow.data[at : at + 1]

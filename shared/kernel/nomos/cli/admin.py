@@ -14,7 +14,7 @@ from nomos.cli.output import Exit, result
 from nomos.errors import Misconfigured
 
 
-def ask(args: Namespace, service: str, verb: str, tenant: str = "_", **params: object) -> dict[str, Any]:
+def ask(args: Namespace, service: str, verb: str, tenant: str = "_", **params: Any) -> dict[str, Any]:
     """Asks a service with the operator's credential."""
     from nomos.operator import Operator
 
@@ -153,10 +153,13 @@ def policy_history(args: Namespace) -> int:
 
 
 def connection_add(args: Namespace) -> int:
-    """``nomos connection add``: the bearer goes to the proxy, which seals it; it is never printed."""
+    """``nomos connection add``: the bearer crosses the bus sealed to the proxy's key; it is never printed."""
+    from nomos.bearer import seal_bearer
+
     token = read_text(args.token_file, "token file").strip()
-    made = ask(args, "proxy", "connection-add", args.tenant, connector=args.connector, name=args.name, bearer=token,
-               base_url=args.base_url)
+    sealed = seal_bearer(ask(args, "proxy", "sealing-key")["public_key"], token)
+    made = ask(args, "proxy", "connection-add", args.tenant, connector=args.connector, name=args.name,
+               sealed_bearer=sealed, base_url=args.base_url)
     result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
     return Exit.YES
 

@@ -19,11 +19,13 @@ from typing import Any, Final
 
 from nomos.cli.context import Context, load_context
 from nomos.cli.output import Exit, result, say
-from nomos.errors import Malformed, Misconfigured
+from nomos.errors import Conflict, Malformed, Misconfigured
 from nomos.operator import Operator
 from nomos.passkey import ENVIRONMENTS, SoftwarePasskey
 
 PASSKEY_LABEL: Final = "software passkey"
+#: The state in which an approval can be signed for.
+PENDING: Final = "pending"
 
 Reply = dict[str, Any]
 
@@ -95,6 +97,8 @@ def approve(args: Namespace) -> int:
         shown: Reply = await operator.ask("stepup", "approval-show", tenant, approval=args.id)
         _check_party(context, shown)
         say(_visible(shown["text"]))
+        if shown["state"] != PENDING:
+            raise Conflict(f"the approval is {shown['state']}")
         response = passkey.assert_(  # noqa: PT009 - the authenticator's operation, not a test's
             rp_id=context.rp_id, origin=context.expected_origin, challenge=_unb64(shown, "challenge")
         )

@@ -159,6 +159,9 @@ def build_parser(plugin: str | None) -> argparse.ArgumentParser:
     sub.add_argument("dir")
     sub.add_argument("--trust", required=True, metavar="FILE")
     sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1)
+    sub.add_argument("--tenant", default="", help="demand the bundle of this tenant instead of the whole log")
+    sub.add_argument("--strict", action="store_true", help="warnings are failures")
+    sub.add_argument("--workers", type=int, default=1, help="processes that verify row groups")
 
     sub = add(commands, "inspect", "show a token for people", _lazy("inspect", "inspect"), context=False)
     sub.add_argument("token", help="the token, a file that holds it, or - for standard input")

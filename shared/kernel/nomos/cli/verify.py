@@ -6,9 +6,21 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from nomos.log.verify import run_verify
+from nomos.log.main import run_verify
 
 
 def verify(args: Namespace) -> int:
     """Exit 0 only when everything demanded was checked and is right."""
-    return int(run_verify(Path(args.dir), Path(args.trust), args.level, args.json, sys.stdout, sys.stderr))
+    return int(
+        run_verify(
+            Path(args.dir),
+            Path(args.trust),
+            args.level,
+            args.json,
+            sys.stdout,
+            sys.stderr,
+            tenant=args.tenant or None,
+            strict=args.strict,
+            workers=args.workers,
+        )
+    )

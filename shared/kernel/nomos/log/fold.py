@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from nomos.errors import Refused
 from nomos.log.chain import NO_HASH, genesis, link
-from nomos.log.group import Bad, CounterSpan, GroupSummary, TenantSpan, judge_counter
+from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, TenantSpan, judge_counter
 from nomos.log.report import Verdict
 from nomos.log.tree import CompactRange
 
@@ -37,10 +37,13 @@ class _Counters:
         self._tenants: dict[str, tuple[int, str]] = {}
         self._producers: dict[tuple[str, str], int] = {}
         self._sources: dict[str, tuple[int, int]] = {}
+        # The newest declared gap of each producer; the event after the gap is the producer's next one in the log.
+        self._gaps: dict[tuple[str, str], Gap] = {}
 
     def judge(self, summary: GroupSummary) -> list[Bad]:
         found = [self._tenant(name, span) for name, span in summary.tenants.items()]
-        found += [self._producer(name, span) for name, span in summary.producers.items()]
+        declared = self._declared(summary)
+        found += [self._producer(name, span, declared.get(name)) for name, span in summary.producers.items()]
         found += [self._source(name, span) for name, span in summary.sources.items()]
         return [one for one in found if one is not None]
 
@@ -48,6 +51,7 @@ class _Counters:
         self._tenants.update({name: (one.last_tseq, one.last_hash) for name, one in summary.tenants.items()})
         self._producers.update({name: one.last[0] for name, one in summary.producers.items()})
         self._sources.update({name: one.last for name, one in summary.sources.items()})
+        self._gaps.update({gap.producer: gap for gap in summary.gaps if gap.producer is not None})
 
     def _tenant(self, name: str, span: TenantSpan) -> Bad | None:
         before, head = self._tenants.get(name, (-1, _NO_HASH_HEX))
@@ -55,9 +59,18 @@ class _Counters:
             return None
         return Bad(span.row, Verdict.TAMPERED, "tseq or tprev does not follow the tenant's record before")
 
-    def _producer(self, name: tuple[str, str], span: CounterSpan) -> Bad | None:
+    def _declared(self, summary: GroupSummary) -> dict[tuple[str, str], Gap]:
+        """The last gap declared for each producer before its first record in this group."""
+        declared = dict(self._gaps)
+        for gap in summary.gaps:
+            if gap.producer in summary.producers and gap.row < summary.producers[gap.producer].row:
+                declared[gap.producer] = gap
+        return declared
+
+    def _producer(self, name: tuple[str, str], span: CounterSpan, declared: Gap | None) -> Bad | None:
         # Counters begin at 0, so a first record with a higher one is an omission as well.
-        return judge_counter(span.row, self._producers.get(name, -1), span.first[0], dense=self._dense)
+        before = self._producers.get(name, -1)
+        return judge_counter(span.row, before, span.first[0], declared=declared, dense=self._dense)
 
     def _source(self, name: str, span: CounterSpan) -> Bad | None:
         if span.first > self._sources.get(name, (-1, -1)):

@@ -17,12 +17,14 @@ import msgspec
 from nomos.errors import Malformed
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.parts import HASH_BYTES, GroupRows
-from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, parse_record
+from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record
 from nomos.log.report import Verdict
 from nomos.log.tree import CompactRange
 
 _HEX: Final = 2 * HASH_BYTES
 LEVEL_MEANING: Final = 2
+#: Type of the record in which the writer says that events are missing.
+GAP_TYPE: Final = "audit.gap"
 #: YYYY-MM-DDTHH:MM:SS.ffffffZ
 _TS_LENGTH: Final = 27
 
@@ -83,6 +85,30 @@ class CounterSpan(NamedTuple):
     last: tuple[int, int]
 
 
+class Gap(NamedTuple):
+    """A record in which the log itself says that events never reached it.
+
+    ``producer`` is (service, id) where a producer's counter jumped, None where the journal had a hole.
+    """
+
+    row: int
+    seq: int
+    producer: tuple[str, str] | None
+    first: int
+    last: int
+
+
+class _GapEvent(msgspec.Struct, frozen=True):
+    first: int
+    last: int
+    producer: str | None = None
+    svc: str | None = None
+
+
+class _GapRecord(msgspec.Struct, frozen=True):
+    event: _GapEvent
+
+
 class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     """All that is kept of a judged row group."""
 
@@ -98,10 +124,12 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     tenants: dict[str, TenantSpan]
     producers: dict[tuple[str, str], CounterSpan]
     sources: dict[str, CounterSpan]
+    gaps: tuple[Gap, ...]
     bad: Bad | None
 
 
 _FACTS = msgspec.json.Decoder(Facts)
+_GAP = msgspec.json.Decoder(_GapRecord)
 
 
 def _tampered(row: int, reason: str) -> Bad:
@@ -118,6 +146,21 @@ def read_facts(rows: GroupRows) -> tuple[list[Facts], Bad | None]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return facts, _tampered(len(facts), "the record cannot be read")
     return facts, None
+
+
+def read_gaps(rows: GroupRows, facts: Sequence[Facts]) -> list[Gap]:
+    """The gaps that the log's own records declare. One that cannot be read declares nothing."""
+    gaps: list[Gap] = []
+    for row, one in enumerate(facts):
+        if one.type != GAP_TYPE or one.tenant != SYSTEM_TENANT or one.pc is not None:
+            continue
+        try:
+            event = _GAP.decode(rows.record(row)).event
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        named = None if event.producer is None or event.svc is None else (event.svc, event.producer)
+        gaps.append(Gap(row, one.seq, named, event.first, event.last))
+    return gaps
 
 
 def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | None:
@@ -163,7 +206,7 @@ def check_members(facts: Sequence[Facts]) -> Bad | None:
     for row, one in enumerate(facts):
         if one.v != RECORD_VERSION or one.tseq < 0 or len(one.ts) != _TS_LENGTH:
             return _tampered(row, f"the record is not of version {RECORD_VERSION}")
-        if (one.pc is None or one.src is None) and one.tenant != SYSTEM_TENANT:
+        if (one.pc is None or one.src is None) and not is_own_record(one.tenant, one.type):
             return _tampered(row, "the record names no source")
     return None
 
@@ -205,33 +248,43 @@ def check_tenants(rows: GroupRows, facts: Sequence[Facts]) -> tuple[dict[str, Te
     return {name: TenantSpan(*first, *lasts[name]) for name, first in firsts.items()}, bad
 
 
-def check_producers(facts: Sequence[Facts], *, dense: bool) -> tuple[dict[tuple[str, str], CounterSpan], Bad | None]:
-    """Checks each producer's counter inside the group: without a gap in a log, rising in a tenant's bundle."""
+def check_producers(
+    facts: Sequence[Facts], gaps: Sequence[Gap], *, dense: bool
+) -> tuple[dict[tuple[str, str], CounterSpan], Bad | None]:
+    """Checks each producer's counter inside the group: in a log without a gap, but for gaps declared before."""
     firsts: dict[tuple[str, str], tuple[int, int]] = {}
     lasts: dict[tuple[str, str], int] = {}
     bad = None
+    gap_at = {gap.row: gap for gap in gaps}
+    declared: dict[tuple[str, str] | None, Gap] = {}
     for row, one in enumerate(facts):
         counter = one.pc
         if counter is None:
+            if row in gap_at:
+                declared[gap_at[row].producer] = gap_at[row]
             continue
         name, now = (counter.svc, counter.id), counter.n
         last = lasts.get(name)
         if last is None:
             firsts[name] = (row, now)
-        elif now != last + 1 and (bad := judge_counter(row, last, now, dense=dense)) is not None:
-            break
+        elif now != last + 1:
+            bad = judge_counter(row, last, now, declared=declared.get(name), dense=dense)
+            if bad is not None:
+                break
         lasts[name] = now
     spans = {name: CounterSpan(row, (first, 0), (lasts[name], 0)) for name, (row, first) in firsts.items()}
     return spans, bad
 
 
-def judge_counter(row: int, before: int, now: int, *, dense: bool) -> Bad | None:
-    """What a producer's counter ``now`` after ``before`` means."""
+def judge_counter(row: int, before: int, now: int, *, declared: Gap | None, dense: bool) -> Bad | None:
+    """What a producer's counter ``now`` after ``before`` means, given the last gap declared for this producer."""
     if now <= before:
         return _tampered(row, f"the producer's counter went from {before} to {now}")
-    if dense and now != before + 1:
-        return Bad(row, Verdict.INCOMPLETE, f"the producer's events {before + 1} to {now - 1} are not in the log")
-    return None
+    if not dense or now == before + 1:
+        return None
+    if declared is not None and declared.first <= before + 1 and now - 1 <= declared.last:
+        return None
+    return Bad(row, Verdict.INCOMPLETE, f"the producer's events {before + 1} to {now - 1} are not in the log")
 
 
 def check_sources(facts: Sequence[Facts]) -> tuple[dict[str, CounterSpan], Bad | None]:
@@ -288,7 +341,8 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSu
     dense = rows.prevs is None
     facts, unread = read_facts(rows)
     tenants, bad_tenant = check_tenants(rows, facts)
-    producers, bad_producer = check_producers(facts, dense=dense)
+    gaps = read_gaps(rows, facts)
+    producers, bad_producer = check_producers(facts, gaps, dense=dense)
     sources, bad_source = check_sources(facts)
     checks: list[Callable[[], Bad | None]] = [
         lambda: check_sizes(rows),
@@ -317,5 +371,6 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSu
         tenants=tenants,
         producers=producers,
         sources=sources,
+        gaps=tuple(gaps),
         bad=bad,
     )

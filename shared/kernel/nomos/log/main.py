@@ -22,6 +22,7 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
     stderr: TextIO,
     *,
     tenant: str | None = None,
+    strict: bool = False,
     workers: int = 1,
 ) -> int:
     """Verifies an export and writes the report.
@@ -34,6 +35,7 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
         stdout: takes the report.
         stderr: takes what is wrong with the arguments.
         tenant: the tenant whose bundle this must be; None demands a whole log.
+        strict: whether gaps that the log itself declares make it incomplete.
         workers: processes to use.
 
     Returns:
@@ -44,7 +46,9 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
 
     try:
         trust_text = trust_path.read_bytes()
-        report = verify_export(directory, trust_text, level, now=int(time.time()), tenant=tenant, workers=workers)
+        report = verify_export(
+            directory, trust_text, level, now=int(time.time()), tenant=tenant, strict=strict, workers=workers
+        )
     except Malformed as error:
         stderr.write(f"nomos verify: trust policy or level: {error.detail}\n")
         return EXIT_USAGE

@@ -28,6 +28,8 @@ RECORD_DEPTH_MAX: Final = 16
 #: The integers that every JSON reader keeps exactly (RFC 7493 section 2.2).
 INTEGER_MAX: Final = 2**53 - 1
 RECORD_VERSION: Final = 1
+#: Types that only the log itself may write.
+_OWN_TYPES: Final = "audit."
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -62,7 +64,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One record ``P_i``. ``ts`` was set by the writer and never gives the order; ``seq`` does.
 
-    ``pc`` and ``src`` are None only in the log's own records (tenant ``_sys``).
+    ``pc`` and ``src`` are None only in the log's own records (tenant ``_sys``, type ``audit.…``).
     """
 
     actor: Actor
@@ -203,6 +205,11 @@ def format_ts(microseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
 
 
+def is_own_record(tenant: str, kind: str) -> bool:
+    """Whether the writer makes such records by itself (gaps, seals), so that they may come from no producer."""
+    return tenant == SYSTEM_TENANT and kind.startswith(_OWN_TYPES)
+
+
 def parse_record(encoded: bytes) -> Record:
     """Parses one record strictly: profile, canonical form, every member present, none unknown.
 
@@ -222,7 +229,7 @@ def parse_record(encoded: bytes) -> Record:
         raise MalformedRecord("tenant and type must be 1 to 64 of A-Z a-z 0-9 _ . -")
     if _HASH.fullmatch(record.tprev) is None:
         raise MalformedRecord("tprev must be 64 lower-case hex digits")
-    if record.tenant != SYSTEM_TENANT and (record.pc is None or record.src is None):
+    if (record.pc is None or record.src is None) and not is_own_record(record.tenant, record.type):
         raise MalformedRecord("only the log's own records have no source")
     if record.pc is not None and record.pc.n < 0:
         raise MalformedRecord("a producer's counter must not be negative")

@@ -67,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     from_size: int
     to_size: int
     records: int
+    declared_gaps: int
     roots: tuple[SignedRoot, ...]
     keys: tuple[str, ...]
     checked: tuple[str, ...]
@@ -93,6 +94,7 @@ class Tally:
         self.tenant: str | None = None
         self.to_size = 0
         self.records = 0
+        self.declared_gaps = 0
         self._worst = Verdict.VERIFIED
         self._first: Finding | None = None
 
@@ -132,6 +134,7 @@ class Tally:
             from_size=0,
             to_size=self.to_size,
             records=self.records,
+            declared_gaps=self.declared_gaps,
             roots=tuple(self.roots),
             keys=tuple(sorted({key for root in self.roots for key in root.keys})),
             checked=tuple(self.checked),

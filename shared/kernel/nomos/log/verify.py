@@ -25,11 +25,11 @@ from typing import Final
 
 from nomos.errors import Malformed, MalformedRecord
 from nomos.log.fold import Divergence, LogFold, TenantFold
-from nomos.log.group import LEVEL_MEANING, GroupSummary
+from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.index import INDEX_NAME, PROOF_NAME, ExportIndex, file_digest, is_part_name, parse_index
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
 from nomos.log.proof import many_root, parse_many_proof
-from nomos.log.report import Report, Tally, Verdict
+from nomos.log.report import FINDINGS_MAX, Report, Tally, Verdict
 from nomos.log.seals import Seals, read_seals
 from nomos.log.tree import ProofFailed, leaf_hash
 from nomos.log.trust import NO_QUORUM, parse_trust
@@ -46,6 +46,7 @@ def verify_export(
     *,
     now: int,
     tenant: str | None = None,
+    strict: bool = False,
     workers: int = 1,
 ) -> Report:
     """Verifies the export in ``directory``.
@@ -56,6 +57,8 @@ def verify_export(
         level: 0, 1 or 2.
         now: Unix seconds; cosignatures from after it do not count.
         tenant: the tenant whose bundle this must be; None demands a whole log.
+        strict: whether events that the log itself declares missing (``audit.gap``) make it incomplete; otherwise
+            they are told as warnings.
         workers: processes that judge row groups; 1 means this one.
 
     Returns:
@@ -80,7 +83,7 @@ def verify_export(
         if seals is not None:
             _check_rows_stated(index, seals, tally)
             if level > 0 and index.files:
-                _Content(directory, index, seals, tally, level=level, workers=workers).judge()
+                _Content(directory, index, seals, tally, level=level, strict=strict, workers=workers).judge()
     _say_unchecked(level, tally)
     return tally.report(level)
 
@@ -167,13 +170,14 @@ class _Content:
     """Level 1 and 2: the records."""
 
     def __init__(
-        self, directory: Path, index: ExportIndex, seals: Seals, tally: Tally, *, level: int, workers: int
+        self, directory: Path, index: ExportIndex, seals: Seals, tally: Tally, *, level: int, strict: bool, workers: int
     ) -> None:
         self._directory = directory
         self._index = index
         self._seals = seals
         self._tally = tally
         self._level = level
+        self._strict = strict
         self._workers = workers
         self._at: GroupTask | None = None
 
@@ -196,6 +200,8 @@ class _Content:
         except GroupFailed as error:
             seq = self._tally.records if self._index.tenant is None else None
             self._tally.fail(error.verdict, error.detail, seq=seq, file=error.name, row_group=error.group)
+        if self._tally.declared_gaps:
+            self._tally.not_checked.append(f"what {self._tally.declared_gaps} declared gaps would have held")
         if self._level >= LEVEL_MEANING:
             self._tally.checked.append("canonical form and members of each record read")
 
@@ -207,6 +213,17 @@ class _Content:
         )
         for self._at, summary in judged:
             yield summary
+            for gap in summary.gaps:
+                self._tell_gap(gap)
+
+    def _tell_gap(self, gap: Gap) -> None:
+        whose = "the journal" if gap.producer is None else f"producer {'/'.join(gap.producer)!a}"
+        told = f"the log declares {gap.first} to {gap.last} of {whose} missing"
+        self._tally.declared_gaps += 1
+        if self._strict:
+            self._tally.fail(Verdict.INCOMPLETE, told, seq=gap.seq)
+        elif self._tally.declared_gaps <= FINDINGS_MAX:
+            self._tally.warnings.append(f"record {gap.seq}: {told}")
 
     def _judge_log(self) -> None:
         signed = self._seals.roots
@@ -221,7 +238,7 @@ class _Content:
             f"records 0 to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns"
         )
         self._tally.checked.append(f"root recomputed at {len(signed)} checkpoints, so they are consistent")
-        self._tally.checked.append("sources rise, and producers' counters have no gap")
+        self._tally.checked.append("sources rise, and producers' counters have no gap that is not declared")
 
     def _judge_bundle(self, tenant: str) -> None:
         fold = TenantFold(tenant)

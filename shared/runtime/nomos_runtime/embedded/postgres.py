@@ -15,6 +15,7 @@ import base64
 import importlib.util
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -82,6 +83,7 @@ class EmbeddedPostgres:
         """
         self.directory = directory
         self._cluster = directory / "data"
+        self._unfinished = directory / "data.new"
         self._fsync = fsync
         self._binaries = postgres_binaries()
         self._process: ServerProcess | None = None
@@ -124,10 +126,11 @@ class EmbeddedPostgres:
         """
         if not self.running:
             self._lock = self._lock or DirectoryLock(self.directory, "postgres")
+            self._socket_directory.mkdir(mode=0o700, exist_ok=True)
             self._passwords()
             self._identity = self._choose_identity()
             self._take_ownership()
-            if not (self._cluster / "PG_VERSION").exists():
+            if not self._cluster.exists():
                 self._initialise()
             self._configure()
             self._process = ServerProcess(
@@ -187,6 +190,8 @@ class EmbeddedPostgres:
         if self._process is not None:
             self._process.stop(signal.SIGINT)
             self._process = None
+            if self._socket_directory.parent != self.directory:
+                shutil.rmtree(self._socket_directory, ignore_errors=True)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -237,14 +242,17 @@ class EmbeddedPostgres:
 
     def _take_ownership(self) -> None:
         """Gives the cluster to whom the server runs as, which may differ from the last run."""
-        self._cluster.mkdir(mode=0o700, exist_ok=True)
+        # A cluster is made beside its place, so that one that was cut short is never taken for one that is whole.
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        if not self._cluster.exists():
+            self._unfinished.mkdir(mode=0o700)
         if os.geteuid() != 0:
             return
         uid, gid = (0, 0) if self._identity == "unroot" else (int(n) for n in self._identity.split(":"))
         if uid:
             # The way to the cluster must be open to that user; what lies beside it stays closed by its own mode.
             self.directory.chmod(0o711)
-        for top in (self._cluster, self._socket_directory):
+        for top in (self._cluster, self._unfinished, self._socket_directory):
             for folder, _, files in os.walk(top):
                 for path in (folder, *(os.path.join(folder, f) for f in files)):
                     if os.lstat(path).st_uid != uid:
@@ -273,7 +281,7 @@ class EmbeddedPostgres:
             done = self._run(
                 [
                     "initdb",
-                    f"--pgdata={self._cluster}",
+                    f"--pgdata={self._unfinished}",
                     f"--username={SUPERUSER}",
                     f"--pwfile=/dev/fd/{reader}",
                     "--auth=scram-sha-256",
@@ -289,6 +297,7 @@ class EmbeddedPostgres:
             os.close(reader)
         if done.returncode != 0:
             raise Unavailable("postgres could not be initialised", cause=done.stderr.decode(errors="replace"))
+        self._unfinished.rename(self._cluster)
 
     def _configure(self) -> None:
         roles = ",".join(OWNERS)

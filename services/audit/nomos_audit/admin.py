@@ -1,0 +1,154 @@
+"""Operators' verbs of audit: read a tenant's records, sign a checkpoint now, export.
+
+An export is prepared in a folder of this service and read over the bus file by file, so the operator needs no access to
+the machine. What arrives is checked by ``nomos verify``; nothing here has to be believed.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nomos.errors import LimitExceeded, Malformed, NotFound
+from nomos.ids import new_id
+from nomos_audit.checkpoints import Signer
+from nomos_audit.export import export_log, read_tenant
+from nomos_audit.settings import AuditSettings
+from nomos_runtime.bus import Bus
+from nomos_runtime.database import Database
+from nomos_runtime.responder import NoParams, Operator, Verb
+
+#: Exports that are open at once, and how long one may stay open.
+EXPORTS_MAX: Final = 4
+EXPORT_SECONDS: Final = 3_600
+#: Bytes of a file in one answer; base64 and the envelope stay under the message limit.
+READ_BYTES_MAX: Final = 512 * 1024
+
+
+class ReadParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From which tenant counter on, and how many records at most."""
+
+    from_tseq: int = 0
+    limit: int = 500
+
+
+class FileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of an open export, from an offset on."""
+
+    export: str
+    n: str
+    offset: int = 0
+
+
+class ExportParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An open export."""
+
+    export: str
+
+
+class _Export(msgspec.Struct, frozen=True, kw_only=True):
+    folder: Path
+    tenant: str
+    files: tuple[str, ...]
+    opened_at: float
+
+
+class AuditAdmin:
+    """The verbs, by name, in :meth:`verbs`."""
+
+    def __init__(self, settings: AuditSettings, bus: Bus, database: Database, signer: Signer) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._database = database
+        self._signer = signer
+        self._exports: dict[str, _Export] = {}
+
+    def verbs(self) -> dict[str, Verb]:
+        """Verb name to parameters and handler."""
+        return {
+            "read": (ReadParams, self.read),
+            "checkpoint": (NoParams, self.checkpoint),
+            "export-open": (NoParams, self.export_open),
+            "export-read": (FileParams, self.export_read),
+            "export-close": (ExportParams, self.export_close),
+        }
+
+    async def read(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Records of the tenant in the subject."""
+        p = msgspec.convert(params, ReadParams)
+        found = await read_tenant(self._database, by.tenant, p.from_tseq, p.limit)
+        return {"records": found.records, "prev": found.prev, "head_tseq": found.head_tseq}
+
+    async def checkpoint(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Signs the log as it stands now."""
+        note = await self._signer.checkpoint_now()
+        return {"checkpoint": note.decode()}
+
+    async def export_open(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Signs the log as it stands, and prepares the whole log (``_``) or the tenant's records with their proofs."""
+        self._drop_old()
+        if len(self._exports) >= EXPORTS_MAX:
+            raise LimitExceeded("EXPORTS_MAX", EXPORTS_MAX)
+        await self._signer.checkpoint_now()
+        folder = Path(tempfile.mkdtemp(prefix="nomos-export-", dir=self._settings.export_dir or None))
+        try:
+            await export_log(
+                self._bus.client,
+                folder,
+                origin=self._settings.origin,
+                key=self._signer.verifier_key,
+                tenant=None if by.tenant == "_" else by.tenant,
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        files = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+        export = new_id("ex")
+        self._exports[export] = _Export(folder=folder, tenant=by.tenant, files=files, opened_at=time.monotonic())
+        sizes = [{"n": n, "bytes": (folder / n).stat().st_size} for n in files]
+        return {"export": export, "files": sizes}
+
+    async def export_read(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """A piece of a file of an open export."""
+        p = msgspec.convert(params, FileParams)
+        export = self._find(by, p.export)
+        if p.n not in export.files:
+            raise NotFound("this export has no such file")
+        if p.offset < 0:
+            raise Malformed("an offset is not negative")
+        with (export.folder / p.n).open("rb") as f:
+            f.seek(p.offset)
+            piece = f.read(READ_BYTES_MAX)
+        return {"content": base64.b64encode(piece).decode(), "bytes": len(piece)}
+
+    async def export_close(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Removes a prepared export."""
+        p = msgspec.convert(params, ExportParams)
+        export = self._find(by, p.export)
+        del self._exports[p.export]
+        shutil.rmtree(export.folder, ignore_errors=True)
+        return {"export": p.export}
+
+    def close(self) -> None:
+        """Removes every prepared export."""
+        for export in self._exports.values():
+            shutil.rmtree(export.folder, ignore_errors=True)
+        self._exports.clear()
+
+    def _find(self, by: Operator, name: str) -> _Export:
+        export = self._exports.get(name)
+        if export is None or export.tenant != by.tenant:
+            raise NotFound("no such export is open")
+        return export
+
+    def _drop_old(self) -> None:
+        for name, export in list(self._exports.items()):
+            if time.monotonic() - export.opened_at > EXPORT_SECONDS:
+                del self._exports[name]
+                shutil.rmtree(export.folder, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""Audit, wired. Reads top to bottom; no logic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nomos.ids import new_id
+from nomos.keys import parse_seed
+from nomos_audit.admin import AuditAdmin
+from nomos_audit.anchors import FileAnchor
+from nomos_audit.handlers import Reader, decoder
+from nomos_audit.log import AuditLog
+from nomos_audit.settings import AuditSettings
+from nomos_audit.writer import State
+from nomos_runtime.database import Database
+from nomos_runtime.peers import load_accounts
+from nomos_runtime.service import Parts
+from nomos_runtime.settings import load, secret
+
+NAME: Final = "audit"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class Audit:
+    """The running service: one candidate for the single writer, its projections and its readers."""
+
+    def __init__(self, settings: AuditSettings, seed: bytes, env: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._seed = seed
+        # The server stamps account keys; the log names services.
+        self._services = {key: name for name, key in load_accounts(env).items()}
+        self._parts: Parts | None = None
+        self._log: AuditLog | None = None
+        self._admin: AuditAdmin | None = None
+
+    async def start(self) -> None:
+        """Connects, compares the chain with its checkpoints, then writes, projects and serves."""
+        s = self._settings
+        parts = self._parts = await Parts.open(NAME, s)
+        database = parts.database = await Database.open(NAME, s.database_url)
+        await database.migrate(MIGRATIONS)
+        log = self._log = await AuditLog.open(
+            parts.bus.client,
+            database,
+            origin=s.origin,
+            seed=self._seed,
+            writer_id=new_id("wr"),
+            services=self._services,
+            now=lambda: time.time_ns() // 1000,
+            anchors=[FileAnchor(Path(s.anchor_file))] if s.anchor_file else [],
+            checkpoint_seconds=s.checkpoint_seconds,
+        )
+        parts.spawn(log.run())
+        await parts.follow({"identity": parts.directory.apply})
+        await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database).read)
+        admin = self._admin = AuditAdmin(s, parts.bus, database, log.signer)
+        await parts.serve_admin(admin.verbs())
+        await parts.serving()
+
+    def faults(self) -> list[str]:
+        """Why audit cannot keep its promise now."""
+        if self._parts is None or self._log is None:
+            return ["not started"]
+        found = self._parts.faults()
+        if self._log.writer.state in (State.REFUSED, State.STOPPED):
+            found.append(f"the writer is {self._log.writer.state.value}")
+        return found
+
+    async def stop(self) -> None:
+        """Ends what runs and disconnects."""
+        if self._admin:
+            self._admin.close()
+        if self._log:
+            await self._log.close()
+        if self._parts:
+            await self._parts.close()
+
+
+def build(env: Mapping[str, str]) -> Audit:
+    """Audit from its environment."""
+    return Audit(load(AuditSettings, NAME, env), parse_seed(secret("AUDIT_SIGN_KEY", env)), env)

@@ -1,0 +1,129 @@
+"""The audit log as one running thing: writer, signer, projections and the journal's trimming, started in safe order.
+
+Decides order and what a failure of one part means for the others. Nothing is written before the chain has been compared
+with every checkpoint that is kept somewhere. A part that finds the log changed ends all of them: the error reaches
+whoever waits on :meth:`AuditLog.run`, and the process must not go on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from nomos_audit.anchors import Anchor, DatabaseAnchor
+from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
+from nomos_audit.domain import JOURNAL
+from nomos_audit.projections import TableProjection, TenantStreams
+from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
+from nomos_audit.writer import Writer
+from nomos_runtime import observe
+from nomos_runtime.database import Database
+
+#: Journal messages that stay after they are chained and signed for, as a second copy for a while.
+JOURNAL_KEPT: Final = 10_000
+TRIM_SECONDS: Final = 60.0
+
+JOURNAL_TRIMMED: Final = "audit_journal_trimmed"
+TRIM_AWAY: Final = "audit_trim_away"
+
+
+class AuditLog:
+    """The log of one installation in this process. Build with :meth:`open`, then :meth:`run` until cancelled."""
+
+    def __init__(
+        self, client: Client, database: Database, *, origin: str, writer: Writer, signer: Signer, kept: int
+    ) -> None:
+        self.client = client
+        self.database = database
+        self.origin = origin
+        self.writer = writer
+        self.signer = signer
+        self.table = TableProjection(client, database, origin=origin)
+        self.tenants = TenantStreams(client, origin=origin, may_publish=lambda: writer.is_active)
+        self._kept = kept
+
+    @classmethod
+    async def open(
+        cls,
+        client: Client,
+        database: Database,
+        *,
+        origin: str,
+        seed: bytes,
+        writer_id: str,
+        services: Mapping[str, str],
+        now: Callable[[], int],
+        anchors: Sequence[Anchor] = (),
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        journal_kept: int = JOURNAL_KEPT,
+    ) -> AuditLog:
+        """Compares the chain with its checkpoints; nothing is written yet.
+
+        Args:
+            client: connected to the account ``AUDIT``.
+            database: the audit service's own, migrated.
+            origin: the log's identity, constant for its life: a URL without scheme, no ``+``, no space.
+            seed: the 32 bytes of ``AUDIT_SIGN_KEY``.
+            writer_id: unique for this process.
+            services: account key as the server stamps it -> service name.
+            now: microseconds since 1970, UTC.
+            anchors: where checkpoints are kept besides ``CHECKPOINT`` and the database.
+            checkpoint_seconds: between two checkpoints of a growing log; above 0.
+            journal_kept: journal messages that stay after they are signed for.
+
+        Raises:
+            RolledBack: the chain is behind a checkpoint or differs from it.
+            BadSignature: a checkpoint was not signed by this log's key.
+            Malformed: a checkpoint or block breaks its format; the origin or seed is not allowed.
+            Unavailable: the bus, the database or an anchor does not answer.
+        """
+        writer = Writer(client, origin=origin, writer_id=writer_id, services=services, now=now)
+        signer = Signer(
+            client,
+            origin=origin,
+            seed=seed,
+            anchors=(DatabaseAnchor(database), *anchors),
+            may_sign=lambda: writer.is_active,
+            every_seconds=checkpoint_seconds,
+        )
+        await signer.open()
+        return cls(client, database, origin=origin, writer=writer, signer=signer, kept=journal_kept)
+
+    async def run(self) -> None:
+        """Runs all parts until cancelled.
+
+        Raises:
+            ExceptionGroup: a part ended, with its error; the others have been stopped.
+        """
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self.writer.run(), name="audit writer")
+            parts.create_task(self.signer.run(), name="audit signer")
+            parts.create_task(self.table.run(), name="audit table")
+            parts.create_task(self.tenants.run(), name="audit tenants")
+            parts.create_task(self._trim(), name="audit trim")
+
+    async def _trim(self) -> None:
+        """Keeps the journal from filling up: what is chained and signed for may go, but for the newest messages."""
+        trimmed = 0
+        while True:
+            raise_if_cancelled()
+            await asyncio.sleep(TRIM_SECONDS)
+            until = self.signer.signed_intake - self._kept
+            if until <= trimmed or not self.writer.is_active:
+                continue
+            try:
+                js = self.client.jetstream(timeout=REQUEST_SECONDS)
+                await js.purge_stream(JOURNAL, seq=until + 1)
+            except (nats.errors.Error, TimeoutError, OSError) as error:
+                observe.say("audit", TRIM_AWAY, cause=repr(error)[:200])
+                continue
+            trimmed = until
+            observe.say("audit", JOURNAL_TRIMMED, until=until)
+
+    async def close(self) -> None:
+        """Ends what :meth:`open` began."""
+        await self.signer.close()

@@ -1,0 +1,114 @@
+"""An upstream that sends the credential back: found here, before the answer leaves this process for anywhere.
+
+The credential is known to this service alone, so this search is its own and not the sanitizer's: nothing that could
+reveal the bearer goes onto the bus. Forms that are searched for and taken out: verbatim, URL-encoded, hexadecimal in
+either case, base64 in three alignments and two alphabets. Then the same search runs over decoded views of what is left
+(JSON escapes, percent, HTML entities, without characters outside printable ASCII, twice over); what shows up only
+there cannot be cut out safely, and the answer is refused.
+
+What it cannot find: a credential that was encrypted, compressed, reversed, or sent in pieces.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import Final
+from urllib.parse import quote, quote_plus, unquote_to_bytes
+
+from nomos.errors import ResponseRefused
+from nomos_runtime.secret import Secret
+
+MARK: Final = b"[redacted:credential]"
+#: Encodings inside encodings that are undone.
+ROUNDS: Final = 2
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_PRINTABLE: Final = frozenset(range(0x20, 0x7F))
+_NOT_PRINTABLE: Final = bytes(b for b in range(256) if b not in _PRINTABLE)
+
+
+class EchoGuard:
+    """The forms of one credential. Build once for each opened bearer."""
+
+    __slots__ = ("_forms", "_hex")
+
+    def __init__(self, bearer: Secret) -> None:
+        plain = bearer.reveal()
+        forms = {plain, quote(plain, safe="").encode(), quote_plus(plain).encode()}
+        for shift in range(3):
+            # Characters that also depend on the neighbours of the credential are left out.
+            encoded = base64.b64encode(bytes(shift) + plain + bytes(2))
+            sure = encoded[(shift * 8 + 5) // 6 : (shift + len(plain)) * 8 // 6]
+            forms |= {sure, sure.translate(_TO_URL)}
+        self._forms = tuple(sorted(forms, key=len, reverse=True))
+        self._hex = plain.hex().encode()
+
+    def __repr__(self) -> str:
+        return "EchoGuard(redacted)"
+
+    def clean(self, content: bytes) -> tuple[bytes, int]:
+        """Takes the credential out.
+
+        Returns:
+            The content without it, and how many times it stood there.
+
+        Raises:
+            ResponseRefused: it stands there in a form that cannot be cut out.
+        """
+        cleaned, count = self._cut(content)
+        view = cleaned
+        for _ in range(ROUNDS):
+            decoded = _decoded(view)
+            if self._stands_in(decoded):
+                raise ResponseRefused("the answer holds the credential in an encoded form, so it is withheld")
+            if decoded == view:
+                break
+            view = decoded
+        return cleaned, count
+
+    def _cut(self, content: bytes) -> tuple[bytes, int]:
+        count = 0
+        for form in self._forms:
+            found = content.count(form)
+            if found:
+                content = content.replace(form, MARK)
+                count += found
+        lowered = content.lower()
+        at = lowered.find(self._hex)
+        while at >= 0:
+            content = content[:at] + MARK + content[at + len(self._hex) :]
+            lowered = content.lower()
+            count += 1
+            at = lowered.find(self._hex, at + len(MARK))
+        return content, count
+
+    def _stands_in(self, view: bytes) -> bool:
+        return any(form in view for form in self._forms) or self._hex in view.lower()
+
+
+def _decoded(view: bytes) -> bytes:
+    """One layer of encoding undone, and only printable ASCII kept: a bearer consists of nothing else."""
+    if b"\\" in view:
+        view = _without_escapes(view)
+    if b"%" in view:
+        view = unquote_to_bytes(view)
+    if b"&" in view:
+        view = html.unescape(view.decode("latin-1")).encode("utf-8", "replace")
+    return view.translate(None, _NOT_PRINTABLE)
+
+
+def _without_escapes(view: bytes) -> bytes:
+    """JSON's escapes undone: ``\\uXXXX`` below 0x80, and a backslash before anything else dropped."""
+    pieces = view.split(b"\\")
+    out = [pieces[0]]
+    for piece in pieces[1:]:
+        if piece[:1] == b"u" and len(piece) >= 5:
+            try:
+                code = int(piece[1:5], 16)
+            except ValueError:
+                out.append(piece)
+                continue
+            out.append((bytes([code]) if code < 0x80 else b"") + piece[5:])
+        else:
+            out.append(piece)
+    return b"".join(out)
