@@ -17,6 +17,7 @@ from nomos.errors import Malformed
 
 _RULE_FILE: Final = "rules.toml"
 _ID_ALPHABET: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_LEFT: Final = {"any": "", "alnum": "(?:^|[^A-Za-z0-9])", "base64": "(?:^|[^A-Za-z0-9+/])"}
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +30,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     example: tuple[str, ...]
     near: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
-    left: Literal["any", "alnum"] = "any"
+    left: Literal["any", "alnum", "base64"] = "any"
     context: str = ""
     after: str = ""
 
@@ -41,8 +42,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def span(self) -> bytes:
         """The pattern that finds spans: group 1 is what is replaced."""
-        left = "(?:^|[^A-Za-z0-9])" if self.left == "alnum" else ""
-        return f"{left}{self.context}({self.pattern}){self.after}".encode()
+        return f"{_LEFT[self.left]}{self.context}({self.pattern}){self.after}".encode()
 
 
 class _RuleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,11 +24,12 @@ from typing import Final
 import msgspec
 import nats
 
-from nomos.creds import OPERATOR, USER, Credentials, Nkey, write_creds
+from nomos.creds import USER, Credentials, Nkey, write_creds
 from nomos.errors import Misconfigured
 from nomos.log.note import NoteSigner
 from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
+from nomos_runtime.embedded.tap import BusTap
 from nomos_runtime.provision import Installation, provision_operator
 from nomos_runtime.topology.doors import SERVICES
 from nomos_runtime.topology.ensure import ensure_streams
@@ -67,11 +68,17 @@ class Local:
         self.bounds = bounds or Bounds()
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
+        self.bus_url = self.nats.url
         self.installation: Installation | None = None
+        self._tap: BusTap | None = None
         self._urls: PostgresUrls | None = None
 
-    async def start(self) -> None:
-        """Starts the servers, makes keys, streams, roles and schemas that are missing. Call from the main thread."""
+    async def start(self, capture: Path | None = None) -> None:
+        """Starts the servers, makes keys, streams, roles and schemas that are missing. Call from the main thread.
+
+        Args:
+            capture: records every byte on the bus into this file, for the demonstration.
+        """
         self.installation = provision_operator(
             self.directory / "bus",
             servers=[self.nats.url],
@@ -79,6 +86,9 @@ class Local:
             resolver_directory=self.nats.resolver_directory,
         )
         self.nats.start(self.installation)
+        if capture is not None:
+            self._tap = await BusTap.start(capture, self.nats.port)
+            self.bus_url = self._tap.url
         self._urls = self.postgres.start()
         await self.postgres.prepare()
         for account in ("AUDIT", "PROXY"):
@@ -96,6 +106,8 @@ class Local:
 
     def stop(self) -> None:
         """Stops both servers."""
+        if self._tap is not None:
+            self._tap.close()
         self.nats.stop()
         self.postgres.stop()
 
@@ -118,7 +130,7 @@ class Local:
         """The environment of one service: its own credentials, database and secrets, and nobody else's."""
         installation = self._provisioned()
         env = {
-            "NOMOS_BUS_URL": self.nats.url,
+            "NOMOS_BUS_URL": self.bus_url,
             "NOMOS_BUS_CREDS": str(installation.creds_path(service)),
             "NOMOS_ACCOUNTS": str(self.directory / "accounts.json"),
             "NOMOS_CONNECTORS": str(self.connectors),
@@ -168,7 +180,7 @@ class Local:
                 Credentials(servers=(self.nats.url,), role="operator", name=OPERATOR_NAME, tenant="", jwt=jwt, user=user),
             )
         context = {
-            "bus_url": self.nats.url,
+            "bus_url": self.bus_url,
             "operator_creds": str(self.operator_creds),
             "trust": str(self.trust),
             "origin": ORIGIN,

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="remove what is there first")
     parser.add_argument("--processes", action="store_true", help="one process for each service")
     parser.add_argument("--ready-file", metavar="FILE", help="written with the endpoints when everything serves")
+    parser.add_argument("--capture", metavar="FILE", help="record every byte on the bus here")
     parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
 
 
@@ -46,7 +47,7 @@ async def _up(args: argparse.Namespace) -> int:
         wipe(data)
     local = Local(data, connectors=Path(args.connectors))
     say("nomos: development installation on loopback; its keys lie in " + str(local.directory))
-    await local.start()
+    await local.start(Path(args.capture) if args.capture else None)
     services: list[Service] = []
     processes: list[ServiceProcess] = []
     try:
@@ -70,7 +71,7 @@ async def _up(args: argparse.Namespace) -> int:
 def _announce(args: argparse.Namespace, local: Local, processes: list[ServiceProcess]) -> None:
     endpoints = {
         "schema": "nomos.up/1",
-        "bus_url": local.nats.url,
+        "bus_url": local.bus_url,
         "context": str(local.context),
         "operator_creds": str(local.operator_creds),
         "trust": str(local.trust),
@@ -86,7 +87,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         write_public(Path(args.ready_file), json.dumps(endpoints))
     if args.json:
         print(json.dumps(endpoints), flush=True)
-    say(f"nomos: ready, bus on {local.nats.url}; context {local.context}")
+    say(f"nomos: ready, bus on {local.bus_url}; context {local.context}")
 
 
 async def _watch(stop: asyncio.Event, processes: list[ServiceProcess]) -> bool:

@@ -328,11 +328,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port; 0 for a free one")
     parser.add_argument("--secret-file", help="file with a text to plant in issue 13")
     parser.add_argument("--hidden", default="", help="ASCII text to hide in issue 13")
+    parser.add_argument("--echo-credential", action="store_true", help="repeat the bearer in issue 13")
     parser.add_argument("--fault", default="none", choices=[kind.value for kind in FaultKind])
     parser.add_argument("--delay-seconds", type=float, default=0.0)
     arguments = parser.parse_args()
     secret = _read(arguments.secret_file) if arguments.secret_file else ""
-    asyncio.run(_main(arguments, _read(arguments.token_file), Planted(secret=secret, hidden=arguments.hidden)))
+    planted = Planted(secret=secret, hidden=arguments.hidden, echo_credential=arguments.echo_credential)
+    asyncio.run(_main(arguments, _read(arguments.token_file), planted))
 
 
 if __name__ == "__main__":
