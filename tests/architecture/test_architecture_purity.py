@@ -1,7 +1,7 @@
 """Domain modules are given time, randomness and ids: with the same arguments they give the same answer, always.
 
-Import contracts can't say this, since a kernel module that a domain needs may offer a clock as well. So each domain module,
-and each module of its own service that it reaches, is read here.
+Import contracts can't say this, since a kernel module that a domain needs may offer a clock as well. So each domain
+module, and each module of its own service that it reaches, is read here.
 """
 
 import ast

@@ -28,6 +28,7 @@ from nats.aio.client import Client, RawCredentials
 import nomos_audit.log
 from nomos import messages
 from nomos.agent import Agent
+from nomos.bearer import seal_bearer
 from nomos.client import Connection, header
 from nomos.creds import USER, Credentials, Nkey
 from nomos.errors import NomosError
@@ -36,6 +37,7 @@ from nomos.keys import SigningKey
 from nomos.messages import Decoder, Failure
 from nomos.operator import Operator
 from nomos.passkey import SoftwarePasskey
+from nomos_runtime.embedded.tap import BusTap
 from nomos_runtime.embedded.upstream import EmbeddedUpstream
 from nomos_runtime.embedded.upstream_state import Planted
 from nomos_runtime.launch import Service, build, run_together
@@ -99,6 +101,9 @@ class Installation:
         self.local = Local(directory, bounds=BOUNDS, connectors=CONNECTORS)
         self.services: dict[str, Service] = {}
         self.upstream: EmbeddedUpstream
+        self.bus: BusTap
+        #: Every byte that crossed the bus, in both directions.
+        self.wire = directory / "wire"
         self.bearer = "gh" + "o_" + secrets.token_hex(20)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="services", daemon=True)
@@ -118,11 +123,12 @@ class Installation:
         self.upstream = await EmbeddedUpstream.start(
             bodies=BODIES, token=self.bearer, planted=Planted(secret=PLANTED_SECRET, hidden=HIDDEN)
         )
+        self.bus = await BusTap.start(self.wire, self.local.nats.port)
         started = await run_together({name: self.environment(name) for name in SERVICES})
         self.services = dict(zip(SERVICES, started, strict=True))
 
     def environment(self, service: str) -> dict[str, str]:
-        return self.local.environment(service) | {"NOMOS_FEED_FRESH_MS": "3000"}
+        return self.local.environment(service) | {"NOMOS_BUS_URL": self.bus.url, "NOMOS_FEED_FRESH_MS": "3000"}
 
     def wait(self, work: Coroutine[Any, Any, T], seconds: float = 60) -> T:
         """Runs ``work`` in the services' loop, from a plain function."""
@@ -144,6 +150,7 @@ class Installation:
         async def end() -> None:
             await asyncio.gather(*(s.stop() for s in self.services.values()), return_exceptions=True)
             await self.upstream.close()
+            self.bus.close()
 
         try:
             if self._thread.is_alive():
@@ -204,7 +211,7 @@ class Scene:
 
     async def open(self) -> None:
         self.operator = await self._stack.enter_async_context(
-            await Operator.connect(self.installation.local.operator_creds)
+            await Operator.connect(self.installation.local.operator_creds, url=self.installation.bus.url)
         )
         self._position = await self.journal_last() + 1
 
@@ -225,9 +232,10 @@ class Scene:
         return name
 
     async def add_connection(self, tenant: str, name: str = "github") -> None:
+        sealing = await self.operator.ask("proxy", "sealing-key", tenant)
         await self.operator.ask(
-            "proxy", "connection-add", tenant, connector="github", name=name, bearer=self.bearer,
-            base_url=self.upstream.origin,
+            "proxy", "connection-add", tenant, connector="github", name=name, base_url=self.upstream.origin,
+            sealed_bearer=seal_bearer(str(sealing["public_key"]), self.bearer),
         )
 
     async def agent(self, tenant: str, name: str = "", *, connect: bool = True) -> Person:
@@ -259,7 +267,7 @@ class Scene:
     def credentials(
         self, role: str, name: str, tenant: str, jwt: str, user: Nkey, seed: bytes | None = None
     ) -> Credentials:
-        servers = (self.installation.local.nats.url,)
+        servers = (self.installation.bus.url,)
         return Credentials(
             servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user, agent_seed=seed
         )

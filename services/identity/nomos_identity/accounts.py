@@ -68,9 +68,7 @@ class Accounts:
             if not isinstance(roles, dict):
                 raise TypeError("tenant.created names its role keys")
             history = [
-                s.envelope
-                for prefix in ("agent/", "auditor/")
-                for s in await self._store.load_matching(tenant, prefix)
+                s.envelope for prefix in ("agent/", "auditor/") for s in await self._store.load_matching(tenant, prefix)
             ]
             token = account_jwt_for_tenant(
                 tenant=tenant,

@@ -104,7 +104,10 @@ def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:
             case "agent.created" | "auditor.created":
                 role = e.type.partition(".")[0]
                 keys[str(e.event["key"])] = Key(
-                    key=str(e.event["key"]), role=role, name=str(e.event[role]), issued_at=int(str(e.event["issued_at"]))
+                    key=str(e.event["key"]),
+                    role=role,
+                    name=str(e.event[role]),
+                    issued_at=int(str(e.event["issued_at"])),
                 )
             case "key.revoked":
                 known = keys[str(e.event["key"])]
@@ -129,7 +132,5 @@ def key_revoked(event_id: str, tenant: str, key: Key | None, why: str, now: int,
     return _envelope(event_id, KEY_REVOKED, tenant, by, corr, event)
 
 
-def _envelope(
-    event_id: str, kind: str, tenant: str, by: Actor, corr: str, event: dict[str, object]
-) -> Envelope:
+def _envelope(event_id: str, kind: str, tenant: str, by: Actor, corr: str, event: dict[str, object]) -> Envelope:
     return Envelope(id=event_id, type=kind, tenant=tenant, actor=by, corr=corr, cause="", event=event)

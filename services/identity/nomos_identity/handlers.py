@@ -128,9 +128,7 @@ class IdentityAdmin:
         p = msgspec.convert(params, AgentParams)
         now = int(time.time())
         app = [s.envelope for s in await self._store.load(by.tenant, f"app/{parse_slug(p.app, 'app')}")]
-        event = domain.agent_created(
-            new_id("ev"), by.tenant, app, p.name, p.key, p.did, now, by.actor, by.request
-        )
+        event = domain.agent_created(new_id("ev"), by.tenant, app, p.name, p.key, p.did, now, by.actor, by.request)
         await self._append(by.tenant, f"agent/{p.name}", event, f"agent {p.name} exists")
         jwt = await self._issue(by.tenant, "agent", p.name, p.key, now)
         return {"tenant": by.tenant, "agent": p.name, "key": p.key, "did": p.did, "jwt": jwt}

@@ -83,9 +83,7 @@ class Mint:
             keys[tenant] = result
         return keys
 
-    def _one(
-        self, item: MintItem, keys: dict[str, SigningKey | NomosError], now: int
-    ) -> tuple[Minted, list[bytes]]:
+    def _one(self, item: MintItem, keys: dict[str, SigningKey | NomosError], now: int) -> tuple[Minted, list[bytes]]:
         key = keys[item.tenant]
         if isinstance(key, NomosError):
             raise key

@@ -42,7 +42,14 @@ class PolicyService:
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: sets.apply})
         sets.compile_all()
         authorizer = Authorizer(
-            s, parts.bus, parts.journal, parts.directory, self._vocabulary.catalogue, sets, cosigners, parts.faults
+            settings=s,
+            bus=parts.bus,
+            journal=parts.journal,
+            directory=parts.directory,
+            catalogue=self._vocabulary.catalogue,
+            sets=sets,
+            cosigners=cosigners,
+            faults=parts.faults,
         )
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
         await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.refresh).verbs())

@@ -38,6 +38,7 @@ class Cosigners:
     async def spend(
         self,
         token: bytes,
+        *,
         agent: AgentFacts,
         action: Action,
         resource: str,

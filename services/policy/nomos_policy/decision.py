@@ -18,11 +18,12 @@ Source: rules "Cedar"; docs/adr/0003-high-stakes-by-default.md.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 import cedarpy
+import orjson
 from msgspec import Struct
 
 from nomos.catalogue import Action, Resource
@@ -114,8 +115,9 @@ class _Prepared(Struct, frozen=True, kw_only=True):
     index: int
     facts: AuthorizeFacts
     slice: Slice
-    requests: tuple[dict[str, object], ...]
+    args: dict[str, object]
     assumed: tuple[bool, ...]
+    question: Hashable
 
 
 class _Answer(Struct, frozen=True, kw_only=True):
@@ -140,6 +142,10 @@ def decide_batch(requests: Sequence[AuthorizeFacts]) -> list[Decision]:
     for index, facts in enumerate(requests):
         try:
             prepared = _prepare(index, facts)
+            known = facts.policies.remembered.get(prepared.question)
+            if isinstance(known, _Answer):
+                decisions[index] = _judge(prepared, known)
+                continue
             entities = facts.policies.vocabulary.entities(facts.principal, facts.resource)
         except (Malformed, UnknownAction) as error:
             decisions[index] = _denied(facts, error.detail, (error.detail,))
@@ -152,6 +158,7 @@ def decide_batch(requests: Sequence[AuthorizeFacts]) -> list[Decision]:
         groups[id(prepared.slice), id(entities)].append(prepared)
     for (_, entities_id), group in groups.items():
         for prepared, answer in zip(group, _evaluate(group, handles[entities_id]), strict=True):
+            prepared.facts.policies.remembered.put(prepared.question, answer)
             decisions[prepared.index] = _judge(prepared, answer)
     return [decisions[index] for index in range(len(requests))]
 
@@ -172,8 +179,32 @@ def _prepare(index: int, facts: AuthorizeFacts) -> _Prepared:
         index=index,
         facts=facts,
         slice=found,
+        args=args,
         assumed=assumed,
-        requests=tuple(_request(facts, args, cosigned=cosigned) for cosigned in assumed),
+        question=_question(facts, found, args, assumed),
+    )
+
+
+def _question(facts: AuthorizeFacts, found: Slice, args: dict[str, object], assumed: tuple[bool, ...]) -> Hashable:
+    """Everything that the evaluation depends on (see ``remembered``)."""
+    reads = found.reads
+    principal = facts.principal
+    try:
+        # Also where no policy reads them: arguments that the engine could not be given are refused here.
+        encoded = orjson.dumps(args, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise Malformed("an argument is no text that JSON can carry", cause=str(error)) from error
+    return (
+        assumed,
+        principal.tenant,
+        principal.app,
+        principal.agent,
+        principal.env,
+        facts.action.id,
+        facts.resource.text,
+        facts.connection if reads is None or "connection" in reads else None,
+        facts.now_seconds if reads is None or "now" in reads else None,
+        encoded if reads is None or "args" in reads else None,
     )
 
 
@@ -190,7 +221,11 @@ def _request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) 
 
 def _evaluate(group: Sequence[_Prepared], entities: cedarpy.Entities) -> list[_Answer]:
     """One call of the engine for all passes of requests with one slice and one entity set."""
-    requests = [request for prepared in group for request in prepared.requests]
+    requests = [
+        _request(prepared.facts, prepared.args, cosigned=cosigned)
+        for prepared in group
+        for cosigned in prepared.assumed
+    ]
     found, schema = group[0].slice, group[0].facts.policies.vocabulary.schema
     results = iter(cedarpy.is_authorized_batch(requests, found.handle, entities, schema))
     answers: list[_Answer] = []

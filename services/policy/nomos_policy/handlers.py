@@ -64,6 +64,7 @@ class Authorizer:
 
     def __init__(
         self,
+        *,
         settings: PolicySettings,
         bus: Bus,
         journal: Journal,
@@ -122,7 +123,15 @@ class Authorizer:
         digest = request_digest(action.id, resource.text, args, connection)
         if command.cosigner is not None:
             # Verified and spent before Cedar sees cosigned=true: a lost answer costs the approval, never a second use.
-            await self._cosigners.spend(command.cosigner, agent, action, resource.text, connection, digest, command.id)
+            await self._cosigners.spend(
+                command.cosigner,
+                agent=agent,
+                action=action,
+                resource=resource.text,
+                connection=connection,
+                digest=digest,
+                request=command.id,
+            )
         facts = AuthorizeFacts(
             principal=Principal(
                 tenant=TenantId(caller.tenant), app=AppId(agent.app), agent=AgentId(agent.agent), env=agent.env

@@ -50,6 +50,34 @@ def cosigned_polarity(conditions: object) -> frozenset[int]:
     return frozenset(found)
 
 
+def context_reads(conditions: object) -> frozenset[str] | None:
+    """The attributes of ``context`` that the conditions read.
+
+    Args:
+        conditions: the list of ``{kind, body}`` of one policy.
+
+    Returns:
+        Their names; None where the whole context is used as a value, so that any attribute may matter.
+    """
+    names: set[str] = set()
+    pending: list[object] = [condition["body"] for condition in (conditions if isinstance(conditions, list) else [])]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending.extend(node)
+        elif _is_context(node):
+            return None
+        elif isinstance(node, dict):
+            for operator, body in node.items():
+                if operator == "Value":
+                    continue
+                if operator in (".", "has") and isinstance(body, dict) and _is_context(body.get("left")):
+                    names.add(str(body.get("attr")))
+                else:
+                    pending.append(body if not isinstance(body, dict) else list(body.values()))
+    return frozenset(names)
+
+
 def _parts(operator: str, body: object, sign: int) -> list[_Node]:
     """The parts of one operator with the direction of each."""
     if operator == "Value":

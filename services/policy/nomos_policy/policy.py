@@ -19,7 +19,7 @@ from msgspec import Struct
 from nomos.catalogue import Action, Risk
 from nomos.errors import MalformedPolicy
 from nomos_policy.guard import Fragment
-from nomos_policy.polarity import cosigned_polarity
+from nomos_policy.polarity import context_reads, cosigned_polarity
 
 #: Characters of ``@description`` and of the reason in ``@unattended``.
 ANNOTATION_LENGTH_MAX: Final = 500
@@ -79,6 +79,7 @@ class Policy(Struct, frozen=True, kw_only=True):
         resource: its head.
         reads_cosigned: whether its result can depend on ``context.cosigned``.
         anti_monotone: whether it may grant less with an approval than without.
+        reads: names of the context's attributes that its conditions read; None for possibly any.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     resource: Scope
     reads_cosigned: bool
     anti_monotone: bool
+    reads: frozenset[str] | None
 
     @property
     def effective_text(self) -> str:
@@ -141,6 +143,7 @@ def parse_policy(fragment: Fragment) -> Policy:
         resource=_scope(est["resource"]),
         reads_cosigned=bool(polarity),
         anti_monotone=bool(polarity - {1 if effect == "permit" else -1}),
+        reads=context_reads(est["conditions"]),
     )
 
 

@@ -26,10 +26,13 @@ from nomos.catalogue import Action, Resource
 from nomos.errors import Malformed, MalformedPolicy
 from nomos_policy.guard import Fragment, split_policies
 from nomos_policy.policy import Effect, EntityUid, Policy, parse_policy, read_roughly
+from nomos_policy.remembered import Remembered
 from nomos_policy.vocabulary import Principal, Vocabulary
 
 #: Compiled slices kept for one policy set.
 SLICES_MAX: Final = 512
+#: Evaluations remembered for each policy set; about 1 kB each.
+REMEMBERED_MAX: Final = 4096
 #: Characters of one engine message in errors and decisions.
 ENGINE_MESSAGE_MAX: Final = 300
 
@@ -63,12 +66,14 @@ class Slice(Struct, frozen=True, kw_only=True):
         handle: the engine's parsed set, generated ids ``policy<index>``.
         policies: in the order of the handle.
         reads_cosigned: whether a human's approval can change the decision at all.
+        reads: names of the context's attributes that some policy reads; None for possibly any.
         blocked_by: quarantined policies that might forbid this kind of request.
     """
 
     handle: cedarpy.PolicySet
     policies: tuple[Policy, ...]
     reads_cosigned: bool
+    reads: frozenset[str] | None
     blocked_by: tuple[Quarantined, ...]
 
 
@@ -81,9 +86,11 @@ class CompiledSet:
         quarantined: those not in force; empty for a set compiled on write.
         sha256: of the exact text, hex.
         revision: number of the version in the tenant's history; 0 for a text not stored yet.
+        remembered: evaluations made, by everything that they depend on; dies with the set, so a new revision begins
+            empty.
     """
 
-    __slots__ = ("_named", "_slices", "policies", "quarantined", "revision", "sha256", "vocabulary")
+    __slots__ = ("_named", "_slices", "policies", "quarantined", "remembered", "revision", "sha256", "vocabulary")
 
     def __init__(
         self,
@@ -108,6 +115,7 @@ class CompiledSet:
             if uid is not None
         )
         self._slices = lru_cache(maxsize=SLICES_MAX)(self._build_slice)
+        self.remembered = Remembered(REMEMBERED_MAX)
 
     def slice(self, principal: Principal, action: Action, resource: Resource) -> Slice:
         """The policies that a request can meet, from a bounded cache.
@@ -258,8 +266,18 @@ def _compile_slice(policies: tuple[Policy, ...], *, high_stakes: bool, blocked_b
         handle=cedarpy.PolicySet.from_str("\n".join(texts)),
         policies=policies,
         reads_cosigned=attended or any(policy.reads_cosigned for policy in policies),
+        reads=_reads(policies),
         blocked_by=blocked_by,
     )
+
+
+def _reads(policies: tuple[Policy, ...]) -> frozenset[str] | None:
+    names: set[str] = set()
+    for policy in policies:
+        if policy.reads is None:
+            return None
+        names |= policy.reads
+    return frozenset(names)
 
 
 def _validate(policies: tuple[Policy, ...], vocabulary: Vocabulary) -> dict[int, str]:

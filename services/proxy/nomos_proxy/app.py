@@ -60,17 +60,17 @@ class Proxy:
         await parts.follow({"identity": parts.directory.apply, "minting": issuers.apply, NAME: apply})
         upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
         broker = Broker(
-            s,
-            parts.bus,
-            parts.journal,
-            parts.directory,
-            self._catalogue,
-            issuers,
-            connections,
-            credentials,
-            ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
-            upstreams,
-            parts.faults,
+            settings=s,
+            bus=parts.bus,
+            journal=parts.journal,
+            directory=parts.directory,
+            catalogue=self._catalogue,
+            issuers=issuers,
+            connections=connections,
+            credentials=credentials,
+            replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
+            upstreams=upstreams,
+            faults=parts.faults,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
         admin = ProxyAdmin(s, self._catalogue, connections, credentials, self._intake, parts.refresh)

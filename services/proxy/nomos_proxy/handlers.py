@@ -65,6 +65,7 @@ class Broker:
 
     def __init__(
         self,
+        *,
         settings: ProxySettings,
         bus: Bus,
         journal: Journal,
@@ -124,7 +125,9 @@ class Broker:
         connection = self._connections.find(agent.tenant, verified.connection)
         return plan_call(verified, self._catalogue, connection)
 
-    async def _call(self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str) -> Returned:
+    async def _call(
+        self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str
+    ) -> Returned:
         end: UpstreamResponse | NomosError
         removed: list[dict[str, object]] = []
         answer: Returned | None = None

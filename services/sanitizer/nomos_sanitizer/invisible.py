@@ -11,6 +11,7 @@ token is found whatever was put between its letters.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -100,17 +101,14 @@ def examine(data: bytes, budget: Budget) -> Visible:
     """Finds the invisible characters of a text.
 
     Args:
-        data: UTF-8, in which lone surrogates may stand in their three byte form. Bytes that are not UTF-8 (a binary
-            that came out of base64) are searched for secrets, but nothing is removed from them.
+        data: UTF-8, in which lone surrogates may stand in their three byte form.
         budget: what the pass may spend.
 
     Raises:
+        UnicodeDecodeError: this is no text; see :func:`ascii_projection`.
         ResponseRefused: more invisible characters than the budget allows.
     """
-    try:
-        text, errors = data.decode("utf-8", "surrogatepass"), "surrogatepass"
-    except UnicodeDecodeError:
-        text, errors = data.decode("utf-8", "surrogateescape"), "surrogateescape"
+    text = data.decode("utf-8", "surrogatepass")
     shadow = View()
     removed: list[Removed] = []
     done_chars = done_bytes = 0
@@ -120,11 +118,11 @@ def examine(data: bytes, budget: Budget) -> Visible:
         if name is None:
             continue
         budget.invisible()
-        start = done_bytes + len(text[done_chars:index].encode("utf-8", errors))
+        start = done_bytes + len(text[done_chars:index].encode("utf-8", "surrogatepass"))
         end = start + len(character.encode())
         shadow.copy(data, done_bytes, start)
         done_chars, done_bytes = index + 1, end
-        if index < kept_until or name is _CONTROL or errors == "surrogateescape":
+        if index < kept_until or name is _CONTROL:
             continue
         if name is TAG and _starts_flag(text, index):
             kept_until = index + _FLAG_LENGTH
@@ -134,12 +132,18 @@ def examine(data: bytes, budget: Budget) -> Visible:
     return Visible(tuple(removed), shadow.close())
 
 
-def ascii_projection(data: bytes) -> bytes:
-    """The printable ASCII of a binary, and white space. A token that was split stands in it in one piece."""
-    return data.translate(None, _NOT_PRINTABLE)
+def ascii_projection(data: bytes) -> tuple[bytes, Callable[[], list[int]]]:
+    """The printable ASCII of a binary, and white space. A token that was split stands in it in one piece.
+
+    Returns:
+        The projection and what tells the place of each of its bytes in ``data``, which costs more and is seldom asked.
+    """
+    projection = data.translate(None, _NOT_PRINTABLE)
+    return projection, lambda: [at for at, byte in enumerate(data) if byte not in _NOT_PRINTABLE_SET]
 
 
 _NOT_PRINTABLE: Final = bytes(byte for byte in range(256) if not 0x20 <= byte < 0x7F and byte not in b"\t\n\r")
+_NOT_PRINTABLE_SET: Final = frozenset(_NOT_PRINTABLE)
 
 
 def _extend(removed: list[Removed], start: int, end: int, name: str) -> None:

@@ -51,6 +51,10 @@ class Matcher:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
+        #: Rules whose secret shows by its own beginning, not by a word before it or by its shape.
+        self.distinct = frozenset(
+            number for number, rule in enumerate(self.rules) if rule.prefixes and not rule.context and not rule.after
+        )
         self._spans = tuple(re2.compile(rule.span, bytes_options()) for rule in self.rules)
         beginnings = sorted(_base64_literals(self.rules))
         patterns: list[tuple[int, bytes]] = [(_GATES + number, rule.detection) for number, rule in enumerate(rules)]

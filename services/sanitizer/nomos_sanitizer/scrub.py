@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from nomos_sanitizer import credentials, invisible, structure, tree
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
@@ -166,8 +168,8 @@ class Scrubber:
         if not fired and not self._needles:
             return ()
         edits = self._direct(data, fired)
-        if GATE_INVISIBLE in fired and not self._is_quiet_binary(data):
-            visible = invisible.examine(data, self._budget)
+        visible = self._examine(data) if GATE_INVISIBLE in fired else None
+        if visible is not None:
             if own_invisible:
                 edits += self._invisible(visible)
             shadow = visible.shadow.data
@@ -175,22 +177,26 @@ class Scrubber:
             fired = self._matcher.fired(shadow)
             edits += visible.shadow.back((*self._direct(shadow, fired), *self._encoded(shadow, fired, depth)))
         else:
+            if GATE_INVISIBLE in fired:
+                edits += self._in_binary(data)
             edits += self._encoded(data, fired, depth)
         return merge(edits)
 
-    def _is_quiet_binary(self, data: bytes) -> bool:
-        """Whether this is no text, and no secret shows when all but its printable characters are left out.
-
-        Every second byte of a picture would otherwise be taken out one by one.
-        """
+    def _examine(self, data: bytes) -> invisible.Visible | None:
         try:
-            data.decode("utf-8", "surrogatepass")
+            return invisible.examine(data, self._budget)
         except UnicodeDecodeError:
-            projection = invisible.ascii_projection(data)
-            self._budget.look(len(projection))
-            fires_rule = any(number >= 0 for number in self._matcher.fired(projection))
-            return not fires_rule and not self._needles.remain(projection)
-        return False
+            return None  # a binary that came out of an encoding: nothing in it is invisible text
+
+    def _in_binary(self, data: bytes) -> list[Edit]:
+        """Secrets in a binary whose letters are apart; only formats that chance does not write are looked for."""
+        projection, places = invisible.ascii_projection(data)
+        self._budget.look(len(projection))
+        edits = self._direct(projection, self._matcher.fired(projection) & self._matcher.distinct)
+        if not edits:
+            return []
+        at = places()
+        return [msgspec.structs.replace(edit, start=at[edit.start], end=at[edit.end - 1] + 1) for edit in edits]
 
     def _direct(self, data: bytes, fired: frozenset[int]) -> list[Edit]:
         edits = []

@@ -92,7 +92,10 @@ class StepupAdmin:
         """Adds a person who may approve for the tenant; without a passkey yet."""
         p = msgspec.convert(params, ApproverParams)
         command = AddApprover(
-            tenant=by.tenant, approver=p.name, name=p.name, user_handle=os.urandom(USER_HANDLE_BYTES),
+            tenant=by.tenant,
+            approver=p.name,
+            name=p.name,
+            user_handle=os.urandom(USER_HANDLE_BYTES),
             now=int(time.time()),
         )
         state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
@@ -121,7 +124,9 @@ class StepupAdmin:
         challenge = parse_b64url(p.challenge, "challenge", ENROLMENT_CHALLENGE_BYTES)
         verified = verify_registration(parse_registration(p.response), challenge=challenge, party=self._party)
         command = EnrolPasskey(
-            registration=verified, label=p.label, is_taken=self._index.is_taken(verified.credential_id),
+            registration=verified,
+            label=p.label,
+            is_taken=self._index.is_taken(verified.credential_id),
             now=int(time.time()),
         )
         state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
@@ -166,7 +171,10 @@ class StepupAdmin:
         actor, now = Actor(kind="approver", id=approver.id), int(time.time())
         try:
             verified = verify_assertion(
-                response, challenge=state.challenge, passkey=passkey, user_handle=approver.user_handle,
+                response,
+                challenge=state.challenge,
+                passkey=passkey,
+                user_handle=approver.user_handle,
                 party=self._party,
             )
         except CounterStalled as e:

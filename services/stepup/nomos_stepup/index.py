@@ -73,15 +73,11 @@ class Index:
 
     def pending_of_agent(self, tenant: str, agent: str) -> int:
         """How many approvals of this agent wait."""
-        return sum(
-            a.state is ApprovalState.PENDING and a.request.agent == agent for a in self.of_tenant(tenant)
-        )
+        return sum(a.state is ApprovalState.PENDING and a.request.agent == agent for a in self.of_tenant(tenant))
 
     def overdue(self, now: int) -> list[Approval]:
         """Pending approvals whose time is over at ``now`` (Unix seconds)."""
-        return [
-            a for a in self._approvals.values() if a.state is ApprovalState.PENDING and a.request.expires_at <= now
-        ]
+        return [a for a in self._approvals.values() if a.state is ApprovalState.PENDING and a.request.expires_at <= now]
 
     def owner_of(self, tenant: str, credential_id: bytes) -> str | None:
         """The approver of ``tenant`` who has this passkey."""

@@ -127,7 +127,12 @@ class StepupStore:
         seed = os.urandom(32)
         key = SigningKey(seed)
         envelope = Envelope(
-            id=new_id("ev"), type=COSIGNER_CREATED, tenant=tenant, actor=SERVICE, corr="", cause="",
+            id=new_id("ev"),
+            type=COSIGNER_CREATED,
+            tenant=tenant,
+            actor=SERVICE,
+            corr="",
+            cause="",
             event={"did": key.did},
         )
         sealed = {COSIGNER_NAME: self._sealer.seal(seed, purpose=COSIGNER_PURPOSE, tenant=tenant, name=COSIGNER_NAME)}
@@ -141,9 +146,7 @@ class StepupStore:
         return key
 
 
-def _envelopes(
-    events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str
-) -> list[Envelope]:
+def _envelopes(events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str) -> list[Envelope]:
     envelopes = []
     for event in events:
         kind, payload = to_record(event)

@@ -30,6 +30,21 @@ DRAIN_SECONDS: Final = 5
 MessageHandler = Callable[[Msg], Awaitable[None]]
 
 
+class _Client(Client):
+    """A client that outlives a message whose headers or subject cannot be read.
+
+    nats-py ends its read loop, without a word, when decoding one raises: a message by any agent would hold up every
+    tenant until the pings fail. Such a message is dropped here and said; its sender gets no answer.
+    """
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except (ValueError, LookupError) as e:
+            # UnicodeDecodeError is a ValueError; an empty header block is an IndexError.
+            await self._error_cb(e)
+
+
 class Bus:
     """One connection to the bus under one identity. Build with :meth:`connect`."""
 
@@ -55,7 +70,7 @@ class Bus:
             Misconfigured: the credentials file cannot be read.
             Unavailable: no server answered within :data:`CONNECT_SECONDS`.
         """
-        client = Client()
+        client = _Client()
         bus = cls(service, client, in_flight_max)
         try:
             await asyncio.wait_for(
