@@ -381,6 +381,14 @@ class Scene:
         found = await self.events(tenant, "request.refused")
         return [(str(e.event["verb"]), str(e.event["code"])) for e in found]
 
+    def files_with(self, needle: bytes) -> list[str]:
+        """Files of the installation (streams, tables, logs, the bus as it was recorded) that hold ``needle``."""
+        found = []
+        for path in self.installation.local.directory.rglob("*"):
+            if path.is_file() and not path.is_symlink() and needle in path.read_bytes():
+                found.append(path.name)
+        return found
+
     # --- behind the walls -------------------------------------------------------------------------------------
 
     async def admin_database(self) -> asyncpg.Connection:

@@ -36,7 +36,7 @@ from nomos.agent import Agent, Allowed, Denied, StepUpRequired
 from nomos.bearer import seal_bearer
 from nomos.client import Connection
 from nomos.creds import USER, Credentials, Nkey
-from nomos.errors import Conflict, NomosError, Unavailable
+from nomos.errors import NomosError, Unavailable
 from nomos.keys import SigningKey
 from nomos.log.report import Verdict
 from nomos.log.verify import verify_export
@@ -68,6 +68,8 @@ SHORT = {
 }
 DEADLINE_SECONDS = 30.0
 CALL_MS = 2_500
+#: Approvals that the agent of one load opens; the service allows 20 to wait.
+APPROVALS_MAX = 8
 TENANT, APP, AGENT = "acme", "triage", "bot"
 REPO = "github:repo/acme/site"
 READ, WRITE, FORBIDDEN, DELETE = (
@@ -170,7 +172,7 @@ class Load:
     done: int = 0
     failed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    finished: list[str] = field(default_factory=list)
+    waiting: int = 0
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -197,12 +199,15 @@ class World:
         self.folder = folder
         self.env = env
         self.processes: dict[str, ServiceProcess] = {}
+        #: What each service said last of its own readiness.
+        self.faults: dict[str, Any] = {}
         self.upstream: EmbeddedUpstream
         self.seen = Stamped()
         self.bearer = "tok_" + os.urandom(12).hex()
         self._operator: Operator | None = None
         self._stack = AsyncExitStack()
         self._titles = itertools.count()
+        self._agents = itertools.count()
         self._exports = itertools.count()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ class World:
                 del self.processes[process.label]
         await asyncio.gather(*(self.run(n) for n in SERVICES if not self.processes[n].running))
         for name in SERVICES:
-            await until(lambda name=name: self.is_ready(name), f"{name} to be ready")
+            await until(lambda name=name: self.is_ready(name), f"{name} to be ready; {self.faults}")
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -290,6 +295,7 @@ class World:
             reply = await (await self.operator()).ask(service, "ready", timeout_ms=1_000)
         except Unavailable:
             return False
+        self.faults[service] = reply["faults"]
         return not reply["faults"]
 
     async def new_agent(self, name: str) -> Credentials:
@@ -346,15 +352,19 @@ class World:
             filler: bytes that each request's arguments have besides.
         """
         load, stop = Load(), asyncio.Event()
-        tasks = [asyncio.create_task(self._work(load, stop, i, filler)) for i in range(workers)]
+        # An agent of its own: how many approvals may wait for one agent is limited.
+        credentials = await self.new_agent(f"{AGENT}-{next(self._agents)}")
+        tasks = [asyncio.create_task(self._work(load, credentials, stop, i, filler)) for i in range(workers)]
         try:
             yield load
         finally:
             stop.set()
             await asyncio.gather(*tasks)
 
-    async def _work(self, load: Load, stop: asyncio.Event, worker: int, filler: int) -> None:
-        async with self.connected(load.answers) as (agent, connection):
+    async def _work(
+        self, load: Load, credentials: Credentials, stop: asyncio.Event, worker: int, filler: int
+    ) -> None:
+        async with self.connected(load.answers, credentials) as (agent, connection):
             for number in itertools.count(worker):
                 if stop.is_set():
                     return
@@ -365,8 +375,9 @@ class World:
                     (WRITE, issue),
                     (WRITE, issue),
                     (FORBIDDEN, {"name": title}),
-                    (DELETE, {}) if number % 20 == 4 else (WRITE, issue),
+                    (DELETE, {}) if load.waiting < APPROVALS_MAX else (WRITE, issue),
                 )[number % 5]
+                load.waiting += action == DELETE
                 try:
                     done = await agent.call(action, REPO, args, timeout_ms=CALL_MS)
                 except NomosError as e:
@@ -509,5 +520,3 @@ async def world(shared_world: World) -> World:
     await shared_world.heal()
     return shared_world
 
-
-__all__ = ["Conflict", "Load", "World"]

@@ -108,11 +108,10 @@ class AuditAdmin:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        files = tuple(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+        files = _listed(folder)
         export = new_id("ex")
-        self._exports[export] = _Export(folder=folder, tenant=by.tenant, files=files, opened_at=time.monotonic())
-        sizes = [{"n": n, "bytes": (folder / n).stat().st_size} for n in files]
-        return {"export": export, "files": sizes}
+        self._exports[export] = _Export(folder=folder, tenant=by.tenant, files=tuple(files), opened_at=time.monotonic())
+        return {"export": export, "files": [{"n": n, "bytes": size} for n, size in files.items()]}
 
     async def export_read(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """A piece of a file of an open export."""
@@ -152,3 +151,8 @@ class AuditAdmin:
             if time.monotonic() - export.opened_at > EXPORT_SECONDS:
                 del self._exports[name]
                 shutil.rmtree(export.folder, ignore_errors=True)
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """The files below ``folder``: relative name and size in bytes."""
+    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}

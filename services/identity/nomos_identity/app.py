@@ -45,7 +45,14 @@ class Identity:
         await parts.follow({NAME: parts.directory.apply})
         for tenant in parts.directory.tenants:
             await accounts.push(tenant)
-        admin = IdentityAdmin(self._settings, store, self._sealer, accounts, parts.directory, parts.refresh)
+        admin = IdentityAdmin(
+            settings=self._settings,
+            store=store,
+            sealer=self._sealer,
+            accounts=accounts,
+            directory=parts.directory,
+            refresh=parts.refresh,
+        )
         await parts.serve_admin(admin.verbs())
         parts.spawn(self._reconcile(parts, accounts))
         await parts.serving()

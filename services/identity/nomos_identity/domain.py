@@ -31,13 +31,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: int = 0
 
 
-def tenant_created(event_id: str, tenant: str, account: str, roles: dict[str, str], by: Actor, corr: str) -> Envelope:
+def tenant_created(
+    event_id: str, *, tenant: str, account: str, roles: dict[str, str], by: Actor, corr: str
+) -> Envelope:
     """The first event of a tenant. ``roles`` are the public signing keys of its roles."""
     parse_slug(tenant, "tenant")
-    return _envelope(event_id, TENANT_CREATED, tenant, by, corr, {"account": account, "roles": roles, "tenant": tenant})
+    return _envelope(
+        event_id,
+        TENANT_CREATED,
+        tenant=tenant,
+        by=by,
+        corr=corr,
+        event={"account": account, "roles": roles, "tenant": tenant},
+    )
 
 
-def app_created(event_id: str, tenant: str, app: str, env: str, by: Actor, corr: str) -> Envelope:
+def app_created(event_id: str, *, tenant: str, app: str, env: str, by: Actor, corr: str) -> Envelope:
     """The first event of an app.
 
     Raises:
@@ -46,11 +55,20 @@ def app_created(event_id: str, tenant: str, app: str, env: str, by: Actor, corr:
     parse_slug(app, "app")
     if env not in ENVIRONMENTS:
         raise Malformed(f"env must be one of {', '.join(ENVIRONMENTS)}")
-    return _envelope(event_id, APP_CREATED, tenant, by, corr, {"app": app, "env": env})
+    return _envelope(event_id, APP_CREATED, tenant=tenant, by=by, corr=corr, event={"app": app, "env": env})
 
 
 def agent_created(
-    event_id: str, tenant: str, app: Iterable[Envelope], name: str, key: str, did: str, now: int, by: Actor, corr: str
+    event_id: str,
+    *,
+    tenant: str,
+    app: Iterable[Envelope],
+    name: str,
+    key: str,
+    did: str,
+    now: int,
+    by: Actor,
+    corr: str,
 ) -> Envelope:
     """The first event of an agent of an existing app.
 
@@ -86,14 +104,21 @@ def agent_created(
         "issued_at": now,
         "key": key,
     }
-    return _envelope(event_id, AGENT_CREATED, tenant, by, corr, event)
+    return _envelope(event_id, AGENT_CREATED, tenant=tenant, by=by, corr=corr, event=event)
 
 
-def auditor_created(event_id: str, tenant: str, name: str, key: str, now: int, by: Actor, corr: str) -> Envelope:
+def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int, by: Actor, corr: str) -> Envelope:
     """The first event of an auditor, who may read the tenant's log and nothing else."""
     parse_slug(name, "auditor")
     parse_public_key(key, USER)
-    return _envelope(event_id, AUDITOR_CREATED, tenant, by, corr, {"auditor": name, "issued_at": now, "key": key})
+    return _envelope(
+        event_id,
+        AUDITOR_CREATED,
+        tenant=tenant,
+        by=by,
+        corr=corr,
+        event={"auditor": name, "issued_at": now, "key": key},
+    )
 
 
 def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:
@@ -115,7 +140,7 @@ def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:
     return keys
 
 
-def key_revoked(event_id: str, tenant: str, key: Key | None, why: str, now: int, by: Actor, corr: str) -> Envelope:
+def key_revoked(event_id: str, *, tenant: str, key: Key | None, why: str, now: int, by: Actor, corr: str) -> Envelope:
     """The event that ends a key for good.
 
     Raises:
@@ -129,8 +154,8 @@ def key_revoked(event_id: str, tenant: str, key: Key | None, why: str, now: int,
     if len(why) > WHY_CHARS_MAX:
         raise Malformed(f"WHY_CHARS_MAX is {WHY_CHARS_MAX}, got {len(why)}")
     event = {"at": now, "key": key.key, "name": key.name, "role": key.role, "why": why}
-    return _envelope(event_id, KEY_REVOKED, tenant, by, corr, event)
+    return _envelope(event_id, KEY_REVOKED, tenant=tenant, by=by, corr=corr, event=event)
 
 
-def _envelope(event_id: str, kind: str, tenant: str, by: Actor, corr: str, event: dict[str, object]) -> Envelope:
+def _envelope(event_id: str, kind: str, *, tenant: str, by: Actor, corr: str, event: dict[str, object]) -> Envelope:
     return Envelope(id=event_id, type=kind, tenant=tenant, actor=by, corr=corr, cause="", event=event)

@@ -21,9 +21,9 @@ from nomos_identity.accounts import Accounts
 from nomos_identity.settings import IdentitySettings
 from nomos_runtime.directory import Directory
 from nomos_runtime.eventstore import EventStore
-from nomos_runtime.topology.issue import issue_user, new_tenant_keys
 from nomos_runtime.responder import NoParams, Operator, Verb
 from nomos_runtime.sealing import Sealer
+from nomos_runtime.topology.issue import issue_user, new_tenant_keys
 
 ROLE_KEY_PURPOSE: Final = "role-key-v1"
 
@@ -69,6 +69,7 @@ class IdentityAdmin:
 
     def __init__(
         self,
+        *,
         settings: IdentitySettings,
         store: EventStore,
         sealer: Sealer,
@@ -100,7 +101,9 @@ class IdentityAdmin:
         name = parse_slug(msgspec.convert(params, NameParams).name, "tenant")
         keys = new_tenant_keys()
         roles = {role: key.public for role, key in keys.roles.items()}
-        event = domain.tenant_created(new_id("ev"), name, keys.account, roles, by.actor, by.request)
+        event = domain.tenant_created(
+            new_id("ev"), tenant=name, account=keys.account, roles=roles, by=by.actor, corr=by.request
+        )
         sealed = {
             f"role-key/{role}": self._sealer.seal(
                 key.raw_seed, purpose=ROLE_KEY_PURPOSE, tenant=name, name=f"role-key/{role}"
@@ -119,7 +122,7 @@ class IdentityAdmin:
     async def app_create(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Creates an app."""
         p = msgspec.convert(params, AppParams)
-        event = domain.app_created(new_id("ev"), by.tenant, p.name, p.env, by.actor, by.request)
+        event = domain.app_created(new_id("ev"), tenant=by.tenant, app=p.name, env=p.env, by=by.actor, corr=by.request)
         await self._append(by.tenant, f"app/{p.name}", event, f"app {p.name} exists")
         return {"tenant": by.tenant, "app": p.name, "env": p.env}
 
@@ -128,7 +131,17 @@ class IdentityAdmin:
         p = msgspec.convert(params, AgentParams)
         now = int(time.time())
         app = [s.envelope for s in await self._store.load(by.tenant, f"app/{parse_slug(p.app, 'app')}")]
-        event = domain.agent_created(new_id("ev"), by.tenant, app, p.name, p.key, p.did, now, by.actor, by.request)
+        event = domain.agent_created(
+            new_id("ev"),
+            tenant=by.tenant,
+            app=app,
+            name=p.name,
+            key=p.key,
+            did=p.did,
+            now=now,
+            by=by.actor,
+            corr=by.request,
+        )
         await self._append(by.tenant, f"agent/{p.name}", event, f"agent {p.name} exists")
         jwt = await self._issue(by.tenant, "agent", p.name, p.key, now)
         return {"tenant": by.tenant, "agent": p.name, "key": p.key, "did": p.did, "jwt": jwt}
@@ -137,7 +150,9 @@ class IdentityAdmin:
         """Creates an auditor and signs their bus credential."""
         p = msgspec.convert(params, AuditorParams)
         now = int(time.time())
-        event = domain.auditor_created(new_id("ev"), by.tenant, p.name, p.key, now, by.actor, by.request)
+        event = domain.auditor_created(
+            new_id("ev"), tenant=by.tenant, name=p.name, key=p.key, now=now, by=by.actor, corr=by.request
+        )
         await self._append(by.tenant, f"auditor/{p.name}", event, f"auditor {p.name} exists")
         jwt = await self._issue(by.tenant, "auditor", p.name, p.key, now)
         return {"tenant": by.tenant, "auditor": p.name, "key": p.key, "jwt": jwt}
@@ -151,7 +166,9 @@ class IdentityAdmin:
         """Revokes a key: in the log, in every replica of the facts, and at the servers, which disconnect its holder."""
         p = msgspec.convert(params, RevokeParams)
         key = (await self._keys(by.tenant)).get(p.key)
-        event = domain.key_revoked(new_id("ev"), by.tenant, key, p.why, int(time.time()), by.actor, by.request)
+        event = domain.key_revoked(
+            new_id("ev"), tenant=by.tenant, key=key, why=p.why, now=int(time.time()), by=by.actor, corr=by.request
+        )
         if key is None:
             raise NotFound("this tenant has no such key")
         stream = f"{key.role}/{key.name}"

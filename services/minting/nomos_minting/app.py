@@ -10,10 +10,10 @@ from nomos_minting.handlers import Mint, decoder
 from nomos_minting.issuers import Issuers
 from nomos_minting.settings import MintingSettings
 from nomos_runtime.feed import serve_feed
+from nomos_runtime.peers import callers, reader_tokens
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
-from nomos_runtime.peers import callers, reader_tokens
 
 NAME = "minting"
 

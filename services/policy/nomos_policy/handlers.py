@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -35,6 +36,9 @@ from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
 from nomos_runtime.journal import Journal
 from nomos_runtime.responder import Caller
+
+#: Resource texts whose parsed form is kept.
+RESOURCES_MAX: Final = 4_096
 
 decoder: Final = Decoder.of(Authorize, "authorize")
 _mint_reply: Final = Decoder.of(messages.MintReply | Failure, "mint reply")
@@ -79,6 +83,8 @@ class Authorizer:
         self._journal = journal
         self._directory = directory
         self._catalogue = catalogue
+        # Agents ask for the same few resources again and again; a refusal is not kept.
+        self._parse_resource = lru_cache(maxsize=RESOURCES_MAX)(catalogue.parse_resource)
         self._sets = sets
         self._cosigners = cosigners
         self._faults = faults
@@ -148,7 +154,7 @@ class Authorizer:
         return Asked(command=command, agent=agent, facts=facts, digest=digest, decision_id=new_id("dc"))
 
     def _resource(self, action: Action, text: str) -> Resource:
-        resource = self._catalogue.parse_resource(text)
+        resource = self._parse_resource(text)
         if resource.type != action.resource_type:
             wanted = f"{action.resource_type.connector}:{action.resource_type.kind}"
             raise UnknownResource(f"{action.id} acts on a {wanted}")

@@ -33,6 +33,7 @@ class ProxyAdmin:
 
     def __init__(
         self,
+        *,
         settings: ProxySettings,
         catalogue: Catalogue,
         connections: Connections,

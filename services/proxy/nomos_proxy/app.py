@@ -73,7 +73,14 @@ class Proxy:
             faults=parts.faults,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
-        admin = ProxyAdmin(s, self._catalogue, connections, credentials, self._intake, parts.refresh)
+        admin = ProxyAdmin(
+            settings=s,
+            catalogue=self._catalogue,
+            connections=connections,
+            credentials=credentials,
+            intake=self._intake,
+            refresh=parts.refresh,
+        )
         await parts.serve_admin(admin.verbs())
         await parts.serving()
 

@@ -39,11 +39,11 @@ from nomos.messages import MESSAGE_BYTES_MAX, Command, Decoder, Failure, Invoke,
 from nomos.ucan.verify import verify_invocation
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.domain import CallPlan, attempted, finished, plan_call
+from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.settings import ProxySettings
-from nomos_proxy.echo import EchoGuard
 from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.bus import Bus
@@ -129,7 +129,6 @@ class Broker:
         self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str
     ) -> Returned:
         end: UpstreamResponse | NomosError
-        removed: list[dict[str, object]] = []
         answer: Returned | None = None
         try:
             end = await self._send(command, plan, credential.bearer)
@@ -139,7 +138,7 @@ class Broker:
         if isinstance(end, UpstreamResponse):
             try:
                 answer = await self._clean(agent, plan, end, credential.echo)
-                event["removed"] = removed = answer.removed
+                event["removed"] = answer.removed
             except NomosError as e:
                 # The call took effect and its answer is withheld: the log says both.
                 event["withheld"] = e.code

@@ -15,9 +15,16 @@ import msgspec
 from nomos.errors import ApprovalRefused, NotFound
 from nomos.events import Actor
 from nomos_runtime.responder import NoParams, Operator, Verb
-from nomos_stepup.approvers import ENROLMENT_CHALLENGE_BYTES, USER_HANDLE_BYTES, AddApprover, EnrolPasskey
-from nomos_stepup.approvers import OfferEnrolment, RaiseCounter, ReportStalledCounter
-from nomos_stepup.base64url import b64url
+from nomos_stepup.approvers import (
+    ENROLMENT_CHALLENGE_BYTES,
+    USER_HANDLE_BYTES,
+    AddApprover,
+    EnrolPasskey,
+    OfferEnrolment,
+    RaiseCounter,
+    ReportStalledCounter,
+)
+from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.cosigner import mint_cosignature
 from nomos_stepup.domain import Approval, ApprovalState, Approve, Cancel
 from nomos_stepup.facts import CounterStalled
@@ -25,8 +32,13 @@ from nomos_stepup.index import Index, credential_of
 from nomos_stepup.render import render
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
-from nomos_stepup.webauthn import RelyingParty, parse_assertion, parse_registration, verify_assertion
-from nomos_stepup.webauthn import verify_registration
+from nomos_stepup.webauthn import (
+    RelyingParty,
+    parse_assertion,
+    parse_registration,
+    verify_assertion,
+    verify_registration,
+)
 
 NONCE_BYTES: Final = 12
 
@@ -119,8 +131,6 @@ class StepupAdmin:
     async def passkey_enrol(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Verifies a registration against the open offer and enrols the passkey."""
         p = msgspec.convert(params, EnrolParams)
-        from nomos_stepup.base64url import parse_b64url
-
         challenge = parse_b64url(p.challenge, "challenge", ENROLMENT_CHALLENGE_BYTES)
         verified = verify_registration(parse_registration(p.response), challenge=challenge, party=self._party)
         command = EnrolPasskey(

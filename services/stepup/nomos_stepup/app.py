@@ -33,7 +33,7 @@ class StepupService:
         self._settings = settings
         self._party = party
         self._sealer = sealer
-        self._readers: dict[str, tuple[str, ...]] = {t: (COSIGNER_CREATED,) for t in reader_tokens(NAME, env)}
+        self._readers: dict[str, tuple[str, ...]] = dict.fromkeys(reader_tokens(NAME, env), (COSIGNER_CREATED,))
         self._callers = callers(env, "policy")
         self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES)
         self._parts: Parts | None = None

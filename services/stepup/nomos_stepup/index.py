@@ -1,7 +1,7 @@
 """The replicas' view of all approvals and approvers: a fold over stepup's own feed.
 
-It answers lists, finds which approver owns a passkey, and wakes those who wait. Every decision loads its stream from the
-store again: the index may be a moment behind, and nothing is released by it.
+It answers lists, finds which approver owns a passkey, and wakes those who wait. Every decision loads its stream from
+the store again: the index may be a moment behind, and nothing is released by it.
 """
 
 from __future__ import annotations

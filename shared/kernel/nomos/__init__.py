@@ -6,6 +6,7 @@ command line start without the bus client.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,4 @@ __all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "NomosError", "StepUpR
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module nomos has no attribute {name}")
-    from importlib import import_module
-
     return getattr(import_module("nomos.errors" if name == "NomosError" else "nomos.agent"), name)

@@ -144,8 +144,16 @@ class Agent:
         end_ms = now_ms() + timeout_ms
         while True:
             left_ms = max(end_ms - now_ms(), 1)
-            command = _command(Authorize, left_ms, action=action, resource=resource, args=dict(args or {}),
-                               claims=dict(claims or {}), connection=connection, cosigner=cosigner)
+            command = _command(
+                Authorize,
+                left_ms,
+                action=action,
+                resource=resource,
+                args=dict(args or {}),
+                claims=dict(claims or {}),
+                connection=connection,
+                cosigner=cosigner,
+            )
             try:
                 reply = await self._connection.ask(
                     f"req.authorize.{self._name}", command, _authorize, min(left_ms, REQUEST_MS)
@@ -186,12 +194,14 @@ class Agent:
             NomosError: refused, as the class of its code.
         """
         given = dict(args or {})
-        decision = await self.authorize(action, resource, given, claims=claims, connection=connection,
-                                        cosigner=cosigner, timeout_ms=timeout_ms)
+        decision = await self.authorize(
+            action, resource, given, claims=claims, connection=connection, cosigner=cosigner, timeout_ms=timeout_ms
+        )
         if isinstance(decision, StepUpRequired) and wait_seconds > 0:
             cosigner = await self.wait_for(decision, wait_seconds)
-            decision = await self.authorize(action, resource, given, claims=claims, connection=connection,
-                                            cosigner=cosigner, timeout_ms=timeout_ms)
+            decision = await self.authorize(
+                action, resource, given, claims=claims, connection=connection, cosigner=cosigner, timeout_ms=timeout_ms
+            )
         if not isinstance(decision, Allowed):
             return decision
         return await self.invoke(decision, action, resource, given, connection=connection, timeout_ms=timeout_ms)
@@ -253,9 +263,7 @@ class Agent:
         while True:
             wait_ms = max(min(end_ms - now_ms(), APPROVAL_WAIT_MS), 0)
             command = _command(AwaitApproval, wait_ms + REQUEST_MS, approval=step_up.approval, wait_ms=wait_ms)
-            reply = await self._connection.ask(
-                f"req.stepup.{self._name}", command, _approval, wait_ms + REQUEST_MS
-            )
+            reply = await self._connection.ask(f"req.stepup.{self._name}", command, _approval, wait_ms + REQUEST_MS)
             if not isinstance(reply, messages.ApprovalStatus):
                 raise Malformed("not an approval reply")
             if reply.cosigner is not None:
@@ -279,11 +287,20 @@ def _command(kind: type[messages.Command], timeout_ms: int, **fields: object) ->
 def _decision(reply: object) -> Decision:
     match reply:
         case messages.Allowed():
-            return Allowed(decision=reply.decision, delegation=reply.delegation, expires_at=reply.expires_at,
-                           policies=tuple(reply.policies))
+            return Allowed(
+                decision=reply.decision,
+                delegation=reply.delegation,
+                expires_at=reply.expires_at,
+                policies=tuple(reply.policies),
+            )
         case messages.Denied():
             return Denied(decision=reply.decision, reason=reply.reason, policies=tuple(reply.policies))
         case messages.StepUpRequired():
-            return StepUpRequired(decision=reply.decision, approval=reply.approval, expires_at=reply.expires_at,
-                                  url=reply.url, policies=tuple(reply.policies))
+            return StepUpRequired(
+                decision=reply.decision,
+                approval=reply.approval,
+                expires_at=reply.expires_at,
+                url=reply.url,
+                policies=tuple(reply.policies),
+            )
     raise Malformed("not an authorize reply")

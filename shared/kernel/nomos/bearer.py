@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 
+from nacl.public import PublicKey, SealedBox
+
 from nomos.errors import Malformed
 
 
@@ -21,8 +23,6 @@ def seal_bearer(public_key: str, bearer: str) -> str:
     Raises:
         Malformed: the public key is none.
     """
-    from nacl.public import PublicKey, SealedBox
-
     try:
         box = SealedBox(PublicKey(base64.urlsafe_b64decode(public_key)))
     except (binascii.Error, ValueError, TypeError) as e:

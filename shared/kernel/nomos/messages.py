@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from nomos.errors import Expired, LimitExceeded, Malformed, NomosError
+from nomos.ids import is_id
 
 #: A message's size on the bus, in bytes; the server's ``max_payload`` is 1 MiB.
 MESSAGE_BYTES_MAX: Final = 900_000
@@ -340,8 +341,6 @@ def check_command(command: Command | Admin, now_ms: int) -> None:
         Malformed: wrong version, or an id that is not one of ours.
         Expired: its deadline is over.
     """
-    from nomos.ids import is_id
-
     if command.v != 1:
         raise Malformed(f"expected message version 1, got {command.v}")
     if not is_id(command.id, "rq"):

@@ -43,9 +43,7 @@ class Operator:
             parse_slug(tenant, "tenant")
         subject = f"admin.{service}.{tenant}.{verb}.{self._connection.credentials.name}"
         fields = header(timeout_ms)
-        command = Admin(
-            v=1, id=str(fields["id"]), deadline_ms=int(str(fields["deadline_ms"])), params=dict(params)
-        )
+        command = Admin(v=1, id=str(fields["id"]), deadline_ms=int(str(fields["deadline_ms"])), params=dict(params))
         reply = await self._connection.ask(subject, command, _reply, timeout_ms)
         if not isinstance(reply, Done):
             raise Malformed("not an admin reply")

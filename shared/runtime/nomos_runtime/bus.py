@@ -9,6 +9,7 @@ Trusted: the server, for stamping the caller's account into the subject. Not tru
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -26,6 +27,9 @@ PINGS_OUTSTANDING_MAX: Final = 2
 RECONNECT_WAIT_SECONDS: Final = 0.1
 CONNECT_SECONDS: Final = 10
 DRAIN_SECONDS: Final = 5
+
+#: What the server says when an answer is sent after the connection that brought its request was lost.
+_ANSWER_REFUSED: Final = re.compile(r'permissions violation for publish to "_(?:r_|inbox)\.', re.IGNORECASE)
 
 MessageHandler = Callable[[Msg], Awaitable[None]]
 
@@ -162,7 +166,11 @@ class Bus:
             await self.client.close()
 
     async def _error(self, error: Exception) -> None:
-        if "permissions violation" in str(error).lower():
+        if _ANSWER_REFUSED.search(str(error)):
+            # The right to answer belongs to the connection that the request came on. Whoever asked has been told by
+            # the disconnection, or by its own deadline; no subject of ours is missing a right.
+            observe.say(self.service, observe.ANSWER_LOST)
+        elif "permissions violation" in str(error).lower():
             self.violations += 1
             observe.say(self.service, observe.PERMISSION_VIOLATION, error=str(error)[:200])
         elif isinstance(error, nats.errors.SlowConsumerError):

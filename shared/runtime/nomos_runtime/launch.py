@@ -125,10 +125,15 @@ class ServiceProcess:
         """Ends it: politely, then not."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
-        end = asyncio.get_running_loop().time() + STOP_SECONDS
-        while self.running and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.02)
+        # In a thread: a child's end is waited for with the system's own call.
+        await asyncio.to_thread(self._wait_for_end)
         self.kill()
+
+    def _wait_for_end(self) -> None:
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return
 
     def kill(self) -> None:
         """``kill -9``."""

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import nats
 
 from nomos.creds import USER, Credentials, Nkey, write_creds
@@ -177,7 +176,9 @@ class Local:
             )
             write_creds(
                 self.operator_creds,
-                Credentials(servers=(self.nats.url,), role="operator", name=OPERATOR_NAME, tenant="", jwt=jwt, user=user),
+                Credentials(
+                    servers=(self.nats.url,), role="operator", name=OPERATOR_NAME, tenant="", jwt=jwt, user=user
+                ),
             )
         context = {
             "bus_url": self.bus_url,

@@ -13,6 +13,7 @@ from pathlib import Path
 from nomos.errors import Misconfigured
 from nomos_runtime.topology.doors import FEEDS
 
+
 def load_accounts(env: Mapping[str, str]) -> dict[str, str]:
     """Service name (lower case) to account public key.
 

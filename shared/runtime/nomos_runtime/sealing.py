@@ -26,7 +26,9 @@ class Sealer:
 
     def seal(self, content: bytes, *, purpose: str, tenant: str, name: str) -> bytes:
         """Seals ``content``; it opens only with the same purpose, tenant and name."""
-        return self._vault.seal_key(Place(purpose=purpose, tenant=tenant, connection=name, provider=""), Secret(content))
+        return self._vault.seal_key(
+            Place(purpose=purpose, tenant=tenant, connection=name, provider=""), Secret(content)
+        )
 
     def open(self, record: bytes, *, purpose: str, tenant: str, name: str) -> bytes:
         """Opens a record.

@@ -70,17 +70,40 @@ def agent_create(args: Namespace) -> int:
     context = load_context(args)
     _must_not_exist(args.creds)
     user, seed = Nkey.new(USER), os.urandom(32)
-    made = ask(args, "identity", "agent-create", args.tenant, app=args.app, name=args.name, key=user.public,
-               did=SigningKey(seed).did)
-    write_creds(Path(args.creds), Credentials(servers=(context.bus_url,), role="agent", name=args.name,
-                                              tenant=args.tenant, jwt=made["jwt"], user=user, agent_seed=seed))
+    made = ask(
+        args,
+        "identity",
+        "agent-create",
+        args.tenant,
+        app=args.app,
+        name=args.name,
+        key=user.public,
+        did=SigningKey(seed).did,
+    )
+    write_creds(
+        Path(args.creds),
+        Credentials(
+            servers=(context.bus_url,),
+            role="agent",
+            name=args.name,
+            tenant=args.tenant,
+            jwt=made["jwt"],
+            user=user,
+            agent_seed=seed,
+        ),
+    )
     shown = {k: v for k, v in made.items() if k != "jwt"} | {"creds": args.creds}
-    result(args, "agent create", shown, [
-        f"agent {made['agent']} created in {args.tenant}/{args.app}",
-        f"  bus key   {made['key']}",
-        f"  agent key {made['did']}",
-        f"  credentials written to {args.creds}",
-    ])
+    result(
+        args,
+        "agent create",
+        shown,
+        [
+            f"agent {made['agent']} created in {args.tenant}/{args.app}",
+            f"  bus key   {made['key']}",
+            f"  agent key {made['did']}",
+            f"  credentials written to {args.creds}",
+        ],
+    )
     return Exit.YES
 
 
@@ -92,8 +115,12 @@ def auditor_create(args: Namespace) -> int:
     _must_not_exist(args.creds)
     user = Nkey.new(USER)
     made = ask(args, "identity", "auditor-create", args.tenant, name=args.name, key=user.public)
-    write_creds(Path(args.creds), Credentials(servers=(context.bus_url,), role="auditor", name=args.name,
-                                              tenant=args.tenant, jwt=made["jwt"], user=user))
+    write_creds(
+        Path(args.creds),
+        Credentials(
+            servers=(context.bus_url,), role="auditor", name=args.name, tenant=args.tenant, jwt=made["jwt"], user=user
+        ),
+    )
     shown = {k: v for k, v in made.items() if k != "jwt"} | {"creds": args.creds}
     result(args, "auditor create", shown, [f"auditor {made['auditor']} created; credentials written to {args.creds}"])
     return Exit.YES
@@ -107,9 +134,15 @@ def _must_not_exist(path: str) -> None:
 def key_list(args: Namespace) -> int:
     """``nomos key list --tenant T``."""
     found = ask(args, "identity", "key-list", args.tenant)
-    result(args, "key list", found, [
-        f"{k['key']}  {k['role']:<8} {k['name']:<24} {'revoked' if k['revoked'] else 'active'}" for k in found["keys"]
-    ])
+    result(
+        args,
+        "key list",
+        found,
+        [
+            f"{k['key']}  {k['role']:<8} {k['name']:<24} {'revoked' if k['revoked'] else 'active'}"
+            for k in found["keys"]
+        ],
+    )
     return Exit.YES
 
 
@@ -146,9 +179,12 @@ def policy_show(args: Namespace) -> int:
 def policy_history(args: Namespace) -> int:
     """``nomos policy history --tenant T``."""
     found = ask(args, "policy", "history", args.tenant)
-    result(args, "policy history", found, [
-        f"{r['revision']:>6}  {r['at']}  {r['actor']:<16} {r['sha256'][:16]}  {r['why']}" for r in found["revisions"]
-    ])
+    result(
+        args,
+        "policy history",
+        found,
+        [f"{r['revision']:>6}  {r['at']}  {r['actor']:<16} {r['sha256'][:16]}  {r['why']}" for r in found["revisions"]],
+    )
     return Exit.YES
 
 
@@ -158,8 +194,16 @@ def connection_add(args: Namespace) -> int:
 
     token = read_text(args.token_file, "token file").strip()
     sealed = seal_bearer(ask(args, "proxy", "sealing-key")["public_key"], token)
-    made = ask(args, "proxy", "connection-add", args.tenant, connector=args.connector, name=args.name,
-               sealed_bearer=sealed, base_url=args.base_url)
+    made = ask(
+        args,
+        "proxy",
+        "connection-add",
+        args.tenant,
+        connector=args.connector,
+        name=args.name,
+        sealed_bearer=sealed,
+        base_url=args.base_url,
+    )
     result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
     return Exit.YES
 

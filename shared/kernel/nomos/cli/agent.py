@@ -20,8 +20,14 @@ def authorize(args: Namespace) -> int:
     given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
 
     async def ask(agent: Agent) -> Decision:
-        return await agent.authorize(args.action, args.resource, given, connection=args.connection,
-                                     cosigner=cosigner, timeout_ms=int(args.timeout * 1000))
+        return await agent.authorize(
+            args.action,
+            args.resource,
+            given,
+            connection=args.connection,
+            cosigner=cosigner,
+            timeout_ms=int(args.timeout * 1000),
+        )
 
     return _show(args, "authorize", _run(args.creds, ask))
 
@@ -31,8 +37,15 @@ def call(args: Namespace) -> int:
     given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
 
     async def ask(agent: Agent) -> Decision:
-        return await agent.call(args.action, args.resource, given, connection=args.connection, cosigner=cosigner,
-                                wait_seconds=args.wait, timeout_ms=int(args.timeout * 1000))
+        return await agent.call(
+            args.action,
+            args.resource,
+            given,
+            connection=args.connection,
+            cosigner=cosigner,
+            wait_seconds=args.wait,
+            timeout_ms=int(args.timeout * 1000),
+        )
 
     return _show(args, "call", _run(args.creds, ask))
 
@@ -61,18 +74,29 @@ def _show(args: Namespace, command: str, decision: Decision) -> int:
     members: dict[str, object] = {"decision": decision.decision, "policies": policies}
     match decision:
         case Allowed():
-            members |= {"outcome": "allow", "expires_at": decision.expires_at,
-                        "delegation": base64.urlsafe_b64encode(decision.delegation).rstrip(b"=").decode()}
+            members |= {
+                "outcome": "allow",
+                "expires_at": decision.expires_at,
+                "delegation": base64.urlsafe_b64encode(decision.delegation).rstrip(b"=").decode(),
+            }
             if command == "call":
-                members |= {"status": decision.status, "headers": decision.headers, "removed": decision.removed,
-                            "body": decision.body.decode("utf-8", "replace")}
+                members |= {
+                    "status": decision.status,
+                    "headers": decision.headers,
+                    "removed": decision.removed,
+                    "body": decision.body.decode("utf-8", "replace"),
+                }
             code = Exit.YES
         case Denied():
             members |= {"outcome": "deny", "reason": decision.reason}
             code = Exit.NO
         case StepUpRequired():
-            members |= {"outcome": "step_up", "approval": decision.approval, "url": decision.url,
-                        "expires_at": decision.expires_at}
+            members |= {
+                "outcome": "step_up",
+                "approval": decision.approval,
+                "url": decision.url,
+                "expires_at": decision.expires_at,
+            }
             code = Exit.HUMAN_FIRST
     if args.json:
         print(document(command, members))

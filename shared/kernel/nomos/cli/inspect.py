@@ -12,7 +12,8 @@ from nomos.ucan.inspect import describe, parse_token_text
 
 def inspect(args: Namespace) -> int:
     """Shows what a delegation or invocation says, and whether its signature verifies."""
-    text = sys.stdin.read() if args.token == "-" else args.token
+    from_stdin = args.token == "-"  # noqa: S105 - a word of the command line
+    text = sys.stdin.read() if from_stdin else args.token
     if len(text) < 255 and Path(text).is_file():
         text = Path(text).read_text(encoding="ascii", errors="replace")
     shown = describe(parse_token_text(text.strip()))

@@ -13,6 +13,7 @@ import uvloop
 from nomos.cli.output import Exit, error
 from nomos.errors import NomosError
 from nomos_runtime.launch import build
+from nomos_runtime.local import write_public
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ async def _run(name: str, ready_file: str | None) -> int:
         await service.stop()
         return Exit.CANNOT_TELL
     if ready_file:
-        Path(ready_file).write_text(str(os.getpid()), encoding="ascii")
+        write_public(Path(ready_file), str(os.getpid()))
     await stop.wait()
     await service.stop()
     return Exit.YES

@@ -1,0 +1,180 @@
+"""The words of every command, a function for each family. What a command does is in the module that it names.
+
+A command's module is imported when the command runs, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+
+Command = Callable[[argparse.Namespace], int]
+#: Commands that live in other distributions: name -> help.
+PLUGINS = {
+    "up": "start everything on loopback, for development",
+    "run": "run one service",
+    "demo": "show the main job, step by step",
+    "bench": "measure",
+    "doctor": "check an installation",
+}
+_Group = argparse._SubParsersAction
+
+
+class Words:
+    """Adds commands to one parser."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self.top: _Group[argparse.ArgumentParser] = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def group(self, name: str, about: str) -> _Group[argparse.ArgumentParser]:
+        """A command that has commands."""
+        sub = self.top.add_parser(name, help=about, description=about)
+        return sub.add_subparsers(dest=f"{name}_command", metavar="COMMAND", required=True)
+
+    def add(
+        self,
+        name: str,
+        about: str,
+        run: Command | None,
+        *,
+        group: _Group[argparse.ArgumentParser] | None = None,
+        context: bool = True,
+        tenant: bool = False,
+    ) -> argparse.ArgumentParser:
+        """A command. ``context`` and ``tenant`` give it these options."""
+        sub = (group or self.top).add_parser(name, help=about, description=about)
+        sub.add_argument("--json", action="store_true", help="one JSON document on standard output")
+        if context:
+            sub.add_argument("--context", metavar="FILE", help="context file of the installation")
+        if tenant:
+            sub.add_argument("--tenant", required=True, metavar="T")
+        if run is not None:
+            sub.set_defaults(run=run)
+        return sub
+
+
+def lazy(module: str, function: str) -> Command:
+    """The command ``function`` of ``nomos.cli.<module>``, imported when it runs."""
+
+    def run(args: argparse.Namespace) -> int:
+        command: Command = getattr(import_module(f"nomos.cli.{module}"), function)
+        return command(args)
+
+    return run
+
+
+def identities(words: Words) -> None:
+    """Tenants, apps, agents, auditors, keys."""
+    group = words.group("tenant", "tenants")
+    words.add("create", "create a tenant", lazy("admin", "tenant_create"), group=group).add_argument("name")
+    words.add("list", "list tenants", lazy("admin", "tenant_list"), group=group)
+
+    group = words.group("app", "apps of a tenant")
+    sub = words.add("create", "create an app", lazy("admin", "app_create"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--env", choices=("live", "test"), default="test")
+
+    for role, about in (("agent", "agents of an app"), ("auditor", "auditors of a tenant")):
+        group = words.group(role, about)
+        doing = f"create an {role} and write its credentials"
+        sub = words.add("create", doing, lazy("admin", f"{role}_create"), group=group, tenant=True)
+        sub.add_argument("name")
+        if role == "agent":
+            sub.add_argument("--app", required=True)
+        sub.add_argument("--creds", required=True, metavar="FILE", help="where to write; must not exist")
+
+    group = words.group("key", "bus keys")
+    words.add("list", "list the keys of a tenant", lazy("admin", "key_list"), group=group, tenant=True)
+    doing = "revoke a key; its holder is disconnected at once"
+    sub = words.add("revoke", doing, lazy("admin", "key_revoke"), group=group, tenant=True)
+    sub.add_argument("key")
+    sub.add_argument("--why", default="")
+
+
+def policies(words: Words) -> None:
+    """Policy sets and connections."""
+    group = words.group("policy", "policy sets of a tenant")
+    doing = "validate a policy set and put it in force"
+    sub = words.add("put", doing, lazy("admin", "policy_put"), group=group, tenant=True)
+    sub.add_argument("file")
+    sub.add_argument("--why", default="")
+    words.add("list", "list the policies in force", lazy("admin", "policy_list"), group=group, tenant=True)
+    words.add("history", "list the revisions", lazy("admin", "policy_history"), group=group, tenant=True)
+    sub = words.add("show", "print a policy set", lazy("admin", "policy_show"), group=group, tenant=True)
+    sub.add_argument("--revision", type=int, default=0, help="0 (the default) for the one in force")
+
+    group = words.group("connection", "connections to upstreams")
+    sub = words.add("add", "store a bearer, sealed", lazy("admin", "connection_add"), group=group, tenant=True)
+    sub.add_argument("--connector", required=True)
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--token-file", required=True, metavar="FILE")
+    sub.add_argument("--base-url", default="", help="development only: another origin than the connector's")
+    words.add("list", "list connections", lazy("admin", "connection_list"), group=group, tenant=True)
+
+
+def calls(words: Words) -> None:
+    """What an agent does."""
+    for name, about in (("authorize", "ask for a decision"), ("call", "authorize, invoke, print the body")):
+        sub = words.add(name, about, lazy("agent", name), context=False)
+        sub.add_argument("action", help="for instance github:issues.list")
+        sub.add_argument("resource", help="for instance github:repo/acme/site")
+        sub.add_argument("--creds", required=True, metavar="FILE")
+        sub.add_argument("--args", default="{}", metavar="JSON")
+        sub.add_argument("--connection", default="", metavar="NAME")
+        sub.add_argument("--cosigner", metavar="FILE", help="cosigner delegation of an approved step-up")
+        sub.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
+        if name == "call":
+            sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for a human")
+
+
+def approvals(words: Words) -> None:
+    """What a human decides."""
+    group = words.group("approver", "people who approve")
+    sub = words.add("add", "add an approver", lazy("approvals", "approver_add"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--software-passkey", metavar="FILE", help="development only: enrol a software passkey")
+    words.add("approvals", "list what waits for a human", lazy("approvals", "approvals"), tenant=True)
+    sub = words.add("approve", "approve with a passkey", lazy("approvals", "approve"))
+    sub.add_argument("id")
+    sub.add_argument("--tenant", default="", metavar="T")
+    sub.add_argument("--software-passkey", required=True, metavar="FILE", help="development only")
+    sub.add_argument("--out", metavar="FILE", help="write the cosigner delegation here")
+    sub = words.add("cancel", "take a request for approval back", lazy("approvals", "cancel"))
+    sub.add_argument("id")
+    sub.add_argument("--tenant", default="", metavar="T")
+    sub.add_argument("--why", default="")
+
+
+def log(words: Words) -> None:
+    """The log and its offline check."""
+    group = words.group("audit", "the log")
+    doing = "print records as they come, verifying the chain"
+    sub = words.add("tail", doing, lazy("audit", "tail"), group=group)
+    sub.add_argument("--tenant", default="", metavar="T")
+    sub.add_argument("--auditor-creds", metavar="FILE")
+    sub.add_argument("--from", dest="from_tseq", type=int, default=0, metavar="TSEQ")
+    sub.add_argument("--follow", action="store_true", help="go on until interrupted")
+    doing = "export the log, or one tenant's records, to files"
+    sub = words.add("export", doing, lazy("audit", "export"), group=group)
+    sub.add_argument("--tenant", default="", metavar="T")
+    sub.add_argument("--out", required=True, metavar="DIR")
+
+    sub = words.add("verify", "verify an export offline", lazy("verify", "verify"), context=False)
+    sub.add_argument("dir")
+    sub.add_argument("--trust", required=True, metavar="FILE")
+    sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1)
+    sub.add_argument("--tenant", default="", metavar="T", help="demand this tenant's bundle, not the whole log")
+    sub.add_argument("--strict", action="store_true", help="warnings are failures")
+    sub.add_argument("--workers", type=int, default=1, help="processes that verify row groups")
+
+
+def reading(words: Words) -> None:
+    """Tokens and topics."""
+    sub = words.add("inspect", "show a token for people", lazy("inspect", "inspect"), context=False)
+    sub.add_argument("token", help="the token, a file that holds it, or - for standard input")
+    sub = words.add("help", "explain a topic", lazy("help", "help_topic"), context=False)
+    sub.add_argument("topic", nargs="?", default="")
+
+
+FAMILIES: tuple[Callable[[Words], None], ...] = (identities, policies, calls, approvals, log, reading)
