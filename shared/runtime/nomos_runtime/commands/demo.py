@@ -216,7 +216,7 @@ class _Demo:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
             code = nomos(shlex.split(line))
         out.flush()
-        body = out.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]  # the BytesIO given above
+        body = out.buffer.getvalue().decode("utf-8")
         for text, hidden in ((talk.getvalue(), quiet), (body, quiet or hide_output)):
             if not hidden:
                 for one in text.splitlines():
