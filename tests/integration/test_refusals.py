@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -153,7 +154,8 @@ async def test_a_feed_refuses_what_is_no_message(scene: Any, subject: str) -> No
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_an_admin_subject_refuses_what_is_no_command_and_records_it(scene: Any, service: str) -> None:
-    tenant = await scene.tenant(policy="", connection=False)
+    # The sanitizer keeps nothing of a tenant and knows none.
+    tenant = "_" if service == "sanitizer" else await scene.tenant(policy="", connection=False)
     operator = scene.operator._connection
     subject, valid = f"admin.{service}.{tenant}.zzz.{operator.credentials.name}", fields(params={})
     cases = {name: (payload, "malformed") for name, payload in garbage(valid).items()} | stale(valid)
@@ -162,7 +164,7 @@ async def test_an_admin_subject_refuses_what_is_no_command_and_records_it(scene:
         reply = await scene.ask_raw(operator._client, subject, payload)
         assert (reply["type"], reply["code"]) == ("error", code), name
     expected = [("zzz", code) for _, code in cases.values()]
-    assert await scene.refusals(tenant) == expected
+    assert await scene.refusals("_sys" if tenant == "_" else tenant) == expected
     with pytest.raises(errors.UnknownTenant):
         await scene.operator.ask(service, "ready", "nobody")
 
@@ -190,6 +192,8 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "an entity of Cedar": ({"__entity": {"type": "App", "id": "x"}}, "reserved_key"),
     "a key of the server": ({"a": {"cosigned": True}}, "reserved_key"),
     "too many bytes": ({"a": "x" * 66_000}, "limit_exceeded"),
+    "a key that no record holds": ({"a key": 1}, "malformed_record"),
+    "deeper than a record": ({"a": [[[[[[[[[[[[[1]]]]]]]]]]]]]}, "limit_exceeded"),
     "too deep": ({"a": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}, "limit_exceeded"),
 }
 
@@ -226,33 +230,35 @@ async def test_a_request_for_what_does_not_exist_is_refused_and_recorded(scene: 
     assert [code for _, code in await scene.refusals(bot.tenant)] == list(cases.values())
 
 
-async def test_a_decision_that_does_not_fit_into_the_log_is_refused_and_costs_the_neighbour_nothing(scene: Any) -> None:
+@pytest.mark.parametrize("action", [LIST, "github:labels.list", "github:repos.delete"])
+@pytest.mark.parametrize("text", ["x" * 58_000, "\x01" * 10_000])
+async def test_a_decision_that_the_log_cannot_hold_is_not_made_whatever_it_would_be(
+    scene: Any, action: str, text: str
+) -> None:
     bot, neighbour = await scene.agent(await scene.tenant()), await scene.agent(await scene.tenant())
-    huge = {"labels": ["x" * 200] * 300}
-    import asyncio
 
-    async def ask(person: Any, args: dict[str, Any]) -> Any:
-        return await scene.ask(person, "authorize", scene.command(Authorize, action=LIST, resource=REPO, args=args))
+    async def ask(person: Any, action: str, claims: dict[str, Any]) -> Any:
+        command = scene.command(Authorize, action=action, resource=REPO, claims=claims)
+        return await scene.ask(person, "authorize", command)
 
     replies = await asyncio.gather(
-        *(ask(one, args) for _ in range(12) for one, args in ((bot, huge), (neighbour, {"state": "open"})))
+        *(ask(*one) for _ in range(3) for one in ((bot, action, {"note": text}), (neighbour, LIST, {})))
     )
     assert all(isinstance(r, messages.Allowed) for r in replies[1::2]), replies[1::2]
     assert {r.code for r in replies[0::2]} == {"limit_exceeded"}
+    assert await scene.refusals(bot.tenant) == [("authorize", "limit_exceeded")] * 3
     assert await scene.refusals(neighbour.tenant) == []
 
 
 async def test_large_requests_at_once_cost_the_neighbour_nothing(scene: Any) -> None:
-    import asyncio
-
     bot, neighbour = await scene.agent(await scene.tenant()), await scene.agent(await scene.tenant())
-    large = {"labels": ["x" * 200] * 200}
 
-    async def ask(person: Any, args: dict[str, Any]) -> Any:
-        return await scene.ask(person, "authorize", scene.command(Authorize, action=LIST, resource=REPO, args=args))
+    async def ask(person: Any, claims: dict[str, Any]) -> Any:
+        command = scene.command(Authorize, action=LIST, resource=REPO, claims=claims)
+        return await scene.ask(person, "authorize", command)
 
     replies = await asyncio.gather(
-        *(ask(one, args) for _ in range(40) for one, args in ((bot, large), (neighbour, {"state": "open"})))
+        *(ask(one, claims) for _ in range(40) for one, claims in ((bot, {"note": "x" * 45_000}), (neighbour, {})))
     )
     assert all(isinstance(r, messages.Allowed) for r in replies), {getattr(r, "code", "") for r in replies}
 
@@ -375,7 +381,7 @@ async def test_an_altered_token_is_refused(holder: Holder) -> None:
 
 async def test_an_invocation_without_its_proof_or_with_too_many_is_refused(holder: Holder) -> None:
     await refused(holder, await holder.send(holder.signed(), []), "proof_missing")
-    await refused(holder, await holder.send(holder.signed(), [holder.allowed.delegation] * 1_000), "limit_exceeded")
+    await refused(holder, await holder.send(holder.signed(), [holder.allowed.delegation] * 200), "proof_missing")
     await refused(holder, await holder.send(os.urandom(500)), "malformed_token")
     await refused(holder, await holder.send(b""), "malformed_token")
 
@@ -457,7 +463,7 @@ async def test_policy_text_that_is_no_policy_is_refused_and_recorded(scene: Any)
         '@id("x") permit (principal, action, resource) when { context.nothing };': "malformed_policy",
         "(" * 5_000: "limit_exceeded",
         "\0": "malformed_policy",
-        "x" * 300_000: "limit_exceeded",
+        "// " + "x" * 200_000: "limit_exceeded",
     }
     for text, code in texts.items():
         with pytest.raises(errors.NomosError) as failed:

@@ -206,6 +206,7 @@ class World:
         self.bearer = "tok_" + os.urandom(12).hex()
         self._operator: Operator | None = None
         self._stack = AsyncExitStack()
+        self._said_before: dict[str, int] = {}
         self._titles = itertools.count()
         self._agents = itertools.count()
         self._exports = itertools.count()
@@ -220,8 +221,8 @@ class World:
         await self.ask("identity", "tenant-create", name=TENANT)
         await self.ask("identity", "app-create", TENANT, name=APP)
         self.credentials = await self.new_agent(AGENT)
-        await self.ask("policy", "put", TENANT, text=POLICY, why="to begin")
-        sealing = await self.ask("proxy", "sealing-key")
+        await self.restore_policy()
+        sealing = await self.ask("proxy", "sealing-key", TENANT)
         sealed = seal_bearer(sealing["public_key"], self.bearer)
         origin = str(self.upstream.origin)
         await self.ask(
@@ -231,6 +232,8 @@ class World:
 
     async def run(self, name: str, instance: str = "", **env: str) -> ServiceProcess:
         """Starts one process of a service, and returns when it serves."""
+        log = self.folder / f"{name}{instance}.log"
+        self._said_before[name + instance] = log.stat().st_size if log.exists() else 0
         process = ServiceProcess(name, {**self.local.environment(name), **self.env, **env}, self.folder, instance)
         self.processes[process.label] = process
         await process.wait()
@@ -261,16 +264,20 @@ class World:
             await self.upstream.close()
         self.local.stop()
 
+    async def restore_policy(self) -> None:
+        """Puts the policies of the beginning in force again."""
+        await self.ask("policy", "put", TENANT, text=POLICY, why="as before")
+
     def start_nats(self) -> None:
         assert self.local.installation is not None
         self.local.nats.start(self.local.installation)
 
     def said(self, label: str, event: str, **fields: object) -> int:
-        """How often a process said ``event`` in its diagnostics."""
-        lines = [json.loads(s) for s in self.processes[label].log.read_text().splitlines() if s.startswith("{")]
-        return sum(
-            s["event"] == event and all(s.get(name) == value for name, value in fields.items()) for s in lines
-        )
+        """How often a process said ``event`` in its diagnostics since it started."""
+        with self.processes[label].log.open("rb") as log:
+            log.seek(self._said_before[label])
+            lines = [json.loads(s) for s in log.read().splitlines() if s.startswith(b"{") and s.endswith(b"}")]
+        return sum(s["event"] == event and all(s.get(name) == value for name, value in fields.items()) for s in lines)
 
     # -- people and programs -----------------------------------------------------------------------------------------
 
@@ -361,9 +368,7 @@ class World:
             stop.set()
             await asyncio.gather(*tasks)
 
-    async def _work(
-        self, load: Load, credentials: Credentials, stop: asyncio.Event, worker: int, filler: int
-    ) -> None:
+    async def _work(self, load: Load, credentials: Credentials, stop: asyncio.Event, worker: int, filler: int) -> None:
         async with self.connected(load.answers, credentials) as (agent, connection):
             for number in itertools.count(worker):
                 if stop.is_set():
@@ -416,9 +421,7 @@ class World:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = b""
             while len(content) < one["bytes"]:
-                piece = await self.ask(
-                    "audit", "export-read", export=opened["export"], n=one["n"], offset=len(content)
-                )
+                piece = await self.ask("audit", "export-read", export=opened["export"], n=one["n"], offset=len(content))
                 content += base64.b64decode(piece["content"])
             path.write_bytes(content)
         await self.ask("audit", "export-close", export=opened["export"])
@@ -493,7 +496,7 @@ def _check_answer(answer: Answer, by_corr: dict[tuple[str, str], list[dict[str, 
 async def build(folder: Path, *, bounds: Bounds = BOUNDS, **env: str) -> AsyncIterator[World]:
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / "run"
-    run.mkdir()
+    run.mkdir(exist_ok=True)
     local = Local(folder / "data", bounds=bounds, max_file_store=STORE_BYTES, connectors=ROOT / "connectors")
     world = World(local, run, {**SHORT, **env})
     try:
@@ -519,4 +522,3 @@ async def world(shared_world: World) -> World:
     """The shared world, whole again."""
     await shared_world.heal()
     return shared_world
-

@@ -42,6 +42,9 @@ async def test_three_writers_race_and_the_losers_are_fenced_and_say_so(world: An
         killed = (await world.until(lambda: active(world), "a writer"))[0]
         world.processes[killed].kill()
         await load.more(20)
+        left = [label for label in WRITERS if label != killed]
+    # An export is prepared and read at one process.
+    await world.processes[left[1]].stop()
     records = await world.check(load)
     assert not [r for r in records if r["type"].startswith("audit.")], "no gap, nothing poisoned"
     assert not any(world.said(label, "audit_writer_state", now="refused") for label in WRITERS)

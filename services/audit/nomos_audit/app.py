@@ -57,7 +57,8 @@ class Audit:
         await parts.follow({"identity": parts.directory.apply})
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database).read)
         admin = self._admin = AuditAdmin(s, parts.bus, database, log.signer)
-        await parts.serve_admin(admin.verbs())
+        exports = ("export-open", "export-read", "export-close")
+        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=exports)
         await parts.serving()
 
     def faults(self) -> list[str]:

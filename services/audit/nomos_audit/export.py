@@ -23,6 +23,7 @@ from nomos.log.checkpoint import open_checkpoint
 from nomos.log.index import ExportIndex
 from nomos.log.note import VerifierKey
 from nomos.log.proof import many_proof
+from nomos.log.record import INTEGER_MAX
 from nomos.log.tree import HASH_BYTES, CompactRange
 from nomos.messages import AuditRecords
 from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
@@ -226,7 +227,7 @@ async def read_tenant(database: Database, tenant: str, from_tseq: int, limit: in
         rows = await connection.fetch(
             "SELECT record, prev FROM audit_events WHERE tenant = $1 AND tseq >= $2 ORDER BY tseq LIMIT $3",
             tenant,
-            max(from_tseq, 0),
+            min(max(from_tseq, 0), INTEGER_MAX),
             min(max(limit, 0), READ_LIMIT_MAX),
         )
         head = await connection.fetchval("SELECT max(tseq) FROM audit_events WHERE tenant = $1", tenant)

@@ -17,8 +17,9 @@ from nats.aio.client import Client
 from nomos_audit.anchors import Anchor, DatabaseAnchor
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
 from nomos_audit.domain import JOURNAL
-from nomos_audit.projections import TableProjection, TenantStreams
+from nomos_audit.projections import TableProjection
 from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
+from nomos_audit.tenants import TenantStreams
 from nomos_audit.writer import Writer
 from nomos_runtime import observe
 from nomos_runtime.database import Database

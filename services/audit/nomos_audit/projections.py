@@ -1,20 +1,16 @@
-"""Projections of the chain: the table ``audit_events`` and the tenants' subjects ``audit.<tenant>``.
+"""The projection of the chain into the table ``audit_events``.
 
-Decides nothing: both repeat the chain, carry their own position in the same commit as their rows, check every link
-before they repeat it, and can be dropped and rebuilt. ``nomos doctor`` compares them with the chain.
+Decides nothing: it repeats the chain, checks every link before it repeats it, and can be dropped and rebuilt. The rows
+of some blocks and the new position are one transaction, so a crash leaves both or neither. Two processes may project at
+once; the position's row lock makes the slower one start over from the newer position.
 
-* **Table**: the rows of some blocks and the new position are one transaction, so a crash leaves both or neither. Two
-  processes may project at once; the position's row lock makes the slower one start over from the newer position.
-* **Stream**: record ``seq`` is the message with stream sequence ``seq + 1``, appended by compare-and-swap. So the
-  stream's own sequence is the position; a repeated append is refused, and a hole cannot come about.
-
-Not trusted by anyone who verifies: an attacker who controls them can hide or change a copy, not the log.
+Not trusted by anyone who verifies: an attacker who controls it can hide or change a copy, not the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +18,11 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import Client
 
-from nomos.errors import Conflict, Fenced, RolledBack, Unavailable
+from nomos.errors import Conflict, Unavailable
 from nomos.log.record import parse_ts
-from nomos_audit.follow import Follower, block_of, position_before
+from nomos_audit.follow import Follower
 from nomos_audit.replay import Position, VerifiedBlock, start_of
-from nomos_audit.streams import append, raise_if_cancelled, stream_state
+from nomos_audit.streams import raise_if_cancelled
 from nomos_runtime import observe
 from nomos_runtime.database import Database
 
@@ -35,12 +31,8 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 ROWS_MAX: Final = 5_000
 RETRY_SECONDS: Final = 0.5
 WAIT_SECONDS: Final = 1.0
-STREAM: Final = "AUDIT"
-#: Appends to the tenants' stream that wait for their answers at once.
-IN_FLIGHT_MAX: Final = 128
-HASH_HEADER: Final = "Nomos-Hash"
-PREV_HEADER: Final = "Nomos-Prev"
-SEQ_HEADER: Final = "Nomos-Seq"
+#: How long rows are collected for one transaction; how far the table may be behind the chain.
+LINGER_SECONDS: Final = 0.1
 
 PROJECTION_AWAY: Final = "audit_projection_away"
 PROJECTION_RESET: Final = "audit_projection_reset"
@@ -104,6 +96,10 @@ class TableProjection:
             while True:
                 raise_if_cancelled()
                 waiting = await follower.take(WAIT_SECONDS)
+                if waiting:
+                    # A transaction costs the same for one row and for thousands.
+                    await asyncio.sleep(LINGER_SECONDS)
+                    waiting += await follower.take(0)
                 while waiting:
                     taken = _whole_blocks(waiting)
                     await self._store(waiting[:taken])
@@ -153,92 +149,3 @@ def _whole_blocks(blocks: Sequence[VerifiedBlock]) -> int:
         if rows > ROWS_MAX:
             return max(number, 1)
     return len(blocks)
-
-
-class TenantStreams:
-    """Keeps the stream ``AUDIT`` up with the chain, one subject for each tenant. :meth:`run` until cancelled."""
-
-    def __init__(self, client: Client, *, origin: str, may_publish: Callable[[], bool]) -> None:
-        """Takes the connection, the log, and whether this process is the active writer (others would only collide)."""
-        self._client = client
-        self._origin = origin
-        self._may_publish = may_publish
-        self.size = 0
-
-    async def run(self) -> None:
-        """Projects the chain until cancelled.
-
-        Raises:
-            RolledBack: the chain does not verify, or the stream has more messages than the log has records.
-            MalformedRecord: a message of the chain is no block.
-        """
-        while True:
-            raise_if_cancelled()
-            try:
-                if self._may_publish():
-                    await self._project()
-                else:
-                    await asyncio.sleep(WAIT_SECONDS)
-            except (Unavailable, Fenced) as error:
-                event = PROJECTION_RESET if isinstance(error, Fenced) else PROJECTION_AWAY
-                observe.say("audit", event, projection="tenants", detail=error.detail, cause=error.cause)
-                await asyncio.sleep(RETRY_SECONDS)
-
-    async def _project(self) -> None:
-        self.size = (await stream_state(self._client, STREAM)).last_seq
-        follower = Follower(self._client, await self._position())
-        try:
-            while self._may_publish():
-                raise_if_cancelled()
-                for block in await follower.take(WAIT_SECONDS):
-                    await self._publish(block)
-        finally:
-            await follower.close()
-
-    async def _position(self) -> Position:
-        """The position before the block that holds the first record that is not published."""
-        last = (await stream_state(self._client, "CHAIN")).last_seq
-        end, _ = await position_before(self._client, self._origin, last + 1)
-        if self.size > end.size:
-            raise RolledBack(
-                f"stream {STREAM} has {self.size} messages, but the log has {end.size} records",
-                hint=f"if the log is whole (nomos verify), delete {STREAM} and let it be built again",
-            )
-        if self.size == end.size:
-            return end
-        position, _ = await position_before(self._client, self._origin, await block_of(self._client, self.size, last))
-        return position
-
-    async def _publish(self, block: VerifiedBlock) -> None:
-        """Publishes the records of ``block`` that are not yet published, in order.
-
-        Raises:
-            Fenced: the stream has moved on without this process.
-            Unavailable: not known to be published; the stream's sequence says so when it is read again.
-        """
-        todo = [index for index in range(len(block.hashes)) if block.block.first + index >= self.size]
-        for begin in range(0, len(todo), IN_FLIGHT_MAX):
-            part = todo[begin : begin + IN_FLIGHT_MAX]
-            # Each expects the one before it: after one that fails, none is stored.
-            await _all_done([self._append(block, index) for index in part])
-            self.size = block.block.first + part[-1] + 1
-
-    async def _append(self, block: VerifiedBlock, index: int) -> None:
-        record = block.block.records[index]
-        seq = block.block.first + index
-        headers = {
-            "Nats-Msg-Id": f"{self._origin}:{seq}",
-            SEQ_HEADER: str(seq),
-            HASH_HEADER: block.hashes[index].hex(),
-            PREV_HEADER: block.prev_of(index).hex(),
-        }
-        await append(
-            self._client, f"audit.{_columns.decode(record).tenant}", record, expected_last=seq, headers=headers
-        )
-
-
-async def _all_done(appends: Sequence[Any]) -> None:
-    """Waits for all, then raises the first error in order."""
-    for outcome in await asyncio.gather(*appends, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

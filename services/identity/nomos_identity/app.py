@@ -9,8 +9,9 @@ from typing import Final
 from nomos.creds import OPERATOR, Nkey
 from nomos.errors import NomosError
 from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CREATED
+from nomos.messages import Fact
 from nomos_identity.accounts import Accounts
-from nomos_identity.handlers import IdentityAdmin
+from nomos_identity.handlers import INSTALLATION_VERBS, IdentityAdmin
 from nomos_identity.settings import IdentitySettings
 from nomos_runtime import observe
 from nomos_runtime.feed import serve_feed
@@ -41,8 +42,17 @@ class Identity:
         store = await parts.open_store()
         claims = await Accounts.connect(self._settings.bus_url, self._settings.claims_creds)
         accounts = self._accounts = Accounts(store, self._operator, self._peers, claims)
+        serving = False
+
+        def apply(fact: Fact) -> None:
+            parts.directory.apply(fact)
+            if serving and fact.type in (TENANT_CREATED, KEY_REVOKED):
+                # Also where the command that changed it got no answer: what is in the log is told to the servers.
+                parts.spawn(accounts.push(fact.tenant))
+
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, FACTS))
-        await parts.follow({NAME: parts.directory.apply})
+        await parts.follow({NAME: apply})
+        serving = True
         for tenant in parts.directory.tenants:
             await accounts.push(tenant)
         admin = IdentityAdmin(
@@ -53,19 +63,19 @@ class Identity:
             directory=parts.directory,
             refresh=parts.refresh,
         )
-        await parts.serve_admin(admin.verbs())
+        await parts.serve_admin(admin.verbs(), installation=INSTALLATION_VERBS)
         parts.spawn(self._reconcile(parts, accounts))
         await parts.serving()
 
     async def _reconcile(self, parts: Parts, accounts: Accounts) -> None:
         while True:
             await asyncio.sleep(self._settings.reconcile_seconds)
-            try:
-                await parts.store.relay()
-                for tenant in parts.directory.tenants:
+            for tenant in parts.directory.tenants:
+                try:
                     await accounts.push(tenant)
-            except NomosError as e:
-                observe.say(NAME, observe.BACKGROUND_FAULT, error=e.code)
+                except NomosError as e:
+                    # Told again next time; one tenant's trouble keeps nobody else's revocations from the servers.
+                    observe.say(NAME, observe.BACKGROUND_FAULT, error=e.code, tenant=tenant)
 
     def faults(self) -> list[str]:
         """Why identity cannot keep its promise now."""

@@ -14,7 +14,7 @@ from nomos.creds import USER, parse_public_key
 from nomos.errors import Conflict, Malformed, NotFound
 from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CREATED, Actor, Envelope
 from nomos.ids import parse_slug
-from nomos.keys import parse_did
+from nomos.keys import VerifyKey, parse_did
 
 ENVIRONMENTS = ("live", "test")
 WHY_CHARS_MAX = 500
@@ -92,9 +92,8 @@ def agent_created(
     if created is None:
         raise NotFound("this tenant has no such app", hint="nomos app create --tenant T NAME")
     parse_slug(name, "agent")
-    raw = parse_public_key(key, USER)
-    # Also refuses keys of small order; a login key that is also the token key would let the server's nonce be a token.
-    if parse_did(did).public_bytes == raw:
+    # Both refuse keys of small order. A login key that is also the token key would let the server's nonce be a token.
+    if parse_did(did) == parse_user_key(key):
         raise Malformed("the bus key and the agent key must be two keys")
     event = {
         "agent": name,
@@ -107,10 +106,19 @@ def agent_created(
     return _envelope(event_id, AGENT_CREATED, tenant=tenant, by=by, corr=corr, event=event)
 
 
+def parse_user_key(text: str) -> VerifyKey:
+    """A bus key (``U...``).
+
+    Raises:
+        Malformed: it is none, or one that anybody could log in with (small order).
+    """
+    return VerifyKey(parse_public_key(text, USER))
+
+
 def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int, by: Actor, corr: str) -> Envelope:
     """The first event of an auditor, who may read the tenant's log and nothing else."""
     parse_slug(name, "auditor")
-    parse_public_key(key, USER)
+    parse_user_key(key)
     return _envelope(
         event_id,
         AUDITOR_CREATED,
@@ -122,18 +130,20 @@ def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int
 
 
 def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:
-    """The keys that a history of agents and auditors amounts to, by public key."""
+    """The keys that a history of agents and auditors amounts to, by public key; a revoked key never comes back."""
     keys: dict[str, Key] = {}
     for e in history:
         match e.type:
             case "agent.created" | "auditor.created":
                 role = e.type.partition(".")[0]
-                keys[str(e.event["key"])] = Key(
+                created = Key(
                     key=str(e.event["key"]),
                     role=role,
                     name=str(e.event[role]),
                     issued_at=int(str(e.event["issued_at"])),
                 )
+                # The handlers give a key to one holder; of two at once, the first one's stays.
+                keys.setdefault(created.key, created)
             case "key.revoked":
                 known = keys[str(e.event["key"])]
                 keys[known.key] = msgspec.structs.replace(known, revoked=True, revoked_at=int(str(e.event["at"])))

@@ -26,6 +26,8 @@ from nomos_runtime.sealing import Sealer
 from nomos_runtime.topology.issue import issue_user, new_tenant_keys
 
 ROLE_KEY_PURPOSE: Final = "role-key-v1"
+#: Verbs that no operator of one tenant reaches.
+INSTALLATION_VERBS: Final = ("tenant-create", "tenant-list")
 
 
 class NameParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,6 +132,7 @@ class IdentityAdmin:
         """Creates an agent and signs its bus credential; both private keys stay with whoever made them."""
         p = msgspec.convert(params, AgentParams)
         now = int(time.time())
+        await self._check_new(by.tenant, p.key)
         app = [s.envelope for s in await self._store.load(by.tenant, f"app/{parse_slug(p.app, 'app')}")]
         event = domain.agent_created(
             new_id("ev"),
@@ -150,6 +153,7 @@ class IdentityAdmin:
         """Creates an auditor and signs their bus credential."""
         p = msgspec.convert(params, AuditorParams)
         now = int(time.time())
+        await self._check_new(by.tenant, p.key)
         event = domain.auditor_created(
             new_id("ev"), tenant=by.tenant, name=p.name, key=p.key, now=now, by=by.actor, corr=by.request
         )
@@ -176,6 +180,10 @@ class IdentityAdmin:
         await self._store.append(by.tenant, stream, version, [event])
         await self._accounts.push(by.tenant)
         return {"tenant": by.tenant, "key": key.key, "role": key.role, "name": key.name}
+
+    async def _check_new(self, tenant: str, key: str) -> None:
+        if key in await self._keys(tenant):
+            raise Conflict("this key belongs to somebody already, or did", hint="make a new key")
 
     async def _keys(self, tenant: str) -> dict[str, domain.Key]:
         found: dict[str, domain.Key] = {}

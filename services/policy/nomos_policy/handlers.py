@@ -9,8 +9,9 @@ The requests of one loop tick are evaluated together and their allows go to mint
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -19,10 +20,23 @@ import msgspec
 from nomos import messages
 from nomos.catalogue import Action, Catalogue, Resource
 from nomos.client import error_of
-from nomos.errors import Malformed, StalePolicy, UnknownResource
-from nomos.events import DECISION_MADE, Actor, Envelope, encode_envelope
+from nomos.errors import Malformed, NomosError, StalePolicy, UnknownResource
+from nomos.events import DECISION_MADE, Actor, Envelope
 from nomos.ids import AgentId, AppId, TenantId, new_id, parse_slug
-from nomos.messages import Authorize, Command, Decoder, Denied, Failure, MintBatch, MintItem, StepUpRequired, now_ms
+from nomos.log.record import check_profile
+from nomos.messages import (
+    Authorize,
+    Command,
+    Decoder,
+    Denied,
+    Failure,
+    MintBatch,
+    Minted,
+    MintItem,
+    StepUpRequired,
+    failure,
+    now_ms,
+)
 from nomos.request import request_digest
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.decision import AuthorizeFacts, Decision, Outcome, decide_batch
@@ -34,11 +48,13 @@ from nomos_policy.vocabulary import Principal
 from nomos_runtime.batching import Batcher
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
-from nomos_runtime.journal import Journal
+from nomos_runtime.journal import Journal, encode_event
 from nomos_runtime.responder import Caller
 
 #: Resource texts whose parsed form is kept.
 RESOURCES_MAX: Final = 4_096
+#: Bytes of decisions in one message to minting; the other members of an item fit beside them.
+MINT_BYTES_MAX: Final = 500_000
 
 decoder: Final = Decoder.of(Authorize, "authorize")
 _mint_reply: Final = Decoder.of(messages.MintReply | Failure, "mint reply")
@@ -126,6 +142,8 @@ class Authorizer:
         resource = self._resource(action, command.resource)
         connection = parse_slug(command.connection, "connection") if command.connection else action.connector
         args, claims = check_agent_data(command.args, command.claims)
+        # At the depth at which the decision's record holds them: what cannot be recorded is not decided.
+        check_profile({"event": {"request": {"args": args, "claims": claims}}})
         digest = request_digest(action.id, resource.text, args, connection)
         if command.cosigner is not None:
             # Verified and spent before Cedar sees cosigned=true: a lost answer costs the approval, never a second use.
@@ -161,26 +179,39 @@ class Authorizer:
         return resource
 
     async def _decide(self, asked: Sequence[Asked]) -> list[Decided]:
-        """One batch: Cedar for all, then one message to minting for its allows."""
+        """One batch: Cedar for all, then its allows to minting: one message, but for very large decisions."""
         at_ms = now_ms()
         decided = [
             Decided(decision=decision, envelope=_envelope(one, decision, at_ms))
             for one, decision in zip(asked, decide_batch([one.facts for one in asked]), strict=True)
         ]
-        allowed = [i for i, one in enumerate(decided) if one.decision.outcome is Outcome.ALLOW]
-        if not allowed:
-            return decided
-        batch = MintBatch(v=1, items=[_mint_item(asked[i], decided[i].envelope) for i in allowed])
-        reply = _mint_reply.decode(
-            await self._bus.request("svc.mint", messages.encode(batch), self._settings.request_timeout_ms)
-        )
-        if isinstance(reply, Failure):
-            raise error_of(reply)
-        if not isinstance(reply, messages.MintReply) or len(reply.items) != len(allowed):
-            raise Malformed("not a mint reply")
-        for i, minted in zip(allowed, reply.items, strict=True):
-            decided[i] = msgspec.structs.replace(decided[i], minted=minted)
+        items: dict[int, MintItem] = {}
+        for i, one in enumerate(decided):
+            if one.decision.outcome is Outcome.ALLOW:
+                try:
+                    items[i] = _mint_item(asked[i], one.envelope)
+                except NomosError as e:
+                    # Of this request alone: what the log cannot hold must not happen.
+                    decided[i] = msgspec.structs.replace(one, minted=failure(e))
+        for minted in await asyncio.gather(*(self._mint(some) for some in _messages(items))):
+            for i, answer in minted.items():
+                decided[i] = msgspec.structs.replace(decided[i], minted=answer)
         return decided
+
+    async def _mint(self, items: Mapping[int, MintItem]) -> dict[int, Minted | Failure]:
+        """Minting's answer to each; where it gives none, the failure is that of these allows and of nothing else."""
+        batch = MintBatch(v=1, items=list(items.values()))
+        try:
+            reply = _mint_reply.decode(
+                await self._bus.request("svc.mint", messages.encode(batch), self._settings.request_timeout_ms)
+            )
+        except NomosError as e:
+            reply = failure(e)
+        if isinstance(reply, Failure):
+            return dict.fromkeys(items, reply)
+        if not isinstance(reply, messages.MintReply) or len(reply.items) != len(items):
+            return dict.fromkeys(items, failure(Malformed("not a mint reply")))
+        return dict(zip(items, reply.items, strict=True))
 
     async def _step_up(self, asked: Asked, decided: Decided) -> StepUpRequired:
         decision, facts = decided.decision, asked.facts
@@ -261,5 +292,19 @@ def _mint_item(asked: Asked, envelope: Envelope) -> MintItem:
         resource=asked.facts.resource.text,
         connection=asked.facts.connection,
         digest=asked.digest,
-        decision=msgspec.Raw(encode_envelope(envelope)),
+        decision=msgspec.Raw(encode_event(envelope)),
     )
+
+
+def _messages(items: Mapping[int, MintItem]) -> list[dict[int, MintItem]]:
+    """The items in as few messages as :data:`MINT_BYTES_MAX` allows: a large request costs its neighbours nothing."""
+    found: list[dict[int, MintItem]] = []
+    size = 0
+    for i, item in items.items():
+        added = len(item.decision)
+        if not found or size + added > MINT_BYTES_MAX:
+            found.append({})
+            size = 0
+        found[-1][i] = item
+        size += added
+    return found

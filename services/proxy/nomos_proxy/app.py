@@ -46,7 +46,7 @@ class Proxy:
         s = self._settings
         parts = self._parts = await Parts.open(NAME, s)
         events = await parts.open_store()
-        connections, issuers = Connections(), Issuers()
+        connections, issuers = Connections(is_development=s.environment == "development"), Issuers()
         credentials = CredentialStore(events, self._vault)
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
@@ -81,7 +81,7 @@ class Proxy:
             intake=self._intake,
             refresh=parts.refresh,
         )
-        await parts.serve_admin(admin.verbs())
+        await parts.serve_admin(admin.verbs(), either=("sealing-key",))
         await parts.serving()
 
     def faults(self) -> list[str]:

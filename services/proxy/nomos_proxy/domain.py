@@ -18,9 +18,11 @@ Pure: no IO, no clock, no randomness.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from nomos.catalogue import (
@@ -39,6 +41,9 @@ from nomos.ucan.cid import format_cid
 from nomos.ucan.verify import VerifiedInvocation, check_binding
 from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, origin_of
+
+#: Bytes (as JSON) of the lines of a report that keep their places; one line for each rule fits beside them.
+REMOVED_BYTES_MAX: Final = 16_000
 
 _DIGEST_PREFIX: Final = b"nomos-upstream-request-v1\0"
 
@@ -193,6 +198,24 @@ def finished(plan: CallPlan, end: UpstreamResponse | NomosError) -> dict[str, ob
         "removed": [],
         "bytes": len(body),
     }
+
+
+def folded(removed: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The sanitizer's report at a length that a record and an answer can hold.
+
+    What lies beyond :data:`REMOVED_BYTES_MAX` is counted by kind and rule under ``...``, as the report itself does.
+    """
+    kept: list[dict[str, object]] = []
+    rest: dict[tuple[str, str], int] = {}
+    size = 0
+    for line in removed:
+        size += len(msgspec.json.encode(line))
+        if size <= REMOVED_BYTES_MAX:
+            kept.append({**line})
+        else:
+            key = (str(line["kind"]), str(line["rule"]))
+            rest[key] = rest.get(key, 0) + int(str(line["count"]))
+    return kept + [{"kind": kind, "rule": rule, "where": "...", "count": n} for (kind, rule), n in rest.items()]
 
 
 def lost(attempt: dict[str, object]) -> dict[str, object]:

@@ -73,14 +73,15 @@ class EchoGuard:
             if found:
                 content = content.replace(form, MARK)
                 count += found
-        lowered = content.lower()
+        # In one pass: an upstream that repeats the credential must not cost the square of its answer.
+        lowered, pieces, end = content.lower(), [], 0
         at = lowered.find(self._hex)
         while at >= 0:
-            content = content[:at] + MARK + content[at + len(self._hex) :]
-            lowered = content.lower()
+            pieces += [content[end:at], MARK]
+            end = at + len(self._hex)
             count += 1
-            at = lowered.find(self._hex, at + len(MARK))
-        return content, count
+            at = lowered.find(self._hex, end)
+        return b"".join([*pieces, content[end:]]), count
 
     def _stands_in(self, view: bytes) -> bool:
         return any(form in view for form in self._forms) or self._hex in view.lower()

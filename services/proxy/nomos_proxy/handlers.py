@@ -24,6 +24,7 @@ from nomos.catalogue import Catalogue
 from nomos.client import error_of
 from nomos.errors import (
     Expired,
+    JournalUnavailable,
     LimitExceeded,
     Malformed,
     NomosError,
@@ -38,7 +39,7 @@ from nomos.ids import new_id
 from nomos.messages import MESSAGE_BYTES_MAX, Command, Decoder, Failure, Invoke, Returned, Sanitize, now_ms
 from nomos.ucan.verify import verify_invocation
 from nomos_proxy.answer import UpstreamResponse
-from nomos_proxy.domain import CallPlan, attempted, finished, plan_call
+from nomos_proxy.domain import CallPlan, CallState, attempted, finished, folded, plan_call
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
 from nomos_proxy.issuers import Issuers
@@ -46,6 +47,7 @@ from nomos_proxy.replay import ReplaySet
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.upstream import Upstreams
+from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
 from nomos_runtime.journal import Journal
@@ -134,18 +136,30 @@ class Broker:
             end = await self._send(command, plan, credential.bearer)
         except NomosError as e:
             end = e
+        except Exception as e:  # noqa: BLE001 - a fault of ours, perhaps after the first byte: the log and the agent hear so
+            observe.say("proxy", observe.REQUEST_FAULT, error=type(e).__name__, verb="call")
+            end = UnknownOutcome("the service failed during the call; it may or may not have taken effect")
         event = finished(plan, end)
         if isinstance(end, UpstreamResponse):
             try:
                 answer = await self._clean(agent, plan, end, credential.echo)
-                event["removed"] = answer.removed
+                event["removed"] = answer.removed  # folded: the record can hold it, whatever the upstream sent
             except NomosError as e:
                 # The call took effect and its answer is withheld: the log says both.
                 event["withheld"] = e.code
                 end = e
+            except Exception as e:  # noqa: BLE001 - as above
+                observe.say("proxy", observe.REQUEST_FAULT, error=type(e).__name__, verb="clean")
+                event["withheld"] = ResponseRefused.code
         else:
             event["code"] = end.code
-        await self._journal.append([_envelope(agent, command.id, cause, CALL_FINISHED, event)])
+        try:
+            await self._journal.append([_envelope(agent, command.id, cause, CALL_FINISHED, event)])
+        except JournalUnavailable as e:
+            if event["outcome"] == CallState.FAILED:
+                raise
+            # The upstream has acted: "denied" would be a lie that invites to do it again.
+            raise UnknownOutcome("the call was made, and its end could not be recorded", cause=e.detail) from e
         if answer is None:
             raise end if isinstance(end, NomosError) else ResponseRefused("the answer is withheld")
         return answer
@@ -203,7 +217,7 @@ class Broker:
             status=response.status,
             headers=reply.headers,
             body=reply.body,
-            removed=removed + reply.removed,
+            removed=folded(removed + reply.removed),
             invocation=plan.invocation,
         )
 

@@ -13,12 +13,15 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import Replayed, Unavailable
+from nomos.errors import Misconfigured, Replayed, Unavailable
+from nomos.ucan.profile import LIFETIME_SECONDS_MAX
 from nomos_runtime.bus import Bus
 
 #: JetStream: "wrong last sequence", and the per-subject limit of a stream that refuses new messages.
 WRONG_LAST_SEQUENCE: Final = 10_071
 MAXIMUM_MESSAGES_PER_SUBJECT: Final = 10_077
+#: A token's longest life, and as much again for clocks that differ.
+TTL_SECONDS_MIN: Final = 2 * LIFETIME_SECONDS_MAX
 
 
 class _Ack(msgspec.Struct):
@@ -30,6 +33,13 @@ class ReplaySet:
     """Marks keys used, once."""
 
     def __init__(self, bus: Bus, *, ttl_seconds: int, timeout_ms: int) -> None:
+        """Prepares the set.
+
+        Raises:
+            Misconfigured: entries would not outlive every token.
+        """
+        if ttl_seconds < TTL_SECONDS_MIN:
+            raise Misconfigured(f"nonce_ttl_seconds is at least {TTL_SECONDS_MIN}: a used permission would come back")
         self._bus = bus
         self._timeout_ms = timeout_ms
         self._headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-TTL": f"{ttl_seconds}s"}

@@ -21,7 +21,8 @@ DATA_KEY: Final = "data-key"
 class Connections:
     """The replica's fold of the proxies' own feed: which connections there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_development: bool = False) -> None:
+        self._is_development = is_development
         self._facts: dict[tuple[str, str], ConnectionFacts] = {}
 
     def apply(self, fact: Fact) -> None:
@@ -33,6 +34,8 @@ class Connections:
                 tenant=fact.tenant,
                 name=str(event["name"]),
                 connector=str(event["connector"]),
+                # One that was added in development is closed in production: its credential goes nowhere else.
+                is_open=self._is_development or not base,
                 origin=parse_development_origin(base) if base else None,
             )
 

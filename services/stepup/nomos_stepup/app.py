@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from nomos.errors import NomosError
 from nomos.events import COSIGNER_CREATED, TENANT_CREATED
 from nomos.messages import Fact
-from nomos_runtime import observe
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
 from nomos_runtime.sealing import Sealer
@@ -56,18 +54,15 @@ class StepupService:
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
-        await parts.serve_admin(StepupAdmin(self._settings, self._party, store, index).verbs())
+        admin = StepupAdmin(self._settings, self._party, store, index)
+        await parts.serve_admin(admin.verbs(), installation=("approval-find",))
         parts.spawn(self._expire(stepup))
         await parts.serving()
 
     async def _expire(self, stepup: Stepup) -> None:
         while True:
             await asyncio.sleep(EXPIRE_SECONDS)
-            try:
-                await stepup.expire()
-            except NomosError as e:
-                # Tried again in a second; an approval past its time releases nothing meanwhile.
-                observe.say(NAME, observe.REQUEST_FAULT, error=e.code, verb="expire")
+            await stepup.expire()
 
     def faults(self) -> list[str]:
         """Why stepup cannot keep its promise now."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from typing import Final
 
-from nomos.errors import Malformed, NotFound
+from nomos.errors import Malformed, NomosError, NotFound
 from nomos.events import Actor
 from nomos.ids import is_id, new_id
 from nomos.messages import (
@@ -18,6 +20,7 @@ from nomos.messages import (
     Decoder,
     OpenApproval,
 )
+from nomos_runtime import observe
 from nomos_runtime.responder import Caller
 from nomos_stepup.challenge import SALT_BYTES
 from nomos_stepup.cosigner import mint_cosignature
@@ -30,7 +33,9 @@ from nomos_stepup.store import SERVICE, StepupStore
 open_decoder = Decoder.of(OpenApproval, "open approval")
 consume_decoder = Decoder.of(ConsumeApproval, "consume approval")
 await_decoder = Decoder.of(AwaitApproval, "await approval")
-NONCE_BYTES = 12
+NONCE_BYTES: Final = 12
+#: Requests of one agent that may wait for a human at once; further ones are answered with the state as it is.
+WAITING_PER_AGENT_MAX: Final = 16
 
 
 class Stepup:
@@ -40,22 +45,32 @@ class Stepup:
         self._settings = settings
         self._store = store
         self._index = index
+        self._waiting: Counter[tuple[str, str]] = Counter()
+        #: Approvals of an agent that this process has opened and that the index may not show yet.
+        self._opening: dict[tuple[str, str], set[str]] = {}
 
     async def open(self, message: object) -> ApprovalOpened:
         """Stores a request for a human. The agent's tenant and name were verified by policy."""
         if not isinstance(message, OpenApproval):
             raise Malformed("not an open approval message")
-        approval = new_id("ap")
+        approval, agent = new_id("ap"), (message.tenant, message.agent)
+        # Those that are being opened count too: of many at once the limit lets no more through than one by one.
+        opening = {a for a in self._opening.get(agent, ()) if self._index.find(a) is None}
         command = prepare(
             message,
             approval=approval,
             salt=os.urandom(SALT_BYTES),
             now=int(time.time()),
-            pending_of_agent=self._index.pending_of_agent(message.tenant, message.agent),
+            pending_of_agent=self._index.pending_of_agent(*agent) + len(opening),
             lifetime_seconds=self._settings.approval_seconds,
         )
+        self._opening[agent] = opening | {approval}
         actor = Actor(kind="agent", id=message.agent)
-        state = await self._store.decide(message.tenant, approval, lambda _: command, actor, message.request)
+        try:
+            state = await self._store.decide(message.tenant, approval, lambda _: command, actor, message.request)
+        except BaseException:
+            self._opening[agent].discard(approval)
+            raise
         return ApprovalOpened(approval=approval, expires_at=state.request.expires_at)
 
     async def consume(self, message: object) -> ApprovalConsumed:
@@ -84,8 +99,17 @@ class Stepup:
         state = await self._store.approval(caller.tenant, command.approval)
         if state.request.agent != caller.name:
             raise NotFound("this tenant has no such approval")
-        if state.state is ApprovalState.PENDING and command.wait_ms > 0:
-            await self._index.wait(command.approval, min(command.wait_ms, self._settings.wait_ms_max) / 1000)
+        agent = (caller.tenant, caller.name)
+        is_wanted = state.state is ApprovalState.PENDING and command.wait_ms > 0
+        if is_wanted and self._waiting[agent] < WAITING_PER_AGENT_MAX:
+            # A place of this process is held as long as this waits, so no agent may hold many.
+            self._waiting[agent] += 1
+            try:
+                await self._index.wait(command.approval, min(command.wait_ms, self._settings.wait_ms_max) / 1000)
+            finally:
+                self._waiting[agent] -= 1
+                if not self._waiting[agent]:
+                    del self._waiting[agent]
             state = await self._store.approval(caller.tenant, command.approval)
         now = int(time.time())
         cosigner = None
@@ -100,4 +124,8 @@ class Stepup:
         """Ends what nobody decided in time. Early, late or twice does no harm."""
         now = int(time.time())
         for overdue in self._index.overdue(now):
-            await self._store.decide(overdue.request.tenant, overdue.id, lambda _: Expire(now=now), SERVICE, "")
+            try:
+                await self._store.decide(overdue.request.tenant, overdue.id, lambda _: Expire(now=now), SERVICE, "")
+            except NomosError as e:
+                # Tried again in a second, and the others' are not held up. Past its time it releases nothing anyway.
+                observe.say("stepup", observe.REQUEST_FAULT, error=e.code, verb="expire")

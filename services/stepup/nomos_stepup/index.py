@@ -95,7 +95,11 @@ class Index:
         return [a for (of, _), a in self._approvers.items() if of == tenant]
 
     async def wait(self, approval: str, seconds: float) -> None:
-        """Returns when the approval has changed, or after ``seconds``."""
+        """Returns when the approval is pending no more or has changed, or after ``seconds``."""
+        known = self._approvals.get(approval)
+        if known is not None and known.state is not ApprovalState.PENDING:
+            # It changed after the caller looked: nobody would wake them.
+            return
         changed = self._changed.setdefault(approval, asyncio.Event())
         try:
             await asyncio.wait_for(changed.wait(), seconds)

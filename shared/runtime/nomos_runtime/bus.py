@@ -68,7 +68,7 @@ class Bus:
             service: diagnostic name and inbox prefix (``_INBOX.<service>``), as the topology's permissions say.
             url: server URLs, comma-separated.
             creds: path of a NATS credentials file.
-            in_flight_max: messages worked on at once.
+            in_flight_max: messages of one subscription worked on at once.
 
         Raises:
             Misconfigured: the credentials file cannot be read.
@@ -97,6 +97,7 @@ class Bus:
         except FileNotFoundError as e:
             raise Misconfigured(f"no credentials file for {service}", cause=str(e)) from e
         except (TimeoutError, OSError, nats.errors.Error) as e:
+            await client.close()
             raise Unavailable("the bus does not answer", cause=repr(e)) from e
         observe.say(service, observe.CONNECTED)
         return bus
@@ -127,17 +128,28 @@ class Bus:
         return bytes(reply.data)
 
     async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:
-        """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` at once.
+        """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` of it at once.
 
-        Beyond that the subscription waits: the client's pending limit and the callers' deadlines bound the rest.
+        Beyond that the subscription waits: the client's pending limit and the callers' deadlines bound the rest. Each
+        subscription has places of its own, so a flood on one subject (a tenant's) never keeps another (a feed, an
+        operator's verb) waiting.
         """
+        running: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                # The caller gets no answer. Handlers answer every error, so this is a fault of ours: say it.
+                observe.say(self.service, observe.REQUEST_FAULT, error=repr(error)[:200], subject=subject)
 
         async def start(message: Msg) -> None:
-            while len(self._tasks) >= self._in_flight_max:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            while len(running) >= self._in_flight_max:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.ensure_future(handler(message))
+            running.add(task)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(ended)
 
         await self.client.subscribe(subject, queue=queue, cb=start)
 
@@ -160,10 +172,17 @@ class Bus:
         if self.client.is_connected:
             try:
                 await asyncio.wait_for(self.client.drain(), DRAIN_SECONDS)
-            except (TimeoutError, nats.errors.Error):
-                await self.client.close()
+            except (TimeoutError, OSError, nats.errors.Error):
+                await self._abandon()
         else:
+            await self._abandon()
+
+    async def _abandon(self) -> None:
+        try:
             await self.client.close()
+        except (OSError, nats.errors.Error) as e:
+            # The connection was lost already; what is left of it ends with the process.
+            observe.say(self.service, observe.BUS_ERROR, error=repr(e)[:200])
 
     async def _error(self, error: Exception) -> None:
         if _ANSWER_REFUSED.search(str(error)):

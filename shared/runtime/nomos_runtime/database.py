@@ -27,8 +27,11 @@ _FAULTS = (
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.AdminShutdownError,
+    asyncpg.exceptions.CrashShutdownError,
     asyncpg.exceptions.CannotConnectNowError,
     asyncpg.exceptions.InsufficientResourcesError,
+    # What the client raises of a connection that was lost in the middle of an answer.
+    asyncpg.InternalClientError,
     TimeoutError,
 )
 

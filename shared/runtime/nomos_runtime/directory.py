@@ -31,6 +31,7 @@ class Directory:
         self._tenant_of_account: dict[str, str] = {}
         self._tenants: dict[str, str] = {}
         self._agents: dict[tuple[str, str], AgentFacts] = {}
+        self._auditors: dict[tuple[str, str], str] = {}
         self._revoked: set[tuple[str, str]] = set()
 
     @property
@@ -59,6 +60,8 @@ class Directory:
                     key=str(event["key"]),
                 )
                 self._agents[fact.tenant, agent.agent] = agent
+            case events.AUDITOR_CREATED:
+                self._auditors[fact.tenant, str(event["auditor"])] = str(event["key"])
             case events.KEY_REVOKED:
                 self._revoked.add((fact.tenant, str(event["key"])))
 
@@ -72,6 +75,19 @@ class Directory:
         if tenant is None:
             raise UnknownTenant("this bus account is no tenant")
         return tenant
+
+    def check_auditor(self, tenant: str, auditor: str) -> None:
+        """Checks that ``auditor`` of ``tenant`` may still read: the bus is told of a revocation, but later than this.
+
+        Raises:
+            UnknownAgent: this tenant has no such auditor.
+            Revoked: the auditor's key has been revoked.
+        """
+        key = self._auditors.get((tenant, auditor))
+        if key is None:
+            raise UnknownAgent("this bus user is no auditor of this tenant")
+        if (tenant, key) in self._revoked:
+            raise Revoked("the key of this auditor is revoked")
 
     def agent(self, tenant: str, agent: str) -> AgentFacts:
         """The agent ``agent`` of ``tenant``.

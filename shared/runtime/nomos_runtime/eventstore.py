@@ -21,13 +21,15 @@ from typing import Final
 
 import asyncpg
 import msgspec
+import nats.errors
 
 from nomos.errors import Conflict, JournalUnavailable, Unavailable
-from nomos.events import Envelope, encode_batch, encode_envelope
+from nomos.events import Envelope, encode_batch
+from nomos.ids import parse_slug
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database
-from nomos_runtime.journal import SUBJECT
+from nomos_runtime.journal import SUBJECT, encode_event
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 RELAY_EVENTS_MAX: Final = 200
@@ -79,9 +81,13 @@ class EventStore:
 
         Raises:
             Conflict: the stream has moved; decide again.
+            LimitExceeded: an event that the log could not hold; nothing is stored.
+            Malformed: ``tenant`` is no tenant's name (``_`` stands for the installation, which owns no rows).
             JournalUnavailable: stored, but not yet in the journal; it takes effect when the journal is back.
             Unavailable: Postgres does not answer.
         """
+        parse_slug(tenant, "tenant")
+        encoded = [encode_event(e) for e in envelopes]
         try:
             async with self._database.transaction(tenant) as c:
                 first = await c.fetchval("UPDATE head SET next = next + $1 RETURNING next - $1", len(envelopes))
@@ -93,7 +99,7 @@ class EventStore:
                 await c.executemany(
                     "INSERT INTO events (n, tenant, stream, version, id, type, envelope) VALUES ($1,$2,$3,$4,$5,$6,$7)",
                     [
-                        (first + i, tenant, stream, expected_version + 1 + i, e.id, e.type, encode_envelope(e))
+                        (first + i, tenant, stream, expected_version + 1 + i, e.id, e.type, encoded[i])
                         for i, e in enumerate(envelopes)
                     ],
                 )
@@ -108,6 +114,11 @@ class EventStore:
         except asyncpg.UniqueViolationError as e:
             raise Conflict(f"{stream} has moved", cause=str(e)) from e
         await self.relay()
+
+    async def is_waiting(self) -> bool:
+        """Whether events are stored that are not published: an append could not, or its process died."""
+        async with self._database.transaction(scope="replicate") as c:
+            return bool(await c.fetchval("SELECT EXISTS (SELECT 1 FROM events WHERE NOT published)"))
 
     async def relay(self) -> int:
         """Publishes what waits, in order. Safe in any number of processes at once: the ``head`` row is the lock.
@@ -141,7 +152,11 @@ class EventStore:
                     rows[0]["n"] + len(batch),
                 )
                 total += len(batch)
-            await self._bus.client.publish(f"feed.{self._bus.service}")
+            try:
+                await self._bus.client.publish(f"feed.{self._bus.service}")
+            except nats.errors.Error as e:
+                # The change is in the journal. A lost notification costs one poll, not the answer.
+                observe.say(self._bus.service, observe.BUS_ERROR, error=repr(e)[:200])
 
     async def _publish(self, first: int, batch: list[bytes]) -> None:
         payload = encode_batch(self.producer, first, batch)

@@ -126,6 +126,8 @@ class Follower:
         self._waiting.append((time.monotonic(), future))
         self._look.set()
         await asyncio.wait([future], timeout=REFRESH_SECONDS)
+        # While the owner is away nobody wakes them: they must not pile up.
+        self._waiting = [one for one in self._waiting if one[1] is not future]
 
     async def wait(self, seconds: float) -> None:
         """Returns when the replica has caught up once.
@@ -148,6 +150,10 @@ class Follower:
             except NomosError as e:
                 if self._caught_up.is_set() and not self.is_fresh:
                     observe.say(self._bus.service, observe.FEED_STALE, owner=self.owner, detail=e.detail)
+            except Exception as e:  # noqa: BLE001 - a fact that cannot be folded: said, and stale until it can
+                observe.say(
+                    self._bus.service, observe.FEED_FAULT, owner=self.owner, rev=self.rev, error=type(e).__name__
+                )
             else:
                 # Fresh as of the moment of asking, not of the answer.
                 self._fresh_at = asked_at

@@ -13,7 +13,7 @@ What an append can end in:
   is *stalled*: it sends the same message with the same ``Nats-Msg-Id`` and the same counters until it knows, and
   refuses every new event meanwhile. If the first copy was stored, the copies are duplicates (dropped by the stream
   inside its window, by the writer's producer counters after it). If the process dies here, its successor has another
-  producer id.
+  producer id; and when a copy is refused the journal goes on under another one, since an earlier copy may be stored.
 
 Trusted: the stream, for durability. An attacker who controls it can stop every answer, and cannot forge an emitter
 (the server stamps the account).
@@ -26,9 +26,10 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import JournalUnavailable, Unavailable
+from nomos.errors import JournalUnavailable, LimitExceeded, Unavailable
 from nomos.events import Envelope, encode_batch, encode_envelope
 from nomos.ids import new_id
+from nomos.log.record import canonical_bytes
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 
@@ -39,8 +40,11 @@ APPEND_BYTES_MAX: Final = 700_000
 APPEND_EVENTS_MAX: Final = 1_024
 #: Bytes of one event; the log refuses records over 60 KiB, and the record adds its own members.
 EVENT_BYTES_MAX: Final = 56_000
-#: Events that wait for the next append; beyond it callers are refused at once.
+#: One byte of msgpack becomes at most so many of JSON (a control character is written as six).
+_JSON_GROWTH: Final = 6
+#: Callers that wait for the next append, and bytes of their events; beyond either callers are refused at once.
 WAITING_MAX: Final = 20_000
+WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 STALLED_RETRY_SECONDS: Final = 0.25
 
 
@@ -54,37 +58,61 @@ class _Ack(msgspec.Struct):
 _decode_ack = msgspec.json.Decoder(_Ack).decode
 
 
+def encode_event(envelope: Envelope) -> bytes:
+    """The envelope as it stands in the journal, once it is certain that the log can hold it as a record.
+
+    Raises:
+        LimitExceeded: it is over :data:`EVENT_BYTES_MAX`; what cannot be recorded must not happen.
+        MalformedRecord: a value that no record may hold.
+    """
+    encoded = encode_envelope(envelope)
+    if len(encoded) * _JSON_GROWTH > EVENT_BYTES_MAX:
+        canonical_bytes({"event": envelope.event}, EVENT_BYTES_MAX)
+    return encoded
+
+
 class Journal:
     """The journal of one process. :meth:`append` returns when the events are durable."""
 
     def __init__(self, bus: Bus, *, timeout_ms: int, producer: str | None = None) -> None:
-        self.producer = producer or f"{bus.service}-{new_id('pr')[3:]}"
         self._bus = bus
+        self.producer = producer or self._new_producer()
         self._timeout_ms = timeout_ms
         self._next = 0
+        self._waiting_bytes = 0
         self._waiting: list[tuple[list[bytes], int, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self.stalled = False
+
+    def _new_producer(self) -> str:
+        return f"{self._bus.service}-{new_id('pr')[3:]}"
 
     async def append(self, events: list[Envelope]) -> None:
         """Makes ``events`` durable, together and in order.
 
         Raises:
             JournalUnavailable: they are not known to be durable; the caller must answer deny.
+            LimitExceeded: an event that the log could not hold.
         """
-        await self.append_encoded([encode_envelope(e) for e in events])
+        await self.append_encoded([encode_event(e) for e in events])
 
     async def append_encoded(self, events: list[bytes]) -> None:
-        """As :meth:`append`, for envelopes that are encoded already (:func:`nomos.events.encode_envelope`)."""
+        """As :meth:`append`, for envelopes that are encoded already (:func:`encode_event`)."""
         if self.stalled:
             raise JournalUnavailable("the journal is stalled")
         if len(self._waiting) >= WAITING_MAX:
             raise JournalUnavailable(f"WAITING_MAX is {WAITING_MAX}")
         size = sum(len(e) for e in events)
-        if any(len(e) > EVENT_BYTES_MAX for e in events) or size > APPEND_BYTES_MAX:
-            raise JournalUnavailable(f"EVENT_BYTES_MAX is {EVENT_BYTES_MAX}, got {max(len(e) for e in events)}")
+        if self._waiting_bytes + size > WAITING_BYTES_MAX:
+            raise JournalUnavailable(f"WAITING_BYTES_MAX is {WAITING_BYTES_MAX}")
+        for event in events:
+            if len(event) > EVENT_BYTES_MAX:
+                raise LimitExceeded("EVENT_BYTES_MAX", EVENT_BYTES_MAX, len(event))
+        if size > APPEND_BYTES_MAX:
+            raise LimitExceeded("APPEND_BYTES_MAX", APPEND_BYTES_MAX, size)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((events, size, future))
+        self._waiting_bytes += size
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="journal")
         await future
@@ -101,6 +129,7 @@ class Journal:
             taken += 1
             futures.append(future)
         del self._waiting[:taken]
+        self._waiting_bytes -= size
         return events, futures
 
     async def _flush(self) -> None:
@@ -112,11 +141,22 @@ class Journal:
                 await self._commit(events, futures)
         finally:
             self._flusher = None
+            if self._waiting:
+                # Only where the loop above was left by an error.
+                waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                self._refuse([f for _, _, f in waiting], _AppendError("the journal failed", known=True))
 
     async def _commit(self, events: list[bytes], futures: list[asyncio.Future[None]]) -> None:
         payload = encode_batch(self.producer, self._next, events)
         message_id = f"{self.producer}:{self._next}"
-        error = await self._send(payload, message_id)
+        try:
+            error = await self._send(payload, message_id, is_first_copy=True)
+        except BaseException:
+            # Nobody foresaw this, so it is not known what was stored: these counters are never used again, and whoever
+            # waits must not wait for ever.
+            self._start_anew()
+            self._refuse(futures, _AppendError("the journal failed", known=False))
+            raise
         if error is None:
             # Durable now. A crash here loses the answers, not the events.
             self._next += len(events)
@@ -132,7 +172,7 @@ class Journal:
         """Sends the same message until its fate is known. Nothing else is appended meanwhile."""
         self.stalled = True
         observe.say(self._bus.service, observe.JOURNAL_STALLED, message=message_id)
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._refuse([f for _, _, f in waiting], _AppendError("the journal is stalled", known=True))
         while True:
             await asyncio.sleep(STALLED_RETRY_SECONDS)
@@ -141,13 +181,17 @@ class Journal:
                 self._next += count
                 break
             if error.known:
-                # Refused with a code. An earlier copy may still be stored: then this copy would have been answered as a
-                # duplicate, so a refusal means that none is.
+                # Refused with a code. An earlier copy may still be stored (outside the duplicate window, or refused by
+                # a limit that is checked first), so these counters are never used again.
+                self._start_anew()
                 break
         self.stalled = False
         observe.say(self._bus.service, observe.JOURNAL_RESUMED, message=message_id)
 
-    async def _send(self, payload: bytes, message_id: str) -> _AppendError | None:
+    def _start_anew(self) -> None:
+        self.producer, self._next = self._new_producer(), 0
+
+    async def _send(self, payload: bytes, message_id: str, *, is_first_copy: bool = False) -> _AppendError | None:
         try:
             reply = await self._bus.request(SUBJECT, payload, self._timeout_ms, headers={"Nats-Msg-Id": message_id})
         except Unavailable as e:
@@ -160,6 +204,10 @@ class Journal:
             return _AppendError(str(ack.error.get("description", "refused")), known=True)
         if not ack.stream or not ack.seq:
             return _AppendError("acknowledgement without a position", known=False)
+        if ack.duplicate and is_first_copy:
+            # Another message has this id: these events are not in the stream, and these counters are taken.
+            self._start_anew()
+            return _AppendError("acknowledged as a duplicate of another message", known=True)
         return None
 
     def _refuse(self, futures: list[asyncio.Future[None]], error: _AppendError) -> None:
@@ -170,11 +218,14 @@ class Journal:
 
     async def close(self) -> None:
         """Waits for what is under way; a stalled journal is given up (its successor has another producer id)."""
-        if self._flusher is None:
+        flusher = self._flusher
+        if flusher is None:
             return
-        if self.stalled:
-            self._flusher.cancel()
-        await asyncio.wait([self._flusher], timeout=self._timeout_ms / 1000)
+        if not self.stalled:
+            await asyncio.wait([flusher], timeout=self._timeout_ms / 1000)
+        # Done, or stalled: then it would go on sending for as long as this process lives.
+        flusher.cancel()
+        await asyncio.wait([flusher], timeout=self._timeout_ms / 1000)
 
 
 class _AppendError(msgspec.Struct, frozen=True):

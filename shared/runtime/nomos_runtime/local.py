@@ -135,8 +135,9 @@ class Local:
             "NOMOS_CONNECTORS": str(self.connectors),
             "NOMOS_ENVIRONMENT": "development",
             "NOMOS_ORIGIN": ORIGIN,
-            "NOMOS_IDENTITY_CLAIMS_CREDS": str(installation.creds_path("claims")),
         }
+        if service == "identity":
+            env["NOMOS_IDENTITY_CLAIMS_CREDS"] = str(installation.creds_path("claims"))
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):

@@ -8,7 +8,8 @@ the tenant's log. If even that cannot be made durable the answer is ``journal_un
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Final
 
 import msgspec
@@ -16,10 +17,31 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from nomos import events
-from nomos.errors import JournalUnavailable, Malformed, NomosError, NotPermitted, UnknownAgent, UnknownTenant
+from nomos.errors import (
+    JournalUnavailable,
+    LimitExceeded,
+    Malformed,
+    NomosError,
+    NotPermitted,
+    Unavailable,
+    UnknownAgent,
+    UnknownOutcome,
+    UnknownTenant,
+)
 from nomos.events import Actor, Envelope
 from nomos.ids import SYSTEM_TENANT, is_id, new_id
-from nomos.messages import Admin, Command, Decoder, Done, Failure, check_command, encode, failure, now_ms
+from nomos.messages import (
+    MESSAGE_BYTES_MAX,
+    Admin,
+    Command,
+    Decoder,
+    Done,
+    Failure,
+    check_command,
+    encode,
+    failure,
+    now_ms,
+)
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import Directory
@@ -47,12 +69,20 @@ class Responder:
     """Answers a service's subjects. One for each service process."""
 
     def __init__(
-        self, bus: Bus, journal: Journal, directory: Directory, refresh: Callable[[], Awaitable[None]]
+        self,
+        bus: Bus,
+        journal: Journal,
+        directory: Directory,
+        refresh: Callable[[], Awaitable[None]],
+        tenant_in_flight_max: int,
     ) -> None:
         self._bus = bus
         self._journal = journal
         self._directory = directory
         self._refresh = refresh
+        self._tenant_in_flight_max = tenant_in_flight_max
+        #: Requests under way, by the account that the server stamped.
+        self._in_flight: Counter[str] = Counter()
 
     async def serve_tenants(
         self,
@@ -71,6 +101,22 @@ class Responder:
         """
 
         async def answer(message: Msg) -> None:
+            account = message.subject.split(".")[1]
+            if self._in_flight[account] >= self._tenant_in_flight_max:
+                # Not recorded: a tenant's flood must not fill the journal of all. The agent's library asks again.
+                observe.counts[self._bus.service, observe.TENANT_FLOOD] += 1
+                over = Unavailable(f"tenant_in_flight_max is {self._tenant_in_flight_max}", hint="ask again later")
+                await self.reply(message, failure(over))
+                return
+            self._in_flight[account] += 1
+            try:
+                await answer_counted(message)
+            finally:
+                self._in_flight[account] -= 1
+                if not self._in_flight[account]:
+                    del self._in_flight[account]
+
+        async def answer_counted(message: Msg) -> None:
             tokens = message.subject.split(".")
             tenant: str = SYSTEM_TENANT
             command: object = None
@@ -102,10 +148,19 @@ class Responder:
         self, handle: Callable[[Caller, Command], Awaitable[msgspec.Struct]], caller: Caller, command: Command
     ) -> msgspec.Struct:
         try:
-            return await handle(caller, command)
+            self._check_caller(caller)
         except UnknownAgent:
+            # Created a moment ago, perhaps: as above.
             await self._refresh()
-            return await handle(caller, command)
+            self._check_caller(caller)
+        return await handle(caller, command)
+
+    def _check_caller(self, caller: Caller) -> None:
+        """A revocation is in force from its event on, whether or not the servers have disconnected its holder yet."""
+        if caller.kind == "auditor":
+            self._directory.check_auditor(caller.tenant, caller.name)
+        else:
+            self._directory.agent(caller.tenant, caller.name)
 
     async def known_tenant(self, tenant: str) -> None:
         """Checks that the installation has ``tenant``.
@@ -152,14 +207,22 @@ class Responder:
         await self._bus.serve(subject, self._bus.service, answer)
 
     async def reply(self, message: Msg, reply: msgspec.Struct) -> None:
-        """Sends ``reply``; a caller that left meanwhile is no fault."""
+        """Sends ``reply``; a caller that left meanwhile is no fault. One that no message can hold is said as such."""
+        encoded = encode(reply)
+        if len(encoded) > MESSAGE_BYTES_MAX:
+            observe.say(self._bus.service, observe.ANSWER_TOO_LARGE, size=len(encoded))
+            encoded = encode(failure(LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(encoded))))
         try:
-            await message.respond(encode(reply))
+            await message.respond(encoded)
         except nats.errors.Error as e:
             observe.say(self._bus.service, observe.BUS_ERROR, error=repr(e)[:200])
 
     async def refuse(self, error: NomosError, tenant: str, actor: Actor, command: object, verb: str) -> Failure:
-        """Records a refusal, then gives its wire form. What cannot be recorded is answered ``journal_unavailable``."""
+        """Records a refusal, then gives its wire form. What cannot be recorded is answered ``journal_unavailable``.
+
+        But for an unknown outcome: that something may have happened must reach the caller in any case, and the attempt
+        is in the log already.
+        """
         if isinstance(error, JournalUnavailable):
             return failure(error)
         corr = getattr(command, "id", "")
@@ -170,13 +233,18 @@ class Responder:
             actor=Actor(kind=actor.kind, id=_clean(actor.id)),
             corr=corr if isinstance(corr, str) and is_id(corr, "rq") else "",
             cause="",
-            event={"code": error.code, "detail": _clean(error.detail), "verb": verb, "service": self._bus.service},
+            event={
+                "code": error.code,
+                "detail": _clean(error.detail),
+                "verb": _clean(verb),
+                "service": self._bus.service,
+            },
         )
         try:
             await self._journal.append([envelope])
         except JournalUnavailable as e:
             observe.say(self._bus.service, observe.REFUSAL_UNRECORDED, code=error.code)
-            return failure(e)
+            return failure(error if isinstance(error, UnknownOutcome) else e)
         return failure(error)
 
     async def fault(self, error: Exception, tenant: str, actor: Actor, command: object, verb: str) -> Failure:
@@ -207,11 +275,26 @@ class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A verb without parameters."""
 
 
-async def serve_admin(bus: Bus, responder: Responder, verbs: dict[str, Verb]) -> None:
+async def serve_admin(
+    bus: Bus,
+    responder: Responder,
+    verbs: Mapping[str, Verb],
+    *,
+    installation: Container[str] = (),
+    either: Container[str] = (),
+) -> None:
     """Serves ``admin.<service>.<tenant>.<verb>.<operator>``.
 
     The operator's credential may publish only subjects that end in its own name, so tenant and operator are what the
-    server let through. Whether the tenant exists is checked here; a verb of the installation takes ``_``.
+    server let through. Whether the tenant exists is checked here.
+
+    Args:
+        bus: the service's connection.
+        responder: refuses and records.
+        verbs: parameters and handler by verb.
+        installation: verbs that concern the whole installation and take ``_``, so that an operator of one tenant
+            cannot reach them. Every other verb takes a tenant.
+        either: verbs that take both.
     """
     decoder = Decoder.of(Admin, "admin")
 
@@ -231,6 +314,9 @@ async def serve_admin(bus: Bus, responder: Responder, verbs: dict[str, Verb]) ->
             check_command(command, now_ms())
             if verb not in verbs:
                 raise NotPermitted(f"{bus.service} has no verb {_clean(verb)}")
+            if verb not in either and (tenant == "_") != (verb in installation):
+                takes = "_, not a tenant" if verb in installation else "a tenant"
+                raise NotPermitted(f"the verb {verb} takes {takes}")
             kind, handle = verbs[verb]
             try:
                 params = msgspec.convert(command.params, kind)

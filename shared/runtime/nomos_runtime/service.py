@@ -7,10 +7,12 @@ fresh, and no permission violation has been seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
+from nomos.errors import NomosError
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -23,6 +25,11 @@ from nomos_runtime.responder import NoParams, Operator, Responder, Verb, serve_a
 from nomos_runtime.settings import ServiceSettings
 
 CATCH_UP_SECONDS: Final = 30.0
+#: How often a service looks for stored events that could not be published, and tries again where it could not.
+RELAY_SECONDS: Final = 1.0
+RELAY_RETRY_SECONDS: Final = 0.1
+#: Lines about ended background work in the faults.
+DIED_MAX: Final = 16
 
 
 class Parts:
@@ -34,8 +41,11 @@ class Parts:
         self.journal = journal
         self.directory = Directory()
         self.followers: list[Follower] = []
-        self.responder = Responder(bus, journal, self.directory, self.refresh)
+        self.responder = Responder(bus, journal, self.directory, self.refresh, settings.tenant_in_flight_max)
+        #: The admin verbs that are served.
+        self.verbs: Mapping[str, Verb] = {}
         self._background: set[asyncio.Task[object]] = set()
+        self._died: list[str] = []
         self.database: Database | None = None
         self._store: EventStore | None = None
 
@@ -60,7 +70,25 @@ class Parts:
         await self.database.migrate(MIGRATIONS, *migrations)
         self._store = EventStore(self.database, self.bus, journal_timeout_ms=self.settings.journal_timeout_ms)
         await self._store.relay()
+        self.spawn(self._relay(self._store))
         return self._store
+
+    async def _relay(self, store: EventStore) -> None:
+        """Publishes what an append could not, at once after a reconnection: a stored change waits for nobody's next."""
+        look = asyncio.Event()
+        self.bus.on_reconnect(look.set)
+        seconds = RELAY_SECONDS
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(look.wait(), seconds)
+            look.clear()
+            seconds = RELAY_SECONDS
+            try:
+                if await store.is_waiting():
+                    await store.relay()
+            except NomosError as e:
+                observe.say(self.bus.service, observe.OUTBOX_WAITING, code=e.code)
+                seconds = RELAY_RETRY_SECONDS
 
     async def follow(self, owners: Mapping[str, Callable[[Fact], None]]) -> None:
         """Follows other services' facts; returns when every replica has caught up."""
@@ -79,13 +107,18 @@ class Parts:
         self.followers += started
         await start_all(started, CATCH_UP_SECONDS)
 
-    async def serve_admin(self, verbs: dict[str, Verb]) -> None:
-        """Serves the service's admin verbs, and ``ready``, which every service has."""
+    async def serve_admin(
+        self, verbs: Mapping[str, Verb], *, installation: Collection[str] = (), either: Collection[str] = ()
+    ) -> None:
+        """Serves the service's admin verbs, and ``ready``, which every service has. See :func:`serve_admin`."""
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
             return {"service": self.bus.service, "producer": self.journal.producer, "faults": self.faults()}
 
-        await serve_admin(self.bus, self.responder, {**verbs, "ready": (NoParams, ready)})
+        self.verbs = {**verbs, "ready": (NoParams, ready)}
+        await serve_admin(
+            self.bus, self.responder, self.verbs, installation={*installation, "ready"}, either=frozenset(either)
+        )
 
     def faults(self) -> list[str]:
         """Why this service cannot keep its promise right now; empty when it can."""
@@ -97,6 +130,7 @@ class Parts:
         if self.bus.violations:
             found.append(f"{self.bus.violations} permission violations on the bus")
         found += [f"facts of {f.owner} are stale" for f in self.followers if not f.is_fresh]
+        found += self._died
         return found
 
     async def refresh(self) -> None:
@@ -104,15 +138,22 @@ class Parts:
         await asyncio.gather(*(f.refresh() for f in self.followers))
 
     def spawn(self, work: Coroutine[object, object, object]) -> None:
-        """Runs ``work`` beside the requests, for as long as the service lives; a failure is said, never lost."""
+        """Runs ``work`` beside the requests, for as long as the service lives.
+
+        A failure is said, never lost. One that nobody foresaw (no :class:`NomosError`) is a fault of the service until
+        it is started again: what should be running is not.
+        """
         task: asyncio.Task[object] = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[object]) -> None:
         self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            observe.say(self.bus.service, observe.BACKGROUND_FAULT, error=repr(task.exception())[:200])
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        observe.say(self.bus.service, observe.BACKGROUND_FAULT, error=repr(error)[:200])
+        if not isinstance(error, NomosError) and len(self._died) < DIED_MAX:
+            self._died.append(f"background work ended with {type(error).__name__}")
 
     async def serving(self) -> None:
         """Call last in a service's start: returns when the server knows every subscription."""

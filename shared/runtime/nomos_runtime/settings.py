@@ -28,7 +28,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         feed_poll_ms: how often a replica asks for new facts, milliseconds.
         feed_fresh_ms: a replica that has not heard from the owner for so long stops allowing, milliseconds.
         journal_timeout_ms: bound of one append to the journal, milliseconds.
-        in_flight_max: requests a process works on at once; further ones are refused as ``unavailable``.
+        in_flight_max: requests of one subject that a process works on at once; further ones wait.
+        tenant_in_flight_max: of these, how many may be one tenant's; further ones are refused as ``unavailable``.
     """
 
     bus_url: str
@@ -39,6 +40,11 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     feed_fresh_ms: int = 5_000
     journal_timeout_ms: int = 2_000
     in_flight_max: int = 2_048
+    tenant_in_flight_max: int = 1_280
+
+    def __repr__(self) -> str:
+        # The database's URL holds a password.
+        return f"{type(self).__name__}(redacted)"
 
 
 def load(kind: type[T], service: str, env: Mapping[str, str], **given: object) -> T:

@@ -21,6 +21,12 @@ CID_BYTES: Final = 36
 CID_TEXT_LENGTH: Final = 59
 
 
+_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+#: Two base32 characters for every ten bits: several times faster than the standard library on the path of each grant.
+_PAIRS: Final = tuple([high + low for high in _BASE32 for low in _BASE32])
+_SHIFTS: Final = tuple(range(280, -1, -10))
+
+
 class Link:
     """A CID as a DAG-CBOR value. Equal when the bytes are equal; never equal to plain bytes."""
 
@@ -58,7 +64,9 @@ def cid_of(token: bytes) -> bytes:
 
 def format_cid(cid: bytes) -> str:
     """CID bytes as text: ``bafyrei...``, 59 characters."""
-    return "b" + base64.b32encode(cid).decode("ascii").lower().rstrip("=")
+    # 36 bytes are 288 bits: with two zero bits behind them, 29 groups of ten bits, two characters each.
+    value = int.from_bytes(cid) << 2
+    return "b" + "".join([_PAIRS[value >> shift & 0x3FF] for shift in _SHIFTS])
 
 
 def parse_cid(text: str) -> bytes:

@@ -1,8 +1,8 @@
 """``nomos doctor``: looks at an installation from outside and says what is wrong with it.
 
 Decides nothing for the services: each says itself, by its verb ``ready``, whether it can keep its promise (bus,
-journal, freshness of facts). What no service says is looked at here: the context's files, the trust file against the log's own
-key, whether stores answer, the streams' configuration and how full they are.
+journal, freshness of facts). What no service says is looked at here: the context's files, the trust file against the
+log's own key, whether stores answer, the streams' configuration and how full they are.
 
 Exit 0: nothing is wrong (warnings do not count); 1: something is; 3: something could not be looked at.
 """
@@ -136,9 +136,13 @@ def _trust(context: Context) -> TrustPolicy:
 async def _check_running(context: Context, observer: Path | None) -> list[Check]:
     began = time.perf_counter()
     try:
-        connection = await Connection.open(context.operator_creds, url=context.bus_url)
+        connection = await asyncio.wait_for(
+            Connection.open(context.operator_creds, url=context.bus_url), 2 * CONNECT_SECONDS
+        )
     except NotPermitted as e:
         return [Check(name="bus", state=State.FAILED, detail=e.detail, hint=e.hint)]
+    except TimeoutError:
+        return [Check(name="bus", state=State.UNKNOWN, detail=f"{context.bus_url} does not answer")]
     except NomosError as e:
         return [Check(name="bus", state=State.UNKNOWN, detail=f"{context.bus_url}: {e.detail}", hint=e.hint)]
     took_ms = (time.perf_counter() - began) * 1000

@@ -1,0 +1,1 @@
+"""Measurements: what is started, what asks, and what is counted. ``nomos bench`` puts them together."""

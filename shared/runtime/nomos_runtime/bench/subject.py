@@ -1,0 +1,139 @@
+"""What is measured: an installation of its own in a temporary folder, one process for each service.
+
+Real servers, with the fsync before each acknowledgement that production has, and the services that an authorization
+needs. One tenant with two apps, some agents, and a policy set as a small company would write it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final, Self
+
+from nomos.creds import USER, Credentials, Nkey, write_creds
+from nomos.keys import SigningKey
+from nomos.operator import Operator
+from nomos_runtime.launch import ServiceProcess
+from nomos_runtime.local import Local
+
+#: In the order of their start-up: the others follow identity's facts.
+SERVICES: Final = ("identity", "minting", "audit", "stepup", "policy")
+TENANT: Final = "acme"
+APP: Final = "triage"
+#: Ten policies. A request of the load meets those that its scope fits; the first permits it.
+POLICIES: Final = """\
+@id("triage-reads")
+@description("The triage app reads issues, comments and labels.")
+permit (
+  principal in App::"triage",
+  action in [Action::"github:issues.list", Action::"github:issues.get", Action::"github:comments.list"],
+  resource
+);
+
+@id("triage-opens-issues")
+@description("The triage app opens issues in our own repositories.")
+permit (principal in App::"triage", action == Action::"github:issues.create", resource)
+when { resource.owner == "acme" };
+
+@id("triage-labels")
+@description("The triage app labels what it may read.")
+permit (principal in App::"triage", action == Action::"github:labels.create", resource)
+when { resource.owner == "acme" };
+
+@id("triage-comments")
+@description("Test agents do not speak to people.")
+permit (principal in App::"triage", action == Action::"github:comments.create", resource)
+when { principal.env == "live" };
+
+@id("release-reads")
+@description("The release app reads everything of ours.")
+permit (principal in App::"release", action in Action::"risk:read", resource);
+
+@id("release-writes-files")
+@description("The release app writes files.")
+permit (principal in App::"release", action == Action::"github:contents.put", resource)
+when { resource.owner == "acme" };
+
+@id("release-cleans-up")
+@description("The release app deletes branches; a human approves each.")
+permit (principal in App::"release", action == Action::"github:refs.delete", resource);
+
+@id("foreign-repositories")
+@description("Nobody acts outside our own organisation.")
+forbid (principal, action in Action::"connector:github", resource is GitHub::Repo)
+unless { resource.owner == "acme" };
+
+@id("payroll-is-closed")
+@description("Nobody touches the payroll repository.")
+forbid (principal, action, resource == GitHub::Repo::"acme/payroll");
+
+@id("people-change-rights")
+@description("Agents do not change who may do what.")
+forbid (principal, action in Action::"risk:permission", resource);
+"""
+
+
+class Subject:
+    """The running installation. Build with :meth:`start`, end with :meth:`stop`."""
+
+    def __init__(self, local: Local, agents: int) -> None:
+        self.local = local
+        self.processes: list[ServiceProcess] = []
+        self.creds = [local.directory / f"bench-{number}.creds" for number in range(agents)]
+
+    @classmethod
+    async def start(cls, folder: Path, connectors: Path, agents: int) -> Self:
+        """Starts servers and services and creates what the load needs. Call from the main thread.
+
+        Args:
+            folder: empty; everything is below it.
+            connectors: folder of the connector catalogue.
+            agents: how many agents to create.
+
+        Raises:
+            Unavailable: something does not serve; its log is the cause.
+        """
+        subject = cls(Local(folder / "installation", connectors=connectors), agents)
+        try:
+            await subject._start()
+        except BaseException:
+            await subject.stop()
+            raise
+        return subject
+
+    async def _start(self) -> None:
+        await self.local.start()
+        logs = self.local.directory / "run"
+        logs.mkdir(mode=0o700)
+        self.processes = [ServiceProcess(name, self.local.environment(name), logs) for name in SERVICES]
+        await asyncio.gather(*(p.wait() for p in self.processes))
+        async with await Operator.connect(self.local.operator_creds) as operator:
+            await operator.ask("identity", "tenant-create", name=TENANT)
+            for app in (APP, "release"):
+                await operator.ask("identity", "app-create", TENANT, name=app, env="live")
+            for path in self.creds:
+                await self._create_agent(operator, path)
+            await operator.ask("policy", "put", TENANT, text=POLICIES, why="measurement")
+
+    async def _create_agent(self, operator: Operator, path: Path) -> None:
+        user, seed = Nkey.new(USER), os.urandom(32)
+        made = await operator.ask("identity", "agent-create", TENANT, app=APP, name=path.stem, key=user.public,
+                                  did=SigningKey(seed).did)  # fmt: skip
+        write_creds(path, Credentials(servers=(self.local.nats.url,), role="agent", name=path.stem, tenant=TENANT,
+                                      jwt=str(made["jwt"]), user=user, agent_seed=seed))  # fmt: skip
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of the services and the bus's server."""
+        return {p.label: p.pid for p in self.processes} | {"nats-server": self.local.nats.pid}
+
+    @property
+    def families(self) -> dict[str, int]:
+        """Process ids by name, of servers that work in child processes."""
+        return {"postgres": self.local.postgres.pid}
+
+    async def stop(self) -> None:
+        """Ends everything."""
+        await asyncio.gather(*(p.stop() for p in self.processes))
+        self.local.stop()

@@ -1,0 +1,793 @@
+"""The command line as a user has it: each command in a process of its own, against a running ``nomos up``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nomos.cli.audit import ChainBroken, TenantChain
+from nomos.errors import Misconfigured
+from nomos.log.chain import NO_HASH, link
+from nomos.log.record import canonical_bytes
+from nomos_runtime.bench.authorize import quantile
+from nomos_runtime.commands.bench import parse_in_flight
+from nomos_runtime.commands.doctor import State, judge_stream
+from nomos_runtime.topology import STREAMS
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 90.0
+#: No command that is not told to wait may take longer; what a hang would cost, not a measure of speed.
+COMMAND_SECONDS = 60.0
+YES, NO, USAGE, CANNOT_TELL, HUMAN_FIRST = range(5)
+POLICIES = """\
+@id("triage-reads")
+@description("The triage app may read issues.")
+permit (principal in App::"triage", action == Action::"github:issues.list", resource);
+
+@id("triage-cleans-up")
+@description("The triage app may delete repositories; a human approves each deletion.")
+permit (principal in App::"triage", action == Action::"github:repos.delete", resource);
+"""
+READ = ("github:issues.list", "github:repo/acme/site")
+WRITE = ("github:issues.create", "github:repo/acme/site")
+DELETE = ("github:repos.delete", "github:repo/acme/old-site")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        lines = self.out.splitlines()
+        assert len(lines) == 1, f"one document was expected: {self.out!r} {self.err!r}"
+        found = json.loads(lines[0])
+        assert isinstance(found, dict)
+        return found
+
+
+@dataclass
+class Shell:
+    """A folder to work in and the environment of a user. ``nomos(...)`` runs a command."""
+
+    folder: Path
+    env: dict[str, str]
+    ready: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    token: str = field(default_factory=lambda: "tok_" + secrets.token_hex(20))
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def nomos(self, *words: str, stdin: str = "", **env: str) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-m", "nomos.cli.main", *words],
+            cwd=self.folder,
+            env={**self.env, **env},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *words: str, code: int = YES) -> Said:
+        said = self.nomos(*words)
+        assert said.code == code, f"{words}: {said}"
+        return said
+
+    def new(self, name: str) -> str:
+        """A name that nothing has yet."""
+        return f"{name}-{next(self.numbers)}"
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def tenant(self) -> str:
+        """A tenant with the app ``triage``, an agent in ``<tenant>.creds``, and policies."""
+        name = self.new("tenant")
+        self.ok("tenant", "create", name)
+        self.ok("app", "create", "triage", "--tenant", name)
+        self.ok("agent", "create", "bot", "--tenant", name, "--app", "triage", "--creds", f"{name}.creds")
+        self.path("policies.cedar").write_text(POLICIES, encoding="utf-8")
+        self.ok("policy", "put", "policies.cedar", "--tenant", name)
+        return name
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that this module started."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def started(shell: Shell, words: list[str], ready_file: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Starts a server command and waits for its ready file."""
+    log = shell.path(f"{ready_file}.log")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words, "--ready-file", ready_file],
+            cwd=shell.folder,
+            env=shell.env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    end = time.monotonic() + READY_SECONDS
+    while not shell.path(ready_file).exists():
+        if process.poll() is not None or time.monotonic() > end:
+            ended(process)
+            pytest.fail(f"{words} is not ready: {log.read_text(errors='replace')[-3000:]}")
+        time.sleep(0.05)
+    return process, json.loads(shell.path(ready_file).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A running ``nomos up`` and an upstream."""
+    folder = tmp_path_factory.mktemp("cli")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOMOS_", "XDG_"))}
+    made = Shell(folder, {**kept, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"})
+    made.path("token").write_text(made.token, encoding="ascii")
+    up = ["nomos.cli.main", "up", "--data", "data", "--connectors", str(ROOT / "connectors")]
+    upstream = ["nomos_runtime.embedded.upstream", "--bodies", str(ROOT / "tests/fixtures/github")]
+    running, made.ready = started(made, up, "up.json")
+    try:
+        answering, ready = started(made, [*upstream, "--token-file", "token"], "upstream.json")
+        made.origin = ready["origin"]
+        try:
+            yield made
+        finally:
+            ended(answering)
+    finally:
+        ended(running)
+
+
+@pytest.fixture(scope="module")
+def tenant(shell: Shell) -> str:
+    """A tenant with an agent and policies that tests only ask; those that change something make their own."""
+    return shell.tenant()
+
+
+# --- the command itself ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_starts_without_services_bus_or_parquet() -> None:
+    program = (
+        "import sys; import nomos.cli.main as m; m.build_parser(None); "
+        "print([n for n in sys.modules if n.startswith(('nomos_', 'nats', 'pyarrow', 'asyncpg', 'uvloop'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command_and_no_command_is_a_usage_error(shell: Shell) -> None:
+    said = shell.ok("--help")
+    for command in ("tenant", "policy", "authorize", "approve", "audit", "verify", "doctor", "bench", "up"):
+        assert re.search(rf"^ +{command}\b", said.out, re.MULTILINE), command
+    assert shell.nomos().code == USAGE
+    assert shell.nomos("nonsense").code == USAGE
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", shell.ok("--version").out)
+
+
+def test_every_command_explains_itself(shell: Shell) -> None:
+    for words in (["tenant", "create"], ["approve"], ["audit", "tail"], ["audit", "export"], ["doctor"], ["bench"]):
+        assert shell.ok(*words, "--help").out.startswith("usage: nomos " + " ".join(words))
+
+
+def test_without_a_context_a_command_says_what_to_do(shell: Shell, tmp_path: Path) -> None:
+    said = shell.nomos("tenant", "list", XDG_STATE_HOME=str(tmp_path))
+    assert said.code == USAGE
+    assert said.out == ""
+    assert "nomos: hint: start nomos up" in said.err
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"bus_url": 3}'])
+def test_a_context_that_is_none_is_a_usage_error(shell: Shell, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "context.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    for words in (["tenant", "list"], ["doctor"], ["approvals", "--tenant", "acme"], ["audit", "export", "--out", "x"]):
+        said = shell.nomos(*words, "--context", str(path))
+        assert said.code == USAGE, said
+        assert str(path) in said.err
+
+
+def test_the_context_can_be_named_in_the_environment(shell: Shell, tmp_path: Path) -> None:
+    said = shell.nomos("tenant", "list", XDG_STATE_HOME=str(tmp_path), NOMOS_CONTEXT=shell.ready["context"])
+    assert said.code == YES
+
+
+def test_where_no_bus_answers_a_command_cannot_tell(shell: Shell, tmp_path: Path) -> None:
+    context = json.loads(Path(shell.ready["context"]).read_text(encoding="utf-8"))
+    path = tmp_path / "context.json"
+    path.write_text(json.dumps({**context, "bus_url": "nats://127.0.0.1:1"}), encoding="utf-8")
+    for words in (["tenant", "list"], ["audit", "tail", "--tenant", "acme"], ["approvals", "--tenant", "acme"]):
+        said = shell.nomos(*words, "--context", str(path))
+        assert said.code == CANNOT_TELL, said
+        assert "unavailable" in said.err
+
+
+# --- tenants, apps, agents, keys ------------------------------------------------------------------------------------
+
+
+def test_a_tenant_is_created_once_and_listed(shell: Shell) -> None:
+    name = shell.new("tenant")
+    made = shell.ok("tenant", "create", name, "--json").json
+    assert made["schema"] == "nomos.tenant-create/1"
+    assert made["tenant"] == name
+    assert {"tenant": name} in shell.ok("tenant", "list", "--json").json["tenants"]
+    again = shell.nomos("tenant", "create", name)
+    assert (again.code, again.out) == (NO, "")
+    assert "conflict" in again.err
+
+
+def test_a_name_that_is_no_slug_is_a_usage_error(shell: Shell) -> None:
+    for name in ("Acme", "_sys", "a b", "a.b", "*", "x" * 41):
+        said = shell.nomos("tenant", "create", name)
+        assert said.code == USAGE, said
+    assert shell.nomos("app", "create", "triage", "--tenant", "no.such").code == USAGE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["app", "create", "triage"],
+        ["key", "list"],
+        ["policy", "list"],
+        ["policy", "history"],
+        ["connection", "list"],
+        ["approvals"],
+        ["approver", "add", "ada"],
+        ["audit", "tail"],
+        ["auditor", "create", "ann", "--creds", "nobody.creds"],
+    ],
+)
+def test_an_unknown_tenant_is_refused(shell: Shell, words: list[str]) -> None:
+    said = shell.nomos(*words, "--tenant", "nowhere")
+    assert (said.code, said.out) == (NO, ""), said
+    assert "unknown_tenant" in said.err
+    assert not shell.path("nobody.creds").exists()
+
+
+def test_credentials_are_private_and_never_overwritten(shell: Shell) -> None:
+    name = shell.tenant()
+    creds = shell.path(f"{name}.creds")
+    assert stat.S_IMODE(creds.stat().st_mode) == 0o600
+    before = creds.read_bytes()
+    for words in (["agent", "create", "other", "--app", "triage"], ["auditor", "create", "ann"]):
+        said = shell.nomos(*words, "--tenant", name, "--creds", creds.name)
+        assert said.code == USAGE, said
+        assert f"{creds.name} exists" in said.err
+    assert creds.read_bytes() == before
+    keys = shell.ok("key", "list", "--tenant", name, "--json").json["keys"]
+    assert [(k["role"], k["name"], k["revoked"]) for k in keys] == [("agent", "bot", False)]
+
+
+def test_no_command_prints_a_secret(shell: Shell) -> None:
+    name = shell.new("tenant")
+    shell.ok("tenant", "create", name)
+    shell.ok("app", "create", "triage", "--tenant", name)
+    creds = f"{name}.creds"
+    said = shell.ok("agent", "create", "bot", "--tenant", name, "--app", "triage", "--creds", creds, "--json")
+    lines = shell.path(creds).read_text(encoding="ascii").splitlines()
+    hidden = [line for line in lines if re.fullmatch(r"SU[A-Z2-7]{56}|[A-Za-z0-9_-]{43}|[\w-]+\.[\w-]+\.[\w-]+", line)]
+    assert len(hidden) == 3
+    assert not any(line in said.out + said.err for line in hidden)
+    assert set(said.json) == {"schema", "tenant", "agent", "key", "did", "creds"}
+
+
+def test_an_agent_needs_an_app_that_exists(shell: Shell, tenant: str) -> None:
+    said = shell.nomos("agent", "create", "b", "--tenant", tenant, "--app", "none", "--creds", "b.creds")
+    assert said.code == NO
+    assert not shell.path("b.creds").exists()
+
+
+def test_a_revoked_key_is_refused(shell: Shell) -> None:
+    name = shell.tenant()
+    assert shell.nomos("authorize", *READ, "--creds", f"{name}.creds").code == YES
+    key = shell.ok("key", "list", "--tenant", name, "--json").json["keys"][0]["key"]
+    done = shell.ok("key", "revoke", key, "--tenant", name, "--why", "test", "--json").json
+    assert (done["schema"], done["name"]) == ("nomos.key-revoke/1", "bot")
+    said = shell.nomos("authorize", *READ, "--creds", f"{name}.creds", "--timeout", "5")
+    assert (said.code, said.out) == (NO, ""), said
+    assert shell.ok("key", "list", "--tenant", name, "--json").json["keys"][0]["revoked"] is True
+    assert shell.nomos("key", "revoke", key[:-1] + "A", "--tenant", name).code == NO
+
+
+# --- policies -------------------------------------------------------------------------------------------------------
+
+
+def test_policies_are_put_listed_shown_and_kept(shell: Shell) -> None:
+    name = shell.tenant()
+    put = shell.ok("policy", "put", "policies.cedar", "--tenant", name, "--why", "again", "--json").json
+    assert put["schema"] == "nomos.policy-put/1"
+    assert put["revision"] == 2
+    listed = shell.ok("policy", "list", "--tenant", name).out
+    assert "triage-reads" in listed
+    assert "The triage app may read issues." in listed
+    assert shell.ok("policy", "show", "--tenant", name).out == POLICIES
+    history = shell.ok("policy", "history", "--tenant", name, "--json").json["revisions"]
+    assert [r["revision"] for r in history] == [2, 1]
+    assert shell.nomos("policy", "show", "--tenant", name, "--revision", "9").code == NO
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(None, USAGE), ("permit (principal", USAGE), ('permit (principal == Nobody::"x", action, resource);', USAGE)],
+)
+def test_policies_that_do_not_hold_are_not_put(shell: Shell, tenant: str, text: str | None, code: int) -> None:
+    path = shell.path(shell.new("bad") + ".cedar")
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    said = shell.nomos("policy", "put", path.name, "--tenant", tenant)
+    assert (said.code, said.out) == (code, ""), said
+    assert shell.ok("policy", "list", "--tenant", tenant, "--json").json["revision"] == 1
+
+
+# --- authorize and call ---------------------------------------------------------------------------------------------
+
+
+def test_exit_codes_say_allow_deny_and_a_human_first(shell: Shell, tenant: str) -> None:
+    creds = ("--creds", f"{tenant}.creds")
+    allowed = shell.ok("authorize", *READ, *creds, "--args", '{"state": "open"}')
+    token = shell.ok("inspect", allowed.out.strip(), "--json")
+    assert token.json["cmd"] == "/github/issues/list"
+    assert token.json["signature_ok"] is True
+    denied = shell.ok("authorize", *WRITE, *creds, "--args", '{"title": "x"}', "--json", code=NO).json
+    assert (denied["schema"], denied["outcome"]) == ("nomos.authorize/1", "deny")
+    human = shell.ok("authorize", *DELETE, *creds, "--json", code=HUMAN_FIRST).json
+    assert human["outcome"] == "step_up"
+    assert human["approval"].startswith("ap_")
+    assert "triage-cleans-up" in [p["id"] for p in human["policies"]]
+
+
+@pytest.mark.parametrize("given", ["{", "[]", '"x"', "{'a': 1}"])
+def test_arguments_that_are_no_json_object_are_a_usage_error(shell: Shell, tenant: str, given: str) -> None:
+    said = shell.nomos("authorize", *READ, "--creds", f"{tenant}.creds", "--args", given)
+    assert (said.code, said.out) == (USAGE, "")
+    assert "--args" in said.err
+
+
+@pytest.mark.parametrize("ask", [("github:nope.x", READ[1]), (READ[0], "github:repo/acme"), (READ[0], "nonsense")])
+def test_what_no_connector_has_is_refused(shell: Shell, tenant: str, ask: tuple[str, str]) -> None:
+    said = shell.nomos("authorize", *ask, "--creds", f"{tenant}.creds")
+    assert (said.code, said.out) == (NO, ""), said
+
+
+def test_credentials_that_are_none_are_a_usage_error(shell: Shell, tenant: str) -> None:
+    shell.path("none.creds").write_text("-----BEGIN", encoding="ascii")
+    auditor = f"{shell.new('auditor')}.creds"
+    shell.ok("auditor", "create", shell.new("ann"), "--tenant", tenant, "--creds", auditor)
+    for name in ("missing.creds", "none.creds", auditor):
+        said = shell.nomos("authorize", *READ, "--creds", name)
+        assert (said.code, said.out) == (USAGE, ""), said
+
+
+def test_a_call_prints_the_body_and_says_what_a_human_must_do(shell: Shell) -> None:
+    name = shell.tenant()
+    creds = ("--creds", f"{name}.creds")
+    refused = shell.nomos("call", *READ, *creds)
+    assert (refused.code, refused.out) == (NO, ""), "no connection yet"
+    assert shell.nomos("connection", "add", "--tenant", name, "--connector", "github", "--name", "github",
+                       "--token-file", "missing").code == USAGE  # fmt: skip
+    added = shell.ok("connection", "add", "--tenant", name, "--connector", "github", "--name", "github",
+                     "--token-file", "token", "--base-url", shell.origin, "--json")  # fmt: skip
+    assert shell.token not in added.out + added.err
+    assert "github" in shell.ok("connection", "list", "--tenant", name).out
+    called = shell.ok("call", *READ, *creds)
+    assert isinstance(json.loads(called.out), list)
+    document = shell.ok("call", *READ, *creds, "--json").json
+    assert (document["schema"], document["status"]) == ("nomos.call/1", 200)
+    assert shell.token not in called.out + json.dumps(document)
+    assert shell.nomos("call", *DELETE, *creds).code == HUMAN_FIRST
+
+
+# --- approvals ------------------------------------------------------------------------------------------------------
+
+
+def test_an_approval_from_the_request_to_its_single_use(shell: Shell) -> None:
+    name = shell.tenant()
+    passkey, out = f"{name}.passkey", f"{name}.cosigner"
+    added = shell.ok("approver", "add", "ada", "--tenant", name, "--software-passkey", passkey, "--json").json
+    assert (added["schema"], added["approver"]) == ("nomos.approver-add/1", "ada")
+    assert stat.S_IMODE(shell.path(passkey).stat().st_mode) == 0o600
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+    waiting = shell.ok("approvals", "--tenant", name, "--json").json["approvals"]
+    assert [a["approval"] for a in waiting] == [approval]
+    approved = shell.ok("approve", approval, "--software-passkey", passkey, "--out", out)
+    # The human has seen exactly what will run; the token alone is on standard output, and in the file.
+    assert DELETE[0] in approved.err
+    assert DELETE[1] in approved.err
+    assert "triage-cleans-up" in approved.err
+    assert shell.path(out).read_text(encoding="ascii") == approved.out
+    assert stat.S_IMODE(shell.path(out).stat().st_mode) == 0o600
+    assert base64.urlsafe_b64decode(approved.out.strip() + "==")
+    assert shell.ok("approvals", "--tenant", name).out == ""
+    use = ("authorize", *DELETE, "--creds", f"{name}.creds", "--cosigner", out)
+    assert shell.nomos(*use).code == YES
+    again = shell.nomos(*use)
+    assert (again.code, again.out) == (NO, "")
+    for words in (["approve", approval, "--software-passkey", passkey], ["cancel", approval]):
+        said = shell.nomos(*words)
+        assert (said.code, said.out) == (NO, ""), said
+
+
+def test_a_cancelled_approval_cannot_be_approved(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.ok("approver", "add", "ada", "--tenant", name, "--software-passkey", f"{name}.passkey")
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+    done = shell.ok("cancel", approval, "--why", "no longer needed", "--json").json
+    assert (done["schema"], done["state"]) == ("nomos.cancel/1", "cancelled")
+    said = shell.nomos("approve", approval, "--software-passkey", f"{name}.passkey", "--tenant", name)
+    assert (said.code, said.out) == (NO, "")
+
+
+def test_a_passkey_of_another_tenant_approves_nothing(shell: Shell) -> None:
+    mine, other = shell.tenant(), shell.tenant()
+    shell.ok("approver", "add", "eve", "--tenant", other, "--software-passkey", f"{other}.passkey")
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{mine}.creds", code=HUMAN_FIRST).out.strip()
+    for extra in ([], ["--tenant", mine], ["--tenant", other]):
+        said = shell.nomos("approve", approval, "--software-passkey", f"{other}.passkey", *extra)
+        assert (said.code, said.out) == (NO, ""), said
+    assert shell.nomos("cancel", approval, "--tenant", other).code == NO
+
+
+def test_approving_needs_a_passkey_file_and_a_free_place_to_write(shell: Shell, tenant: str) -> None:
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{tenant}.creds", code=HUMAN_FIRST).out.strip()
+    said = shell.nomos("approve", approval, "--software-passkey", "missing.passkey")
+    assert said.code == USAGE
+    assert "nomos: hint: nomos approver add" in said.err
+    passkey = f"{shell.new('ada')}.passkey"
+    shell.ok("approver", "add", shell.new("ada"), "--tenant", tenant, "--software-passkey", passkey)
+    shell.path("taken").write_text("x", encoding="ascii")
+    assert shell.nomos("approve", approval, "--software-passkey", passkey, "--out", "taken").code == USAGE
+    assert shell.path("taken").read_text(encoding="ascii") == "x"
+    # Refused before anything was signed: it still waits.
+    waiting = shell.ok("approvals", "--tenant", tenant, "--json").json["approvals"]
+    assert approval in [a["approval"] for a in waiting]
+    for words in (["approve", "ap_x", "--software-passkey", passkey], ["cancel", "ap_x"]):
+        assert shell.nomos(*words).code in (NO, USAGE)
+
+
+def test_an_approver_without_a_passkey_is_added_but_names_are_given_once(shell: Shell, tenant: str) -> None:
+    name = shell.new("bob")
+    assert "no passkey yet" in shell.ok("approver", "add", name, "--tenant", tenant).out
+    said = shell.nomos("approver", "add", name, "--tenant", tenant, "--software-passkey", f"{name}.passkey")
+    assert said.code == NO
+    assert "conflict" in said.err
+    nowhere = shell.nomos("approver", "add", name, "--tenant", tenant, "--software-passkey", "no/such/folder")
+    assert nowhere.code == USAGE
+
+
+def test_a_software_passkey_approves_in_development_only(shell: Shell, tenant: str, tmp_path: Path) -> None:
+    context = json.loads(Path(shell.ready["context"]).read_text(encoding="utf-8"))
+    path = tmp_path / "context.json"
+    path.write_text(json.dumps({**context, "environment": "production"}), encoding="utf-8")
+    for words in (["approver", "add", "carl", "--tenant", tenant], ["approve", "ap_x"]):
+        said = shell.nomos(*words, "--software-passkey", "carl.passkey", "--context", str(path))
+        assert said.code == USAGE, said
+        assert "in the browser" in said.err
+    assert not shell.path("carl.passkey").exists()
+
+
+def test_a_passkey_signs_only_for_the_page_that_the_context_names(shell: Shell, tenant: str, tmp_path: Path) -> None:
+    context = json.loads(Path(shell.ready["context"]).read_text(encoding="utf-8"))
+    path = tmp_path / "context.json"
+    path.write_text(json.dumps({**context, "expected_origin": "https://other.example"}), encoding="utf-8")
+    name = shell.new("dora")
+    said = shell.nomos("approver", "add", name, "--tenant", tenant, "--software-passkey", f"{name}.passkey",
+                       "--context", str(path))  # fmt: skip
+    assert said.code == USAGE
+    assert "relying party" in said.err
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def records(said: Said) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said.out.splitlines()]
+
+
+def tail_until(shell: Shell, words: list[str], kind: str) -> list[dict[str, Any]]:
+    """What ``audit tail --json`` prints once a record of ``kind`` is projected."""
+    end = time.monotonic() + 30
+    while True:
+        found = records(shell.ok("audit", "tail", *words, "--json"))
+        if any(r["record"]["type"] == kind for r in found) or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def test_operator_and_auditor_tail_the_same_checked_records(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.ok("auditor", "create", "ann", "--tenant", name, "--creds", f"{name}.auditor")
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    mine = tail_until(shell, ["--auditor-creds", f"{name}.auditor"], "ucan.minted")
+    assert {r["schema"] for r in mine} == {"nomos.audit-tail/1"}
+    assert [r["record"]["tseq"] for r in mine] == list(range(len(mine)))
+    assert {r["record"]["tenant"] for r in mine} == {name}
+    assert {"tenant.created", "policy.put", "authz.decision", "ucan.minted"} <= {r["record"]["type"] for r in mine}
+    theirs = records(shell.ok("audit", "tail", "--tenant", name, "--from", "2", "--json"))
+    assert theirs[: len(mine) - 2] == mine[2:]
+    lines = shell.ok("audit", "tail", "--tenant", name).out
+    assert f"agent:bot  allow {READ[0]} {READ[1]}" in lines
+
+
+def test_tail_follows_until_it_is_interrupted(shell: Shell) -> None:
+    name = shell.tenant()
+    words = [sys.executable, "-m", "nomos.cli.main", "audit", "tail", "--tenant", name, "--follow", "--json"]
+    with subprocess.Popen(words, cwd=shell.folder, env=shell.env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert json.loads(process.stdout.readline())["record"]["type"] == "tenant.created"
+            shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+            for line in process.stdout:
+                if json.loads(line)["record"]["type"] == "authz.decision":
+                    break
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+
+
+def test_tail_says_whose_records_it_needs(shell: Shell, tenant: str) -> None:
+    auditor = f"{shell.new('auditor')}.creds"
+    shell.ok("auditor", "create", shell.new("ann"), "--tenant", tenant, "--creds", auditor)
+    for words in (
+        [],
+        ["--auditor-creds", "missing.creds"],
+        ["--auditor-creds", f"{tenant}.creds"],
+        ["--auditor-creds", auditor, "--tenant", "another"],
+        ["--tenant", tenant, "--from", "-1"],
+    ):
+        said = shell.nomos("audit", "tail", *words)
+        assert (said.code, said.out) == (USAGE, ""), said
+
+
+def test_an_export_verifies_anywhere_and_a_changed_one_does_not(shell: Shell, tmp_path: Path) -> None:
+    name = shell.tenant()
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    tail_until(shell, ["--tenant", name], "ucan.minted")
+    made = shell.ok("audit", "export", "--out", f"{name}.export", "--json").json
+    assert (made["schema"], made["kind"], made["verdict"]) == ("nomos.audit-export/1", "log", "verified")
+    assert made["records"] == made["size"] > 0
+    trust = ("--trust", shell.ready["trust"])
+    # A copy somewhere else, and no context: the files and the trust file are all that it takes.
+    shutil.copytree(shell.path(f"{name}.export"), tmp_path / "copy")
+    assert shell.nomos("verify", str(tmp_path / "copy"), *trust, XDG_STATE_HOME=str(tmp_path)).code == YES
+    part = next((tmp_path / "copy").glob("day=*/part-000.parquet"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    said = shell.nomos("verify", str(tmp_path / "copy"), *trust, "--json")
+    assert said.code == NO
+    assert said.json["verdict"] == "tampered"
+    taken = shell.nomos("audit", "export", "--out", f"{name}.export")
+    assert (taken.code, taken.out) == (USAGE, "")
+
+
+def test_a_tenants_bundle_holds_its_records_alone_and_verifies(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    mine = tail_until(shell, ["--tenant", name], "ucan.minted")
+    made = shell.ok("audit", "export", "--out", f"{name}.bundle", "--tenant", name, "--json").json
+    assert (made["kind"], made["tenant"], made["verdict"]) == ("tenant", name, "verified")
+    assert len(mine) <= made["records"] < made["size"]
+    bundle = ("verify", f"{name}.bundle", "--trust", shell.ready["trust"])
+    assert shell.nomos(*bundle, "--tenant", name).code == YES
+    # Whose it is is part of the question, never taken from the files.
+    assert shell.nomos(*bundle).code == CANNOT_TELL
+    assert shell.nomos(*bundle, "--tenant", "another").code == CANNOT_TELL
+
+
+def test_an_export_that_fails_leaves_nothing_behind(shell: Shell, tmp_path: Path) -> None:
+    said = shell.nomos("audit", "export", "--tenant", "nowhere", "--out", str(tmp_path / "new" / "out"))
+    assert said.code == NO
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("x", encoding="ascii")
+    assert shell.nomos("audit", "export", "--out", str(tmp_path / "file")).code == USAGE
+    assert shell.nomos("audit", "export", "--out", str(tmp_path / "file" / "below")).code == USAGE
+
+
+def test_verify_without_files_is_a_usage_error(shell: Shell, tmp_path: Path) -> None:
+    assert shell.nomos("verify", str(tmp_path / "none"), "--trust", shell.ready["trust"]).code == USAGE
+    assert shell.nomos("verify", str(tmp_path), "--trust", str(tmp_path / "none")).code == USAGE
+    assert shell.nomos("verify", str(tmp_path), "--trust", shell.ready["trust"]).code in (NO, CANNOT_TELL)
+
+
+def made_records(tenant: str, number: int) -> list[tuple[bytes, bytes]]:
+    """Linked records with the hash before each; between two of this tenant there is one of another."""
+    made: list[tuple[bytes, bytes]] = []
+    prev, last = bytes(range(32)), NO_HASH
+    for tseq in range(number):
+        record = canonical_bytes({
+            "actor": {"id": "a", "kind": "system"}, "cause": "", "corr": "", "event": {"n": tseq}, "id": f"ev_{tseq}",
+            "pc": {"id": "p", "n": tseq, "svc": "policy"}, "seq": 2 * tseq, "src": {"i": 0, "q": tseq, "s": "INTAKE"},
+            "tenant": tenant, "tprev": last.hex(), "ts": "2026-11-22T10:00:00.000000Z", "tseq": tseq, "type": "t",
+            "v": 1,
+        })  # fmt: skip
+        made.append((record, prev))
+        last = link(prev, record)
+        prev = link(last, b"a record of another tenant")
+    return made
+
+
+def test_a_tail_names_the_first_record_that_does_not_continue_the_chain() -> None:
+    good = made_records("acme", 4)
+    chain = TenantChain("acme", 0)
+    for record, prev in good:
+        chain.add(record, prev)
+    assert chain.next == 4
+    broken = {
+        "a record is missing": [good[0], good[2]],
+        "one comes twice": [good[0], good[0]],
+        "a byte is changed": [(good[0][0].replace(b'"n":0', b'"n":9'), good[0][1]), good[1]],
+        "the hash before one is another": [(good[0][0], bytes(32)), good[1]],
+        "one is another tenant's": [good[0], (made_records("other", 2)[1][0], good[1][1])],
+        "one is no record": [good[0], (b"{}", good[1][1])],
+        "the hash has another length": [good[0], (good[1][0], b"x")],
+    }
+    for rows in broken.values():
+        chain = TenantChain("acme", 0)
+        chain.add(*rows[0])
+        with pytest.raises(ChainBroken, match="record 1 of acme"):
+            chain.add(*rows[1])
+
+
+def test_a_tail_from_the_middle_takes_the_first_link_as_it_is_and_checks_the_next() -> None:
+    good = made_records("acme", 3)
+    chain = TenantChain("acme", 1)
+    chain.add(*good[1])
+    chain.add(*good[2])
+    with pytest.raises(ChainBroken):
+        TenantChain("acme", 0).add(*good[1])
+
+
+# --- inspect, doctor, bench -----------------------------------------------------------------------------------------
+
+
+def test_inspect_takes_a_token_a_file_or_standard_input(shell: Shell, tenant: str) -> None:
+    token = shell.ok("authorize", *READ, "--creds", f"{tenant}.creds").out.strip()
+    shell.path("token.ucan").write_text(token, encoding="ascii")
+    for words, given in ((["inspect", token], ""), (["inspect", "token.ucan"], ""), (["inspect", "-"], token)):
+        said = shell.nomos(*words, "--json", stdin=given)
+        assert said.code == YES
+        assert said.json["kind"] == "delegation"
+    assert shell.nomos("inspect", "nonsense").code == USAGE
+
+
+def test_doctor_finds_a_healthy_installation(shell: Shell, tenant: str) -> None:
+    said = shell.ok("doctor")
+    assert said.out.splitlines()[-1] == "healthy"
+    report = shell.ok("doctor", "--json").json
+    assert (report["schema"], report["verdict"]) == ("nomos.doctor/1", "healthy")
+    found = {c["name"]: c["state"] for c in report["checks"]}
+    for name in ("bus", "service policy", "service audit", "store identity", "log", "stream INTAKE", "stream CHAIN"):
+        assert found[name] == "ok", name
+    assert found["environment"] == "warning"
+
+
+def changed_context(shell: Shell, folder: Path, **changes: str) -> list[str]:
+    context = json.loads(Path(shell.ready["context"]).read_text(encoding="utf-8"))
+    path = folder / "context.json"
+    path.write_text(json.dumps({**context, **changes}), encoding="utf-8")
+    return ["--context", str(path)]
+
+
+def states(said: Said) -> dict[str, str]:
+    return {c["name"]: c["state"] for c in said.json["checks"]}
+
+
+def test_doctor_finds_secrets_that_others_can_read(shell: Shell, tmp_path: Path) -> None:
+    creds = tmp_path / "operator.creds"
+    shutil.copy(shell.ready["operator_creds"], creds)
+    creds.chmod(0o644)
+    said = shell.nomos("doctor", "--json", *changed_context(shell, tmp_path, operator_creds=str(creds)))
+    assert said.code == NO
+    assert states(said)["secret files"] == "failed"
+
+
+def test_doctor_finds_a_trust_file_that_does_not_fit_the_log(shell: Shell, tmp_path: Path) -> None:
+    trust = tmp_path / "trust.txt"
+    trust.write_text("quorum none\n", encoding="ascii")
+    said = shell.nomos("doctor", "--json", *changed_context(shell, tmp_path, trust=str(trust)))
+    assert said.code == NO
+    assert states(said)["trust file"] == "failed"
+    assert states(said)["log"] == "failed"
+    trust.write_text("nonsense", encoding="ascii")
+    assert shell.nomos("doctor", *changed_context(shell, tmp_path, trust=str(trust))).code == NO
+    assert shell.nomos("doctor", *changed_context(shell, tmp_path, trust=str(tmp_path / "none"))).code == NO
+
+
+def test_doctor_cannot_tell_where_no_bus_answers(shell: Shell, tmp_path: Path) -> None:
+    said = shell.nomos("doctor", "--json", *changed_context(shell, tmp_path, bus_url="nats://127.0.0.1:1"))
+    assert said.code == CANNOT_TELL
+    assert said.json["verdict"] == "cannot tell"
+    assert states(said)["bus"] == "unknown"
+
+
+def test_doctor_judges_a_stream_by_its_configuration_and_its_room() -> None:
+    chain = next(s for s in STREAMS if s.name == "CHAIN")
+    config = {
+        "discard": "new", "storage": "file", "deny_delete": True, "deny_purge": True, "num_replicas": 1,
+        "max_bytes": 1000,
+    }  # fmt: skip
+
+    def judged(used: int = 10, *, synced: bool = True, **changes: object) -> State:
+        found = {"config": {**config, **changes}, "state": {"bytes": used, "messages": 1}}
+        return judge_stream(chain, found, synced=synced).state
+
+    assert judged() is State.OK
+    assert judge_stream(chain, None, synced=True).state is State.FAILED
+    assert judged(800) is State.WARNING
+    assert judged(960) is State.FAILED
+    assert judged(synced=False) is State.FAILED
+    assert judged(synced=False, num_replicas=3) is State.OK
+    for changes in ({"discard": "old"}, {"storage": "memory"}, {"deny_purge": False}, {"max_bytes": -1}):
+        assert judged(**changes) is State.FAILED, changes
+
+
+def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
+    said = shell.ok("bench", "authorize", "--json", "--seconds", "0.5", "--in-flight", "2",
+                    "--connectors", str(ROOT / "connectors"))  # fmt: skip
+    report = said.json
+    assert (report["schema"], report["name"]) == ("nomos.bench/1", "authorize")
+    assert report["machine"]["processors"] >= 1
+    assert [row["case"] for row in report["rows"]] == ["allow", "allow, all new"]
+    for row in report["rows"]:
+        assert row["in_flight"] == 2
+        assert row["requests"] > 0
+        assert row["errors"] == {}
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert {"policy", "minting", "audit", "nats-server", "postgres", "clients"} <= set(row["cpu_us"])
+
+
+def test_bench_says_which_measurements_exist(shell: Shell) -> None:
+    said = shell.nomos("bench", "call")
+    assert (said.code, said.out) == (USAGE, "")
+    assert "there is: authorize" in said.err
+    for text in ("0", "", "x", "1,,2", "-1", "9999"):
+        with pytest.raises(Misconfigured):
+            parse_in_flight(text)
+    assert parse_in_flight("1,8,64") == [1, 8, 64]
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    assert quantile([], 0.5) == 0
+    assert quantile([7], 0.99) == 7
+    values = list(range(1, 101))
+    assert quantile(values, 0.50) == 50
+    assert quantile(values, 0.99) == 99
+    assert quantile(values, 1.0) == 100
+
+
+def test_a_service_that_is_not_installed_is_not_run(shell: Shell) -> None:
+    said = shell.nomos("run", "nothing")
+    assert (said.code, said.out) == (USAGE, "")
+    assert "not installed" in said.err
