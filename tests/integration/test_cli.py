@@ -325,13 +325,18 @@ def test_a_revoked_key_is_refused(shell: Shell) -> None:
 
 def test_policies_are_put_listed_shown_and_kept(shell: Shell) -> None:
     name = shell.tenant()
-    put = shell.ok("policy", "put", "policies.cedar", "--tenant", name, "--why", "again", "--json").json
+    text = POLICIES + '@id("nobody") forbid (principal in App::"none", action, resource);\n'
+    shell.path("longer.cedar").write_text(text, encoding="utf-8")
+    put = shell.ok("policy", "put", "longer.cedar", "--tenant", name, "--why", "again", "--json").json
     assert put["schema"] == "nomos.policy-put/1"
     assert put["revision"] == 2
+    again = shell.ok("policy", "put", "longer.cedar", "--tenant", name, "--json").json
+    assert again["revision"] == 2, "the same text is no new revision"
     listed = shell.ok("policy", "list", "--tenant", name).out
     assert "triage-reads" in listed
     assert "The triage app may read issues." in listed
-    assert shell.ok("policy", "show", "--tenant", name).out == POLICIES
+    assert shell.ok("policy", "show", "--tenant", name).out == text
+    assert shell.ok("policy", "show", "--tenant", name, "--revision", "1").out == POLICIES
     history = shell.ok("policy", "history", "--tenant", name, "--json").json["revisions"]
     assert [r["revision"] for r in history] == [2, 1]
     assert shell.nomos("policy", "show", "--tenant", name, "--revision", "9").code == NO

@@ -80,25 +80,30 @@ class Connection:
         client = Client()
         connection = cls(credentials, client)
         try:
-            await client.connect(
-                servers=[url] if url else list(credentials.servers),
-                user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
-                signature_cb=lambda nonce: b64encode(credentials.user.sign(nonce.encode())),
-                inbox_prefix=f"_INBOX.{credentials.name}".encode(),
-                name=credentials.name,
-                connect_timeout=CONNECT_SECONDS,
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # slept as it is; a float works
-                ping_interval=5,
-                max_outstanding_pings=2,
-                error_cb=connection._error,
+            # Bounded here: with endless reconnecting the client's own first try has no end either.
+            await asyncio.wait_for(
+                client.connect(
+                    servers=[url] if url else list(credentials.servers),
+                    user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
+                    signature_cb=lambda nonce: b64encode(credentials.user.sign(nonce.encode())),
+                    inbox_prefix=f"_INBOX.{credentials.name}".encode(),
+                    name=credentials.name,
+                    connect_timeout=CONNECT_SECONDS,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # slept as it is; a float works
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    error_cb=connection._error,
+                ),
+                CONNECT_SECONDS,
             )
         except nats.errors.AuthorizationError as e:
             raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
         except (nats.errors.Error, OSError, TimeoutError) as e:
             await client.close()
-            if "authorization" in repr(e).lower() or "revoked" in repr(e).lower():
+            said = f"{e!r} {client.last_error!r}".lower()
+            if "authorization" in said or "revoked" in said:
                 raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
             raise Unavailable("the bus does not answer", cause=repr(e), hint="is nomos up running?") from e
         return connection

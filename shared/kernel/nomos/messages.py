@@ -1,7 +1,7 @@
 """The messages on the bus, as types. Everything on the wire is msgpack of one of these structs.
 
 Commands forbid unknown fields; replies are tagged unions, so a caller matches on the type. No message holds a tenant
-or an agent that anybody trusts: both come from the subject that the server stamped (``nomos.subjects``).
+or an agent that anybody trusts: both come from the subject that the server stamped (``tenant.<account>.req...``).
 
 Times on the wire are integers: ``*_ms`` is Unix milliseconds, ``expires_at`` Unix seconds.
 """

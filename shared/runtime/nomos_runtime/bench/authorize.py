@@ -163,6 +163,8 @@ async def _outcome(process: asyncio.subprocess.Process) -> Measured:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
+        assert process.stdin is not None
+        process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), 1.0)
         except TimeoutError:

@@ -200,6 +200,10 @@ class _Demo:
         _note("  where is the bearer?")
         self._check(self._seen()[0]["bearer_ok"] is True, "on the wire to the upstream: yes")
         self._check(self._token not in self._agent_saw, "in what the agent saw: no")
+        self._check(
+            b"req.authorize.triage-bot" in capture and b"triage-bot" in log and b"triage-bot" in stores,
+            "the searches below find what is there: the agent's name stands in all three places",
+        )
         self._check(needle not in capture, f"in {len(capture):,} bytes captured on the bus: no")
         self._check(needle not in log, f"in {len(log):,} bytes of the log: no")
         self._check(needle not in stores, "in the bus's files on disk: no")
