@@ -234,7 +234,12 @@ class Scene:
     async def add_connection(self, tenant: str, name: str = "github") -> None:
         sealing = await self.operator.ask("proxy", "sealing-key", tenant)
         await self.operator.ask(
-            "proxy", "connection-add", tenant, connector="github", name=name, base_url=self.upstream.origin,
+            "proxy",
+            "connection-add",
+            tenant,
+            connector="github",
+            name=name,
+            base_url=self.upstream.origin,
             sealed_bearer=seal_bearer(str(sealing["public_key"]), self.bearer),
         )
 
@@ -257,8 +262,13 @@ class Scene:
         held, user, name = self.installation.local.installation, Nkey.new(USER), self.name("op")
         assert held is not None
         jwt = issue_user(
-            role="tenant-operator", name=name, user_public_key=user.public, account=held.accounts["OPS"],
-            signer=held.role_key("tenant-operator"), issued_at=int(time.time()), tenant=tenant,
+            role="tenant-operator",
+            name=name,
+            user_public_key=user.public,
+            account=held.accounts["OPS"],
+            signer=held.role_key("tenant-operator"),
+            issued_at=int(time.time()),
+            tenant=tenant,
         )
         credentials = self.credentials("tenant-operator", name, tenant, jwt, user)
         connection = await self._stack.enter_async_context(await Connection.open(credentials))
@@ -268,9 +278,7 @@ class Scene:
         self, role: str, name: str, tenant: str, jwt: str, user: Nkey, seed: bytes | None = None
     ) -> Credentials:
         servers = (self.installation.bus.url,)
-        return Credentials(
-            servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user, agent_seed=seed
-        )
+        return Credentials(servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user, agent_seed=seed)
 
     async def connect(self, person: Person) -> Person:
         person.connection = await self._stack.enter_async_context(await Connection.open(person.credentials))
@@ -286,8 +294,11 @@ class Scene:
         offer: dict[str, Any] = await self.operator.ask("stepup", "passkey-offer", tenant, name=name)
         passkey = SoftwarePasskey.create(self.directory / f"{name}.passkey")
         response = passkey.register(
-            rp_id=offer["rp_id"], origin=offer["origin"], challenge=unb64(offer["challenge"]),
-            user_handle=unb64(offer["user_handle"]), user_name=name,
+            rp_id=offer["rp_id"],
+            origin=offer["origin"],
+            challenge=unb64(offer["challenge"]),
+            user_handle=unb64(offer["user_handle"]),
+            user_name=name,
         )
         await self.operator.ask(
             "stepup", "passkey-enrol", tenant, name=name, challenge=offer["challenge"], response=response
@@ -296,9 +307,7 @@ class Scene:
 
     async def approve(self, tenant: str, approval: str, passkey: SoftwarePasskey) -> dict[str, Any]:
         shown: dict[str, Any] = await self.operator.ask("stepup", "approval-show", tenant, approval=approval)
-        response = passkey.assert_(
-            rp_id=shown["rp_id"], origin=shown["origin"], challenge=unb64(shown["challenge"])
-        )
+        response = passkey.assert_(rp_id=shown["rp_id"], origin=shown["origin"], challenge=unb64(shown["challenge"]))
         return await self.operator.ask("stepup", "approve", tenant, approval=approval, response=response)
 
     # --- the bus ----------------------------------------------------------------------------------------------
@@ -317,8 +326,11 @@ class Scene:
             complaints.append(str(error).lower())
 
         await client.connect(
-            self.installation.local.nats.url, user_credentials=credentials, inbox_prefix=f"_INBOX.{name}".encode(),
-            allow_reconnect=False, error_cb=complained,
+            self.installation.local.nats.url,
+            user_credentials=credentials,
+            inbox_prefix=f"_INBOX.{name}".encode(),
+            allow_reconnect=False,
+            error_cb=complained,
         )
         client.complaints = complaints  # type: ignore[attr-defined]
         self._stack.push_async_callback(client.close)

@@ -79,9 +79,7 @@ class Reader:
         self.numbers.append(int(str(fact.event["number"])))
 
     async def follow(self, *, poll_ms: int = NEVER_MS, fresh_ms: int = NEVER_MS) -> Reader:
-        self.follower = Follower(
-            self.bus, OWNER, self.apply, poll_ms=poll_ms, fresh_ms=fresh_ms, timeout_ms=1_000
-        )
+        self.follower = Follower(self.bus, OWNER, self.apply, poll_ms=poll_ms, fresh_ms=fresh_ms, timeout_ms=1_000)
         await start_all([self.follower], 10)
         await self.bus.flush()
         self.numbers.clear()

@@ -124,7 +124,12 @@ async def test_the_bearer_is_nowhere_but_on_the_wire_to_the_upstream(
         tenant = await scene.tenant(connection=False)
         sealing = await scene.operator.ask("proxy", "sealing-key", tenant)
         made = await scene.operator.ask(
-            "proxy", "connection-add", tenant, connector="github", name="github", base_url=upstream.origin,
+            "proxy",
+            "connection-add",
+            tenant,
+            connector="github",
+            name="github",
+            base_url=upstream.origin,
             sealed_bearer=seal_bearer(str(sealing["public_key"]), bearer),
         )
         listed = await scene.operator.ask("proxy", "connection-list", tenant)
@@ -133,7 +138,11 @@ async def test_the_bearer_is_nowhere_but_on_the_wire_to_the_upstream(
         assert upstream.count("GET", "/repos/acme/echo/issues/13") == 1
         with pytest.raises(NomosError) as refused:
             await scene.operator.ask(
-                "proxy", "connection-add", tenant, connector="github", name="github",
+                "proxy",
+                "connection-add",
+                tenant,
+                connector="github",
+                name="github",
                 sealed_bearer=seal_bearer(str(sealing["public_key"]), bearer),
             )
     finally:

@@ -15,7 +15,6 @@ from nomos.client import Connection
 from nomos.creds import ACCOUNT, USER, Nkey, parse_public_key
 from nomos.errors import Conflict, Malformed, NomosError, NotFound, NotPermitted, Revoked, UnknownAgent
 from nomos.keys import SigningKey, base58_encode
-from nomos.messages import Authorize
 from nomos_runtime.local import SECRETS
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.topology.issue import issue_user
@@ -93,9 +92,7 @@ async def login_as(scene: Any, bot: Any, name: str) -> Any:
         await database.execute("SELECT set_config('nomos.tenant', $1, true)", bot.tenant)
         record = await database.fetchval("SELECT record FROM sealed WHERE name = 'role-key/agent'")
     text = (scene.installation.local.directory / "secrets" / SECRETS["identity"][0]).read_text()
-    seed = Sealer.from_text(text).open(
-        record, purpose="role-key-v1", tenant=bot.tenant, name="role-key/agent"
-    )
+    seed = Sealer.from_text(text).open(record, purpose="role-key-v1", tenant=bot.tenant, name="role-key/agent")
     user = Nkey.new(USER)
     jwt = issue_user(
         role="agent", name=name, user_public_key=user.public, account=await account_of(scene, bot.tenant),

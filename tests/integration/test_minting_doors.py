@@ -188,7 +188,11 @@ async def test_no_other_services_credential_reaches_minting(scene: Any, user: st
     assert not any(d.local == "svc.mint" for d in doors_into(user.upper()))
     client = await scene.service(user)
     key = scene.installation.local.installation.accounts["POLICY"]
-    for subject in ("svc.mint", f"svc.mint.{key}", f"svc.mint.{scene.installation.local.installation.accounts['MINTING']}"):
+    for subject in (
+        "svc.mint",
+        f"svc.mint.{key}",
+        f"svc.mint.{scene.installation.local.installation.accounts['MINTING']}",
+    ):
         assert not await scene.may_publish(client, subject), subject
 
 

@@ -171,9 +171,7 @@ async def authorize_as_b(w: World) -> list[Any]:
 
 async def invoke_as_b(w: World) -> list[Any]:
     replies = [
-        await w.scene.ask(
-            w.bot, "invoke", w.scene.command(Invoke, invocation=stolen, proofs=[w.a.allowed.delegation])
-        )
+        await w.scene.ask(w.bot, "invoke", w.scene.command(Invoke, invocation=stolen, proofs=[w.a.allowed.delegation]))
         for stolen in (w.a.invocation, signed(w.bot.key, w.a.allowed, w.a.repo))
     ]
     assert all(isinstance(r, Failure) for r in replies)

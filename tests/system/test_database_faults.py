@@ -20,6 +20,7 @@ async def test_a_killed_database_loses_nothing_and_stale_facts_allow_nothing(wor
         world.local.postgres.start()
         await load.more(20, "calls to succeed again")
     records = await world.check(load)
+
     # The table that auditors read comes up with the log again.
     async def projected() -> bool:
         head = (await world.ask("audit", "read", "acme", limit=1))["head_tseq"]

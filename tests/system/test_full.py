@@ -24,9 +24,7 @@ pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 1 << 20
 DISK_BYTES = 192 * MIB
-SMALL = Bounds(
-    intake_bytes=2 * MIB, chain_bytes=MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=16 * 1024
-)
+SMALL = Bounds(intake_bytes=2 * MIB, chain_bytes=MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=16 * 1024)
 #: Bytes in each request, so that megabytes are full after dozens of requests.
 FILLER = 20_000
 
@@ -86,9 +84,7 @@ async def test_a_full_replay_set_lets_nothing_run(small: Any) -> None:
 
 async def test_a_full_log_stops_no_answer_and_loses_none(small: Any) -> None:
     async with small.load(filler=FILLER) as load:
-        await small.until(
-            lambda: small.said("audit", "audit_append_unknown"), "the log to be full"
-        )
+        await small.until(lambda: small.said("audit", "audit_append_unknown"), "the log to be full")
         # The journal has room: answers are durable there and wait for the log.
         await load.more(5)
     await small.grow("AUDIT", chain_bytes=64 * MIB)

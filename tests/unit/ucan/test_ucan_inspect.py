@@ -39,7 +39,12 @@ def test_an_invocation_is_described_with_its_arguments_and_proofs(world: World) 
     assert said["kind"] == "invocation"
     assert said["prf"] == [format_cid(cid_of(grant))]
     digest = base64.b64encode(world.digest).decode().rstrip("=")
-    assert said["args"] == {"resource": world.resource, "connection": "", "args": world.args, "digest": {"/": {"bytes": digest}}}
+    assert said["args"] == {
+        "resource": world.resource,
+        "connection": "",
+        "args": world.args,
+        "digest": {"/": {"bytes": digest}},
+    }
     assert (said["iat"], said["cause"], said["signature_ok"]) == (world.now, None, True)
     caused = describe(world.raw_invocation(cause=Link(cid_of(grant)), meta={"seen": Link(cid_of(grant))}))
     assert caused["cause"] == format_cid(cid_of(grant))

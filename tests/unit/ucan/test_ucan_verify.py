@@ -332,7 +332,9 @@ def test_signed_arguments_are_checked_like_any_others(
     world: World, args: dict[str, Any], refused: type[Exception]
 ) -> None:
     grant = world.grant()
-    invocation = world.raw_invocation([grant], args={"resource": world.resource, "connection": "", "args": args, "digest": world.digest})
+    invocation = world.raw_invocation(
+        [grant], args={"resource": world.resource, "connection": "", "args": args, "digest": world.digest}
+    )
     with pytest.raises(refused):
         world.verify(invocation, [grant])
 

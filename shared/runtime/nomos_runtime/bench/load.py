@@ -1,8 +1,8 @@
 """A load generator in a process of its own: so many requests in flight, each answer checked, every latency kept.
 
 Run as ``python -m nomos_runtime.bench.load``. It reads one :class:`Load` as a line of JSON on standard input, connects
-and writes ``ready``; on the next line of input it warms up, measures and writes one :class:`Measured` as JSON; at the end
-of its input it ends. A closed loop: a request follows the answer to the one before it, so ``in_flight`` bounds the load.
+and writes ``ready``; on the next line of input it warms up, measures and writes one :class:`Measured` as JSON; when its
+input ends it ends. A closed loop: a request follows the answer to the one before it, so ``in_flight`` bounds the load.
 
 It is a lean client: nats-py on uvloop with the agent's own messages and credentials. It leaves out what
 :class:`nomos.agent.Agent` adds (repeating, errors as classes), and it does not verify the delegation.
