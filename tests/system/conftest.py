@@ -68,6 +68,8 @@ SHORT = {
 }
 DEADLINE_SECONDS = 30.0
 CALL_MS = 2_500
+#: A refusal is quick; an agent waits a little before it asks again.
+PAUSE_SECONDS = 0.05
 #: Approvals that the agent of one load opens; the service allows 20 to wait.
 APPROVALS_MAX = 8
 TENANT, APP, AGENT = "acme", "triage", "bot"
@@ -388,6 +390,7 @@ class World:
                 except NomosError as e:
                     load.failed += 1
                     load.errors[e.code] += 1
+                    await asyncio.sleep(PAUSE_SECONDS)
                     continue
                 expected = {FORBIDDEN: Denied, DELETE: StepUpRequired}.get(action, Allowed)
                 assert isinstance(done, expected), done

@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 1 << 20
 DISK_BYTES = 192 * MIB
-SMALL = Bounds(intake_bytes=2 * MIB, chain_bytes=MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=16 * 1024)
+SMALL = Bounds(intake_bytes=8 * MIB, chain_bytes=4 * MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=8 * 1024)
 #: Bytes in each request, so that megabytes are full after dozens of requests.
-FILLER = 20_000
+FILLER = 40_000
 
 
 class Disk:

@@ -42,16 +42,21 @@ class Accounts:
         """
         client = Client()
         try:
-            await client.connect(
-                servers=url.split(","),
-                user_credentials=creds,
-                inbox_prefix=b"_INBOX.claims",
-                name="identity-claims",
-                connect_timeout=CONNECT_SECONDS,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # slept as it is
+            # Bounded here: with endless reconnecting the client's own first try has no end either.
+            await asyncio.wait_for(
+                client.connect(
+                    servers=url.split(","),
+                    user_credentials=creds,
+                    inbox_prefix=b"_INBOX.claims",
+                    name="identity-claims",
+                    connect_timeout=CONNECT_SECONDS,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # slept as it is
+                ),
+                CONNECT_SECONDS,
             )
         except (nats.errors.Error, OSError, TimeoutError) as e:
+            await client.close()
             raise Unavailable("the bus does not answer", cause=repr(e)) from e
         return client
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+from nomos.errors import NomosError
 from nomos.events import POLICY_PUT, Actor, Envelope
 from nomos.ids import OperatorId, TenantId, new_id
 from nomos.messages import Fact
 from nomos_policy.aggregate import PolicyHistory, PolicyPut, PutPolicySet, decide, evolve, parse_policy_put
 from nomos_policy.policyset import CompiledSet, load_policies
 from nomos_policy.vocabulary import Vocabulary
+from nomos_runtime import observe
 from nomos_runtime.eventstore import EventStore
 
 STREAM = "policies"
@@ -40,7 +42,11 @@ class PolicySets:
     def compile_all(self) -> None:
         """Compiles what is in force, so that no request waits for it."""
         for tenant in self._newest:
-            self.in_force(tenant)
+            try:
+                self.in_force(tenant)
+            except NomosError as e:
+                # Accepted once and not any more: this tenant's requests are refused, and nobody else's start is held up.
+                observe.say("policy", observe.BACKGROUND_FAULT, error=e.code, tenant=tenant)
 
     def in_force(self, tenant: str) -> CompiledSet:
         """The tenant's set."""

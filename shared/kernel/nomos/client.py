@@ -23,6 +23,8 @@ from nomos.ids import new_id
 from nomos.messages import Decoder, Failure, encode, now_ms
 
 CONNECT_SECONDS: Final = 5
+#: Tries of the first connection to each server.
+CONNECT_TRIES: Final = 2
 #: How long a request may take, from the caller to the answer, milliseconds.
 REQUEST_MS: Final = 10_000
 
@@ -58,6 +60,7 @@ class Connection:
         self.credentials = credentials
         self._client = client
         self._violation: str | None = None
+        self._is_refused = False
 
     @classmethod
     async def open(cls, credentials: Credentials | Path | str, *, url: str | None = None) -> Self:
@@ -80,32 +83,27 @@ class Connection:
         client = Client()
         connection = cls(credentials, client)
         try:
-            # Bounded here: with endless reconnecting the client's own first try has no end either.
-            await asyncio.wait_for(
-                client.connect(
-                    servers=[url] if url else list(credentials.servers),
-                    user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
-                    signature_cb=lambda nonce: b64encode(credentials.user.sign(nonce.encode())),
-                    inbox_prefix=f"_INBOX.{credentials.name}".encode(),
-                    name=credentials.name,
-                    connect_timeout=CONNECT_SECONDS,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # slept as it is; a float works
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    error_cb=connection._error,
-                ),
-                CONNECT_SECONDS,
+            await client.connect(
+                servers=[url] if url else list(credentials.servers),
+                user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
+                signature_cb=lambda nonce: b64encode(credentials.user.sign(nonce.encode())),
+                inbox_prefix=f"_INBOX.{credentials.name}".encode(),
+                name=credentials.name,
+                connect_timeout=CONNECT_SECONDS,
+                # The first connection gives up; one that stood keeps coming back (below).
+                max_reconnect_attempts=CONNECT_TRIES,
+                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # slept as it is; a float works
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=connection._error,
             )
-        except nats.errors.AuthorizationError as e:
-            raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
         except (nats.errors.Error, OSError, TimeoutError) as e:
             await client.close()
-            said = f"{e!r} {client.last_error!r}".lower()
-            if "authorization" in said or "revoked" in said:
+            # The exception only says that no server was left to try; why is what the error callback saw.
+            if isinstance(e, nats.errors.AuthorizationError) or connection._is_refused:
                 raise NotPermitted("the server refuses this credential", hint="it may be revoked or expired") from e
             raise Unavailable("the bus does not answer", cause=repr(e), hint="is nomos up running?") from e
+        client.options["max_reconnect_attempts"] = -1
         return connection
 
     async def __aenter__(self) -> Self:
@@ -145,6 +143,8 @@ class Connection:
         return message
 
     async def _error(self, error: Exception) -> None:
+        if "authorization" in str(error).lower() or "revoked" in str(error).lower():
+            self._is_refused = True
         if "permissions violation" in str(error).lower():
             self._violation = str(error)
 

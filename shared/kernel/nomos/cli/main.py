@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         error(e.detail, e.hint)
         return Exit.USAGE
     except (Unavailable, UnknownOutcome) as e:
-        error(f"{e.code}: {e.detail}", e.hint)
+        # The cause is for the operator, who is the one that reads this terminal.
+        error(f"{e.code}: {e.detail}" + (f" ({e.cause})" if e.cause else ""), e.hint)
         return Exit.CANNOT_TELL
     except NomosError as e:
         error(f"{e.code}: {e.detail}", e.hint)
