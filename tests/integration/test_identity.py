@@ -121,7 +121,7 @@ async def test_a_revoked_key_never_comes_back(scene: Any) -> None:
     # Another change tells the servers about the account again.
     other = await scene.agent(bot.tenant)
     await ask("identity", "key-revoke", bot.tenant, key=other.credentials.user.public, why="x")
-    with pytest.raises(nats.errors.Error, match="(?i)authorization"):
+    with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
         await scene.raw_person(bot)
 
 

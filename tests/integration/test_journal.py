@@ -1,4 +1,4 @@
-"""The write-ahead journal on a real stream: what was confirmed is there once, in order, whatever happens to the server."""
+"""The write-ahead journal on a real stream: what was confirmed is there once, in order, whatever the server does."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from nomos.ucan.invocation import sign_invocation
 from nomos_runtime.local import SECRETS, SERVICES
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.topology.doors import DOORS, TENANTS
+from nomos_runtime.topology.roles import AGENT_PAYLOAD_BYTES
 
 LIST, REPO = "github:issues.list", "github:repo/acme/refused"
 NESTED = b"\x91" * 100_000 + b"\xc0"
@@ -180,6 +181,16 @@ async def test_a_journal_message_that_is_no_batch_becomes_a_record(scene: Any) -
         return bool(await database.fetchval(count) >= before + 2)
 
     await scene.until(recorded, "records of what was no batch")
+
+
+@pytest.mark.parametrize("verb", ["authorize", "invoke", "stepup"])
+async def test_an_agent_that_sends_too_much_loses_its_own_connection_and_nobody_elses(scene: Any, verb: str) -> None:
+    tenant = await scene.tenant()
+    bot, neighbour = await scene.agent(tenant), await scene.agent(tenant)
+    client = await scene.raw_person(bot)
+    await client.publish(f"req.{verb}.{bot.name}", b"x" * (AGENT_PAYLOAD_BYTES + 1))
+    await scene.until(lambda: client.is_closed or not client.is_connected, "the server to end the connection")
+    assert isinstance(await neighbour.agent.authorize(LIST, REPO), Allowed)
 
 
 BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -94,7 +94,7 @@ CLEAR = frozenset(
 )
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:
+async def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = DEADLINE_SECONDS) -> Any:
     """Waits until ``condition()``, plain or awaitable, is true; gives what it gave."""
     ends = time.monotonic() + seconds
     while True:
@@ -103,7 +103,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLI
             found = await found
         if found:
             return found
-        assert time.monotonic() < ends, f"waited in vain for: {what}"
+        assert time.monotonic() < ends, f"waited in vain for: {what if isinstance(what, str) else what()}"
         await asyncio.sleep(0.02)
 
 
@@ -175,20 +175,34 @@ class Load:
     failed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def outcomes(self) -> Counter[str]:
         return Counter(a.outcome for a in self.answers)
 
+    def _goes_on(self) -> bool:
+        for task in self.tasks:
+            if task.done():
+                task.result()
+        return True
+
     async def more(self, calls: int, what: str = "calls to succeed") -> None:
         """Returns when so many more calls were answered by the upstream."""
         wanted = self.done + calls
-        await until(lambda: self.done >= wanted, f"{what}; {self.outcomes}")
+        await until(lambda: self._goes_on() and self.done >= wanted, lambda: f"{what}; {self.outcomes}")
 
-    async def trouble(self, code: str = "") -> None:
-        """Returns when one more call got an error (the error ``code``)."""
-        before = self.errors[code] if code else self.failed
-        await until(lambda: (self.errors[code] if code else self.failed) > before, f"error {code}; {self.errors}")
+    async def trouble(self, code: str = "", times: int = 1) -> None:
+        """Returns when so many more calls ended in an error (the error ``code``, as the agent's program sees it)."""
+        await self._sees(lambda: self.errors[code] if code else self.failed, times, f"error {code}")
+
+    async def refusals(self, code: str, times: int = 1) -> None:
+        """Returns when services have answered ``code`` so many more times."""
+        await self._sees(lambda: self.outcomes[code], times, f"refusal {code}")
+
+    async def _sees(self, count: Callable[[], int], times: int, what: str) -> None:
+        wanted = count() + times
+        await until(lambda: self._goes_on() and count() >= wanted, lambda: f"{what}; {self.outcomes}")
 
 
 class World:
@@ -253,7 +267,7 @@ class World:
                 del self.processes[process.label]
         await asyncio.gather(*(self.run(n) for n in SERVICES if not self.processes[n].running))
         for name in SERVICES:
-            await until(lambda name=name: self.is_ready(name), f"{name} to be ready; {self.faults}")
+            await until(lambda name=name: self.is_ready(name), lambda: f"services to be ready; {self.faults}")
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -347,8 +361,8 @@ class World:
 
     async def grow(self, account: str, **bounds: int) -> None:
         """What an operator does about a full stream."""
-        client = await self.service_client(f"{account.lower()}-provisioner")
-        await ensure_streams(client, account, msgspec.structs.replace(self.local.bounds, **bounds))
+        self.local.bounds = msgspec.structs.replace(self.local.bounds, **bounds)
+        await ensure_streams(await self.service_client(f"{account.lower()}-provisioner"), account, self.local.bounds)
 
     # -- load --------------------------------------------------------------------------------------------------------
 
@@ -363,12 +377,12 @@ class World:
         load, stop = Load(), asyncio.Event()
         # An agent of its own: how many approvals may wait for one agent is limited.
         credentials = await self.new_agent(f"{AGENT}-{next(self._agents)}")
-        tasks = [asyncio.create_task(self._work(load, credentials, stop, i, filler)) for i in range(workers)]
+        load.tasks = [asyncio.create_task(self._work(load, credentials, stop, i, filler)) for i in range(workers)]
         try:
             yield load
         finally:
             stop.set()
-            await asyncio.gather(*tasks)
+            await asyncio.gather(*load.tasks)
 
     async def _work(self, load: Load, credentials: Credentials, stop: asyncio.Event, worker: int, filler: int) -> None:
         async with self.connected(load.answers, credentials) as (agent, connection):

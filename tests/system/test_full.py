@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,11 @@ class Disk:
     def fill(self, pid: int) -> None:
         """Leaves no room for the process ``pid``, which writes here."""
         if self.is_mounted:
-            with (self.folder / "filler").open("wb") as filler:
-                os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(self.folder).free)
+            with (self.folder / "filler").open("wb", buffering=0) as filler:
+                for size in (MIB, 4_096):
+                    with suppress(OSError):  # no space left, as wanted; the server writes beside us
+                        while True:
+                            filler.write(bytes(size))
         else:
             largest = max(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -72,10 +75,9 @@ async def small(disk: Disk, build_world: Any) -> AsyncIterator[Any]:
 
 async def test_a_full_replay_set_lets_nothing_run(small: Any) -> None:
     async with small.load() as load:
-        await load.trouble("unavailable")
+        await load.refusals("unavailable")
         done = load.done
-        for _ in range(10):
-            await load.trouble("unavailable")
+        await load.refusals("unavailable", 20)
         assert load.done == done
         await small.grow("PROXY", nonce_bytes=8 * MIB)
         await load.more(20, "calls to succeed again")
@@ -83,6 +85,7 @@ async def test_a_full_replay_set_lets_nothing_run(small: Any) -> None:
 
 
 async def test_a_full_log_stops_no_answer_and_loses_none(small: Any) -> None:
+    await small.grow("PROXY", nonce_bytes=8 * MIB)
     async with small.load(filler=FILLER) as load:
         await small.until(lambda: small.said("audit", "audit_append_unknown"), "the log to be full")
         # The journal has room: answers are durable there and wait for the log.
@@ -92,13 +95,14 @@ async def test_a_full_log_stops_no_answer_and_loses_none(small: Any) -> None:
 
 
 async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) -> None:
+    await small.grow("PROXY", nonce_bytes=8 * MIB)
+    await small.grow("AUDIT", chain_bytes=64 * MIB)
     async with small.load(filler=FILLER) as load:
         await load.trouble("journal_unavailable")
         # A smaller event may still find room; then there is none for anybody.
         while True:
             done = load.done
-            for _ in range(16):
-                await load.trouble("journal_unavailable")
+            await load.trouble("journal_unavailable", 16)
             if load.done == done:
                 break
         operator = await small.operator()
@@ -108,7 +112,7 @@ async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) ->
             waiting = True
         else:
             waiting = False
-        await small.grow("AUDIT", chain_bytes=64 * MIB, intake_bytes=64 * MIB)
+        await small.grow("AUDIT", intake_bytes=64 * MIB)
         await load.more(20, "calls to succeed again")
     records = await small.check(load)
     assert waiting, "the change found room that no decision found"
@@ -119,14 +123,15 @@ async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) ->
 
 
 async def test_a_full_disk_denies_everything_and_loses_nothing(small: Any, disk: Disk) -> None:
+    await small.grow("PROXY", nonce_bytes=8 * MIB)
+    await small.grow("AUDIT", chain_bytes=64 * MIB, intake_bytes=64 * MIB)
     async with small.load() as load:
         await load.more(20)
         disk.fill(small.local.nats.pid)
         await load.trouble()
         while True:
             done = load.done
-            for _ in range(16):
-                await load.trouble()
+            await load.trouble(times=16)
             if load.done == done:
                 break
         assert set(load.errors) <= {"journal_unavailable", "unavailable", "unknown_outcome", "stale_policy"}

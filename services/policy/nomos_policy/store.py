@@ -45,7 +45,7 @@ class PolicySets:
             try:
                 self.in_force(tenant)
             except NomosError as e:
-                # Accepted once and not any more: this tenant's requests are refused, and nobody else's start is held up.
+                # Accepted once, not any more: this tenant's requests are refused, and nobody else's start is held up.
                 observe.say("policy", observe.BACKGROUND_FAULT, error=e.code, tenant=tenant)
 
     def in_force(self, tenant: str) -> CompiledSet:
