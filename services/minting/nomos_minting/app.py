@@ -42,7 +42,14 @@ class Minting:
 
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, (ISSUER_CREATED,)))
         await parts.follow({"identity": apply})
-        mint = Mint(self._settings, parts.journal, issuers, parts.directory, refresh=parts.refresh, faults=parts.faults)
+        mint = Mint(
+            self._settings,
+            parts.journal,
+            issuers,
+            parts.directory,
+            refresh=parts.refresh,
+            check_fresh=parts.check_fresh,
+        )
         await parts.responder.serve_service("svc.mint.*", self._callers, decoder, mint.mint)
         await parts.serve_admin({})
         await parts.serving()

@@ -12,7 +12,6 @@ from nomos.errors import (
     Malformed,
     NomosError,
     Revoked,
-    StalePolicy,
     Unavailable,
     UnknownAgent,
     UnknownTenant,
@@ -51,14 +50,14 @@ class Mint:
         directory: Directory,
         *,
         refresh: Callable[[], Awaitable[None]],
-        faults: Callable[[], list[str]],
+        check_fresh: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._issuers = issuers
         self._directory = directory
         self._refresh = refresh
-        self._faults = faults
+        self._check_fresh = check_fresh
         self._opening: dict[str, asyncio.Task[SigningKey]] = {}
 
     async def mint(self, batch: object) -> MintReply:
@@ -72,9 +71,7 @@ class Mint:
             raise Malformed("not a mint message")
         if len(batch.items) > ITEMS_MAX:
             raise LimitExceeded("ITEMS_MAX", ITEMS_MAX, len(batch.items))
-        stale = [f for f in self._faults() if f.endswith("stale")]
-        if stale:
-            raise StalePolicy("; ".join(stale))
+        self._check_fresh()
         await self._catch_up(batch.items)
         keys = await self._keys({item.tenant for item in batch.items})
         now = now_ms()

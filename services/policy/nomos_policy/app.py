@@ -49,7 +49,7 @@ class PolicyService:
             catalogue=self._vocabulary.catalogue,
             sets=sets,
             cosigners=cosigners,
-            faults=parts.faults,
+            check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
         await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.refresh).verbs())

@@ -23,8 +23,8 @@ from msgspec import Struct
 from nomos.errors import LimitExceeded, MalformedPolicy, ReservedKey
 from nomos.request import check_args
 
-#: Bytes of one policy set as UTF-8.
-POLICY_TEXT_BYTES_MAX: Final = 256 * 1024
+#: Bytes of one policy set as UTF-8; its event holds the whole text and must fit into a record of the log.
+POLICY_TEXT_BYTES_MAX: Final = 48 * 1024
 #: Bytes of one policy as UTF-8.
 POLICY_BYTES_MAX: Final = 16 * 1024
 #: Policies of one tenant.

@@ -20,7 +20,7 @@ import msgspec
 from nomos import messages
 from nomos.catalogue import Action, Catalogue, Resource
 from nomos.client import error_of
-from nomos.errors import Malformed, NomosError, StalePolicy, UnknownResource
+from nomos.errors import Malformed, NomosError, UnknownResource
 from nomos.events import DECISION_MADE, Actor, Envelope
 from nomos.ids import AgentId, AppId, TenantId, new_id, parse_slug
 from nomos.log.record import check_profile
@@ -92,7 +92,7 @@ class Authorizer:
         catalogue: Catalogue,
         sets: PolicySets,
         cosigners: Cosigners,
-        faults: Callable[[], list[str]],
+        check_fresh: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -103,7 +103,7 @@ class Authorizer:
         self._parse_resource = lru_cache(maxsize=RESOURCES_MAX)(catalogue.parse_resource)
         self._sets = sets
         self._cosigners = cosigners
-        self._faults = faults
+        self._check_fresh = check_fresh
         self._batches: Batcher[Asked, Decided] = Batcher(
             self._decide, items_max=settings.batch_max, in_flight_max=settings.batches_in_flight_max
         )
@@ -117,9 +117,7 @@ class Authorizer:
         """
         if not isinstance(command, Authorize):
             raise Malformed("not an authorize message")
-        stale = [f for f in self._faults() if f.endswith("stale")]
-        if stale:
-            raise StalePolicy("; ".join(stale))
+        self._check_fresh()
         asked = await self._check(caller, command)
         decided = await self._batches.submit(asked)
         match decided.decision.outcome:

@@ -70,7 +70,7 @@ class Proxy:
             credentials=credentials,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
-            faults=parts.faults,
+            check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
         admin = ProxyAdmin(

@@ -30,7 +30,6 @@ from nomos.errors import (
     NomosError,
     NotCovered,
     ResponseRefused,
-    StalePolicy,
     Unavailable,
     UnknownOutcome,
 )
@@ -78,7 +77,7 @@ class Broker:
         credentials: CredentialStore,
         replay: ReplaySet,
         upstreams: Upstreams,
-        faults: Callable[[], list[str]],
+        check_fresh: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -90,7 +89,7 @@ class Broker:
         self._credentials = credentials
         self._replay = replay
         self._upstreams = upstreams
-        self._faults = faults
+        self._check_fresh = check_fresh
 
     async def invoke(self, caller: Caller, command: Command) -> Returned:
         """Runs one invocation of the agent that the bus names.
@@ -102,9 +101,7 @@ class Broker:
         """
         if not isinstance(command, Invoke):
             raise Malformed("not an invoke message")
-        stale = [f for f in self._faults() if f.endswith("stale")]
-        if stale:
-            raise StalePolicy("; ".join(stale))
+        self._check_fresh()
         agent = self._directory.agent(caller.tenant, caller.name)
         plan = self._plan(agent, command)
         credential = await self._credentials.credential(plan.connection)

@@ -21,7 +21,8 @@ from nomos.errors import LimitExceeded, Malformed, ReservedKey
 from nomos.ucan import dagcbor
 from nomos.ucan.dagcbor import Ipld
 
-ARGS_DEPTH_MAX: Final = 16
+#: A record of the log holds the arguments three levels down, and is 16 levels deep at most.
+ARGS_DEPTH_MAX: Final = 12
 ARGS_BYTES_MAX: Final = 64 * 1024
 #: Values and keys in all. An encoded value takes at least a byte, so this refuses nothing that the bytes allow.
 ARGS_VALUES_MAX: Final = ARGS_BYTES_MAX

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
-from nomos.errors import NomosError
+from nomos.errors import NomosError, StalePolicy
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -119,6 +119,16 @@ class Parts:
         await serve_admin(
             self.bus, self.responder, self.verbs, installation={*installation, "ready"}, either=frozenset(either)
         )
+
+    def check_fresh(self) -> None:
+        """Checks that nothing is allowed on old facts.
+
+        Raises:
+            StalePolicy: an owner has not confirmed within the bound that nothing newer exists.
+        """
+        for follower in self.followers:
+            if not follower.is_fresh:
+                raise StalePolicy(f"facts of {follower.owner} are stale")
 
     def faults(self) -> list[str]:
         """Why this service cannot keep its promise right now; empty when it can."""

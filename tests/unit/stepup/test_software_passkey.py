@@ -1,4 +1,3 @@
-# ruff: noqa: PT009 - assert_ is what an authenticator does, not a unittest method
 from __future__ import annotations
 
 import json

@@ -77,11 +77,11 @@ def test_any_value_raises_only_malformed_or_reserved_key(value: object) -> None:
     try:
         check_args(value)
     except NomosError as error:
-        assert isinstance(error, Malformed | ReservedKey)  # noqa: PT017
+        assert isinstance(error, Malformed | ReservedKey)
     try:
         request_digest(ACTION, RESOURCE, {"inner": value})
     except NomosError as error:
-        assert isinstance(error, Malformed | ReservedKey)  # noqa: PT017
+        assert isinstance(error, Malformed | ReservedKey)
 
 
 def test_the_digest_is_the_documented_hash() -> None:
