@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 1 << 20
 DISK_BYTES = 192 * MIB
-SMALL = Bounds(intake_bytes=8 * MIB, chain_bytes=4 * MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=8 * 1024)
+SMALL = Bounds(
+    intake_bytes=8 * MIB, chain_bytes=4 * MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=8 * 1024
+)
 #: Bytes in each request, so that megabytes are full after dozens of requests.
 FILLER = 40_000
 
@@ -73,12 +75,18 @@ async def small(disk: Disk, build_world: Any) -> AsyncIterator[Any]:
         yield world
 
 
+async def refused_only(load: Any) -> None:
+    """Returns when nothing succeeds any more: a smaller event may find room for a while, and calls are under way."""
+    done = -1
+    while load.done != done:
+        done = load.done
+        await load.trouble(times=16)
+
+
 async def test_a_full_replay_set_lets_nothing_run(small: Any) -> None:
     async with small.load() as load:
         await load.refusals("unavailable")
-        done = load.done
-        await load.refusals("unavailable", 20)
-        assert load.done == done
+        await refused_only(load)
         await small.grow("PROXY", nonce_bytes=8 * MIB)
         await load.more(20, "calls to succeed again")
     await small.check(load)
@@ -99,12 +107,7 @@ async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) ->
     await small.grow("AUDIT", chain_bytes=64 * MIB)
     async with small.load(filler=FILLER) as load:
         await load.trouble("journal_unavailable")
-        # A smaller event may still find room; then there is none for anybody.
-        while True:
-            done = load.done
-            await load.trouble("journal_unavailable", 16)
-            if load.done == done:
-                break
+        await refused_only(load)
         operator = await small.operator()
         try:
             await operator.ask("identity", "app-create", "acme", name="made-when-full")
@@ -129,11 +132,7 @@ async def test_a_full_disk_denies_everything_and_loses_nothing(small: Any, disk:
         await load.more(20)
         disk.fill(small.local.nats.pid)
         await load.trouble()
-        while True:
-            done = load.done
-            await load.trouble(times=16)
-            if load.done == done:
-                break
+        await refused_only(load)
         assert set(load.errors) <= {"journal_unavailable", "unavailable", "unknown_outcome", "stale_policy"}
         disk.clear()
         # JetStream stays off after a failed write until the server is started again.

@@ -59,7 +59,7 @@ async def test_a_replay_is_refused_across_two_proxy_processes(world: Any, action
 async def test_one_invocation_sent_to_two_proxies_at_once_runs_once(world: Any) -> None:
     await world.run("proxy", "-2")
     answers: list[Any] = []
-    async with world.connected(answers) as (agent, connection):
+    async with world.connected(answers) as (agent, _):
         for number in range(5):
             title = f"raced {number}"
             allowed = await agent.authorize("github:issues.create", REPO, {"title": title})

@@ -6,6 +6,9 @@ themselves are pure and stand in :mod:`nomos_audit.replay`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 from nats.aio.client import Client
 
 from nomos.errors import RolledBack
@@ -13,6 +16,34 @@ from nomos_audit.block import STREAM, Block, parse_block
 from nomos_audit.head import Head, empty_head
 from nomos_audit.replay import HINT, Position, VerifiedBlock, evolve, head_before, position_of, start_of, verify_block
 from nomos_audit.streams import Stored, Tail, last_message, message_at, stream_state
+
+#: Blocks whose verification the readers of one process share.
+VERIFIED_MAX: Final = 16
+
+
+class _Verified:
+    """Blocks that a reader of this process has verified lately.
+
+    Verification is a pure function of position, sequence and bytes; a block is taken from here only for the same three,
+    so another reader's block that reads differently is verified (and refused) as ever.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Position, int], tuple[bytes, VerifiedBlock]] = OrderedDict()
+
+    def verify(self, position: Position, seq: int, payload: bytes) -> VerifiedBlock:
+        """As :func:`nomos_audit.replay.verify_block`."""
+        known = self._known.get((position, seq))
+        if known is not None and known[0] == payload:
+            return known[1]
+        one = verify_block(position, seq, payload)
+        self._known[position, seq] = (payload, one)
+        if len(self._known) > VERIFIED_MAX:
+            self._known.popitem(last=False)
+        return one
+
+
+_verified = _Verified()
 
 
 class Follower:
@@ -34,7 +65,7 @@ class Follower:
         """
         verified = []
         for stored in await self._tail.take(wait_seconds):
-            one = verify_block(self.position, stored.seq, stored.payload)
+            one = _verified.verify(self.position, stored.seq, stored.payload)
             self.position = one.after
             verified.append(one)
         return verified

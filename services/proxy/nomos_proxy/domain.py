@@ -10,7 +10,8 @@ Rules of :func:`plan_call`, in order:
    on, and all that grows from one grant is one permission. A read is named by its invocation.
 
 The life of a call: nothing, ``attempted`` (recorded before the first byte is sent), then one of ``done``, ``failed``,
-``unknown``, ``refused``. What a restart finds attempted and not finished is ``unknown``, never ``failed``.
+``unknown``, ``refused``. An attempt without an end is the record of an unknown outcome, never of a failure: the process
+that made it is gone, and nobody else can know.
 
 Pure: no IO, no clock, no randomness.
 """
@@ -216,18 +217,6 @@ def folded(removed: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
             key = (str(line["kind"]), str(line["rule"]))
             rest[key] = rest.get(key, 0) + int(str(line["count"]))
     return kept + [{"kind": kind, "rule": rule, "where": "...", "count": n} for (kind, rule), n in rest.items()]
-
-
-def lost(attempt: dict[str, object]) -> dict[str, object]:
-    """The payload of ``proxy.finished`` for an attempt that a restart found without an end: its outcome is unknown."""
-    return {
-        "invocation": attempt["invocation"],
-        "outcome": CallState.UNKNOWN.value,
-        "status": 0,
-        "response_sha256": hashlib.sha256(b"").hexdigest(),
-        "removed": [],
-        "bytes": 0,
-    }
 
 
 def evolve(state: CallState | None, event_type: str, payload: dict[str, object]) -> CallState:

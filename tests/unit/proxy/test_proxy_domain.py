@@ -32,7 +32,7 @@ from nomos.ucan.grant import mint_grant, sign_request
 from nomos.ucan.verify import VerifiedInvocation, verify_invocation
 from nomos_proxy.answer import AnswerRefused, UpstreamResponse
 from nomos_proxy.destination import Origin
-from nomos_proxy.domain import CallState, ConnectionFacts, attempted, evolve, finished, lost, plan_call
+from nomos_proxy.domain import CallState, ConnectionFacts, attempted, evolve, finished, plan_call
 
 NOW = 1_800_000_000
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
@@ -184,13 +184,6 @@ def test_each_end_has_its_name(end: UpstreamResponse | NomosError, outcome: Call
     assert (payload["outcome"], payload["status"]) == (outcome.value, status)
     state = evolve(evolve(None, CALL_ATTEMPTED, attempted(plan, 5)), CALL_FINISHED, payload)
     assert state is outcome
-
-
-def test_what_a_restart_finds_unfinished_is_unknown() -> None:
-    plan = plan_call(verified("github:repos.delete"), CATALOGUE, CONNECTION)
-    attempt = attempted(plan, 5)
-    assert evolve(CallState.ATTEMPTED, CALL_FINISHED, lost(attempt)) is CallState.UNKNOWN
-    assert lost(attempt)["invocation"] == plan.invocation
 
 
 @given(st.lists(st.sampled_from([CALL_ATTEMPTED, CALL_FINISHED]), max_size=5))
