@@ -30,6 +30,8 @@ RETRY_SECONDS: Final = 0.5
 WAIT_SECONDS: Final = 1.0
 #: Appends that wait for their answers at once.
 IN_FLIGHT_MAX: Final = 64
+#: Between two looks at the chain; by so much the stream may be behind it.
+LINGER_SECONDS: Final = 0.1
 
 PROJECTION_AWAY: Final = "audit_projection_away"
 PROJECTION_RESET: Final = "audit_projection_reset"
@@ -139,6 +141,8 @@ class TenantStreams:
                 for block in await follower.take(WAIT_SECONDS):
                     await self._publish(block, published)
                     published = 0
+                # The next messages of the same tenants wait together.
+                await asyncio.sleep(LINGER_SECONDS)
         finally:
             await follower.close()
 

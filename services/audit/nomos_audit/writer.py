@@ -51,6 +51,8 @@ SNAPSHOT_EVERY: Final = 256
 RETRY_SECONDS: Final = 0.1
 #: Journal messages held back for the next block before more are asked for.
 WAITING_MAX: Final = 512
+#: How long the writer collects for one block; by so much the chain is behind the journal.
+LINGER_SECONDS: Final = 0.02
 
 WRITER_STATE: Final = "audit_writer_state"
 WRITER_FENCED: Final = "audit_writer_fenced"
@@ -214,6 +216,10 @@ class Writer:
                 try:
                     if not waiting or (journal.waiting() and len(waiting) < WAITING_MAX):
                         waiting.extend(_deliveries(await journal.take(0 if waiting else IDLE_SECONDS)))
+                        if waiting and self._state is State.WRITING:
+                            # One block for what comes within this time: an append costs an fsync and wakes readers.
+                            await asyncio.sleep(LINGER_SECONDS)
+                            waiting.extend(_deliveries(await journal.take(0)))
                 except Unavailable as error:
                     await self._pause(error)
                     continue

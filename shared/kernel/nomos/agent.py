@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from nomos import messages
-from nomos.client import REQUEST_MS, Connection, header, pause
+from nomos.client import REQUEST_MS, Connection, NoAnswer, header, pause
 from nomos.creds import Credentials
 from nomos.errors import Malformed, Misconfigured, NomosError, StalePolicy, Unavailable, UnknownOutcome
 from nomos.keys import SigningKey
@@ -34,6 +34,8 @@ from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
 
 RETRY_SECONDS: Final = 0.1
+#: One try of an authorize, milliseconds: an answer that was lost with its process is asked for again in time.
+TRY_MS: Final = 3_000
 #: Life of an invocation: long enough for one call, shorter than its delegation.
 INVOCATION_SECONDS: Final = 30
 NONCE_BYTES: Final = 12
@@ -144,9 +146,11 @@ class Agent:
         end_ms = now_ms() + timeout_ms
         while True:
             left_ms = max(end_ms - now_ms(), 1)
+            # One try only where it spends an approval: then it may take all the time there is.
+            try_ms = left_ms if cosigner is not None else min(left_ms, TRY_MS)
             command = _command(
                 Authorize,
-                left_ms,
+                try_ms,
                 action=action,
                 resource=resource,
                 args=dict(args or {}),
@@ -155,12 +159,10 @@ class Agent:
                 cosigner=cosigner,
             )
             try:
-                reply = await self._connection.ask(
-                    f"req.authorize.{self._name}", command, _authorize, min(left_ms, REQUEST_MS)
-                )
+                reply = await self._connection.ask(f"req.authorize.{self._name}", command, _authorize, try_ms)
                 return _decision(reply)
             except (Unavailable, StalePolicy):
-                # A cosigner may have been spent by the try that was lost: asking again would hide that.
+                # An approval may have been spent by the try that was lost: asking again would hide that.
                 if cosigner is not None or now_ms() + RETRY_SECONDS * 1000 >= end_ms:
                     raise
                 await pause(RETRY_SECONDS)
@@ -236,10 +238,8 @@ class Agent:
         command = _command(Invoke, timeout_ms, invocation=invocation, proofs=[allowed.delegation])
         try:
             reply = await self._connection.ask(f"req.invoke.{self._name}", command, _invoke, timeout_ms)
-        except Unavailable as e:
-            if e.code == Unavailable.code and not e.detail.startswith("nobody answers"):
-                raise UnknownOutcome("no answer to the invocation; the log says what became of it") from e
-            raise
+        except NoAnswer as e:
+            raise UnknownOutcome("no answer to the invocation; the log says what became of it") from e
         if not isinstance(reply, messages.Returned):
             raise Malformed("not an invoke reply")
         return Allowed(

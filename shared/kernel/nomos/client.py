@@ -53,6 +53,10 @@ def error_of(reply: Failure) -> NomosError:
     return cls(reply.detail, hint=reply.hint)
 
 
+class NoAnswer(Unavailable):
+    """A request was sent and no answer came in time; what became of it is not known here."""
+
+
 class Connection:
     """A bus connection of one person, agent or auditor. Use with ``async with await Connection.open(...)``."""
 
@@ -134,7 +138,7 @@ class Connection:
         except (TimeoutError, nats.errors.Error) as e:
             if self._violation is not None:
                 raise NotPermitted(f"this credential may not use {subject}") from e
-            raise Unavailable(f"no answer in {timeout_ms} ms", cause=repr(e)) from e
+            raise NoAnswer(f"no answer in {timeout_ms} ms", cause=repr(e)) from e
         message = decoder.decode(reply.data)
         if isinstance(message, Failure):
             raise error_of(message)

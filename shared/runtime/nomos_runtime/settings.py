@@ -36,7 +36,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     bus_creds: str
     database_url: str = ""
     request_timeout_ms: int = 3_000
-    feed_poll_ms: int = 250
+    feed_poll_ms: int = 1_000
     feed_fresh_ms: int = 5_000
     journal_timeout_ms: int = 2_000
     in_flight_max: int = 2_048
