@@ -27,6 +27,8 @@ from nomos_runtime.eventstore import EventStore
 FACTS_MAX: Final = 500
 FACT_BYTES_MAX: Final = 600_000
 REFRESH_SECONDS: Final = 1.0
+#: Until a pull that failed is tried again.
+RETRY_SECONDS: Final = 0.1
 
 _request = Decoder.of(FeedRequest, "feed request")
 _reply = Decoder.of(FeedReply | Failure, "feed reply")
@@ -97,6 +99,8 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._caught_up = asyncio.Event()
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+        #: Whether the diagnostics say already that this replica is stale.
+        self._is_said = False
 
     @property
     def is_fresh(self) -> bool:
@@ -144,11 +148,14 @@ class Follower:
         while True:
             self._look.clear()
             asked_at = time.monotonic()
+            # An owner that reconnects a moment after its reader must not cost a whole interval.
+            seconds = min(RETRY_SECONDS, self._poll_seconds)
             try:
                 while not await self._pull():
                     pass
             except NomosError as e:
-                if self._caught_up.is_set() and not self.is_fresh:
+                if self._caught_up.is_set() and not self.is_fresh and not self._is_said:
+                    self._is_said = True
                     observe.say(self._bus.service, observe.FEED_STALE, owner=self.owner, detail=e.detail)
             except Exception as e:  # noqa: BLE001 - a fact that cannot be folded: said, and stale until it can
                 observe.say(
@@ -157,12 +164,14 @@ class Follower:
             else:
                 # Fresh as of the moment of asking, not of the answer.
                 self._fresh_at = asked_at
+                seconds = self._poll_seconds
+                self._is_said = False
                 self._wake(asked_at)
                 if not self._caught_up.is_set():
                     observe.say(self._bus.service, observe.FEED_CAUGHT_UP, owner=self.owner, rev=self.rev)
                     self._caught_up.set()
             try:
-                await asyncio.wait_for(self._look.wait(), self._poll_seconds)
+                await asyncio.wait_for(self._look.wait(), seconds)
             except TimeoutError:
                 continue
 
