@@ -110,11 +110,10 @@ def test_rule_finds_its_secret_in_html(rule: Rule, sanitizer: Sanitizer) -> None
     assert body.endswith("</p>")
 
 
-@EVERY_RULE
+# A field value is one line, so a rule for keys of several lines has no case here.
+@pytest.mark.parametrize("rule", [r for r in RULES if "\n" not in build(r.example, r.id)], ids=lambda rule: rule.id)
 def test_rule_finds_its_secret_in_a_header(rule: Rule, sanitizer: Sanitizer) -> None:
     example, secret = case(rule)
-    if "\n" in example:
-        pytest.skip("a field value is one line")
     result = sanitizer.sanitize(b"", content_type="", headers=(("X-Note", f"v {example}"),), credentials=())
     assert secret not in result.headers[0][1]
     assert result.report.removed[0].where == "header:x-note"
