@@ -229,6 +229,3 @@ def _envelope(agent: AgentFacts, corr: str, cause: str, kind: str, event: dict[s
         cause=cause,
         event=event,
     )
-
-
-__all__ = ["Broker", "UnknownOutcome", "decoder"]
