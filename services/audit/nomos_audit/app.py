@@ -11,6 +11,7 @@ from nomos.ids import new_id
 from nomos.keys import parse_seed
 from nomos_audit.admin import AuditAdmin
 from nomos_audit.anchors import FileAnchor
+from nomos_audit.arrivals import Arrivals
 from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
 from nomos_audit.settings import AuditSettings
@@ -55,7 +56,7 @@ class Audit:
         )
         parts.spawn(log.run())
         await parts.follow({"identity": parts.directory.apply})
-        await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database).read)
+        await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
         admin = self._admin = AuditAdmin(s, parts.bus, database, log.signer)
         exports = ("export-open", "export-read", "export-close")
         await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=exports)

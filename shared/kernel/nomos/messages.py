@@ -73,10 +73,14 @@ class AwaitApproval(Command, frozen=True, kw_only=True):
 
 
 class ReadAudit(Command, frozen=True, kw_only=True):
-    """Asks for the caller's tenant's records from ``from_tseq`` on, ``limit`` at most."""
+    """Asks for the caller's tenant's records from ``from_tseq`` on, ``limit`` at most.
+
+    Where there is none yet, the answer waits for the next one, ``wait_ms`` at most.
+    """
 
     from_tseq: int = 0
     limit: int = 500
+    wait_ms: int = 0
 
 
 class PolicyRef(msgspec.Struct, frozen=True, kw_only=True):

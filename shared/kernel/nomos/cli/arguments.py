@@ -17,7 +17,10 @@ PLUGINS = {
     "demo": "show the main job, step by step",
     "bench": "measure",
     "doctor": "check an installation",
+    "replay": "evaluate recorded decisions again",
 }
+#: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
+DISTRIBUTIONS = {"replay": "nomos-authz-policy"}
 _Group = argparse._SubParsersAction
 
 

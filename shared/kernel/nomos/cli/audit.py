@@ -34,6 +34,10 @@ from nomos.operator import INSTALLATION, Operator
 
 READ_RECORDS: Final = 500
 FOLLOW_SECONDS: Final = 0.5
+#: How long the service waits for the next record before it answers that there is none.
+WAIT_MS: Final = 15_000
+#: Between an answer of a service that has waited and the next question; bounds what a service costs that does not wait.
+ANSWERED_SECONDS: Final = 0.02
 #: Preparing an export reads the whole chain; deadlines lie at most two minutes ahead.
 OPEN_MS: Final = 110_000
 #: Members of an event that a line shows, in this order, where they are there.
@@ -115,13 +119,15 @@ async def _tail_as_auditor(args: Namespace) -> int:
             raise Misconfigured(f"this auditor belongs to {mine.tenant}, not to {args.tenant}")
 
         async def read(first: int) -> Page:
-            command = ReadAudit(**header(REQUEST_MS), from_tseq=first, limit=READ_RECORDS)  # type: ignore[arg-type]
-            reply = await connection.ask(f"req.audit.{mine.name}", command, _records, REQUEST_MS)
+            wait_ms = WAIT_MS if args.follow else 0
+            timeout_ms = REQUEST_MS + wait_ms
+            command = ReadAudit(**header(timeout_ms), from_tseq=first, limit=READ_RECORDS, wait_ms=wait_ms)  # type: ignore[arg-type]
+            reply = await connection.ask(f"req.audit.{mine.name}", command, _records, timeout_ms)
             if not isinstance(reply, AuditRecords):
                 raise Malformed("not an audit reply")
             return reply.records, reply.prev, reply.head_tseq
 
-        return await _tail(args, mine.tenant, read)
+        return await _tail(args, mine.tenant, read, pause_seconds=ANSWERED_SECONDS)
 
 
 async def _tail_as_operator(args: Namespace, context: Context) -> int:
@@ -132,10 +138,11 @@ async def _tail_as_operator(args: Namespace, context: Context) -> int:
             page = _convert(reply, AuditRecords)
             return page.records, page.prev, page.head_tseq
 
-        return await _tail(args, args.tenant, read)
+        return await _tail(args, args.tenant, read, pause_seconds=FOLLOW_SECONDS)
 
 
-async def _tail(args: Namespace, tenant: str, read: Callable[[int], Awaitable[Page]]) -> int:
+async def _tail(args: Namespace, tenant: str, read: Callable[[int], Awaitable[Page]], *, pause_seconds: float) -> int:
+    """``pause_seconds``: between a question that found nothing and the next."""
     # One record earlier, so that the first one that is shown has its tprev checked.
     chain = TenantChain(tenant, max(args.from_tseq - 1, 0))
     has_read = False
@@ -159,7 +166,7 @@ async def _tail(args: Namespace, tenant: str, read: Callable[[int], Awaitable[Pa
         if not records:
             if not args.follow:
                 return Exit.YES
-            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(pause_seconds)
 
 
 def _show(args: Namespace, record: Record, encoded: bytes, own: bytes) -> None:

@@ -1,7 +1,8 @@
 """Parses the command line, runs one command, and turns errors into exit codes.
 
 Commands that start servers (``up``, ``run``, ``demo``, ``bench``, ``doctor``) come from the distribution
-``nomos-authz-runtime`` through the entry points ``nomos.commands``; an installation without it has all the others.
+``nomos-authz-runtime`` through the entry points ``nomos.commands``, and ``replay``, which needs the policy engine, from
+``nomos-authz-policy``; an installation without them has all the others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from nomos.cli.arguments import FAMILIES, PLUGINS, Command, Words
+from nomos.cli.arguments import DISTRIBUTIONS, FAMILIES, PLUGINS, Command, Words
 from nomos.cli.output import Exit, error
 from nomos.errors import Malformed, Misconfigured, NomosError, Unavailable, UnknownOutcome
 
@@ -21,7 +22,8 @@ def _plugin(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Comma
     for point in entry_points(group="nomos.commands", name=name):
         module = point.load()
         return module.add_arguments, module.run
-    raise Misconfigured(f"the command {name} is not installed", hint="install nomos-authz-runtime")
+    distribution = DISTRIBUTIONS.get(name, "nomos-authz-runtime")
+    raise Misconfigured(f"the command {name} is not installed", hint=f"install {distribution}")
 
 
 def build_parser(plugin: str | None) -> argparse.ArgumentParser:

@@ -87,6 +87,12 @@ _OWN: Final[dict[str, tuple[str, ...]]] = {
     "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE")),
 }
 
+#: Subscriptions that no door gives.
+_HEARS: Final[dict[str, tuple[str, ...]]] = {
+    # What it publishes itself, to wake auditors who wait for their tenant's next record.
+    "audit": ("audit.*",),
+}
+
 
 def _inbox(name: str) -> str:
     return f"_INBOX.{name}.>"
@@ -103,6 +109,7 @@ def _service(name: str) -> User:
     # The journal's subject is captured by the stream INTAKE, not served by a process.
     subscribe = [f"{s} {name}" for s in served if s != "intake.*.batch"]
     subscribe += [_inbox(name), f"feed.{name}", *(d.local for d in doors_into(account) if d.kind == "stream")]
+    subscribe += _HEARS.get(name, ())
     return User(name=name, account=account, publish=tuple(publish), subscribe=tuple(subscribe), answers=True)
 
 

@@ -1,0 +1,1 @@
+"""Commands that need the policy engine: entry points ``nomos.commands``."""
