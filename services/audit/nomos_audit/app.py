@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from nomos.ids import new_id
 from nomos.keys import parse_seed
 from nomos_audit.admin import AuditAdmin
 from nomos_audit.anchors import FileAnchor
+from nomos_audit.archiving import checked, open_archive
 from nomos_audit.arrivals import Arrivals
 from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
+from nomos_audit.own import OwnEvents
 from nomos_audit.settings import AuditSettings
 from nomos_audit.writer import State
 from nomos_runtime.database import Database
@@ -28,9 +32,12 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 class Audit:
     """The running service: one candidate for the single writer, its projections and its readers."""
 
-    def __init__(self, settings: AuditSettings, seed: bytes, env: Mapping[str, str]) -> None:
+    def __init__(self, settings: AuditSettings, seed: bytes, blinding_key: bytes, env: Mapping[str, str]) -> None:
         self._settings = settings
         self._seed = seed
+        self._blinding_key = blinding_key
+        self._env = env
+        self._stack = ExitStack()
         # The server stamps account keys; the log names services.
         self._services = {key: name for name, key in load_accounts(env).items()}
         self._parts: Parts | None = None
@@ -53,7 +60,9 @@ class Audit:
             now=lambda: time.time_ns() // 1000,
             anchors=[FileAnchor(Path(s.anchor_file))] if s.anchor_file else [],
             checkpoint_seconds=s.checkpoint_seconds,
+            tiles=Path(s.tiles_dir or self._stack.enter_context(TemporaryDirectory(prefix="nomos-tiles-"))),
         )
+        await open_archive(s, self._env, log, own=OwnEvents(parts.journal), blinding_key=self._blinding_key)
         parts.spawn(log.run())
         await parts.follow({"identity": parts.directory.apply})
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
@@ -79,8 +88,14 @@ class Audit:
             await self._log.close()
         if self._parts:
             await self._parts.close()
+        self._stack.close()
 
 
 def build(env: Mapping[str, str]) -> Audit:
     """Audit from its environment."""
-    return Audit(load(AuditSettings, NAME, env), parse_seed(secret("AUDIT_SIGN_KEY", env)), env)
+    return Audit(
+        checked(load(AuditSettings, NAME, env)),
+        parse_seed(secret("AUDIT_SIGN_KEY", env)),
+        parse_seed(secret("AUDIT_BLIND_KEY", env)),
+        env,
+    )

@@ -11,7 +11,9 @@ Rules, in order:
 4. Never a smaller size than the newest checkpoint, never another root for the same size.
 5. A note is appended to ``CHECKPOINT`` by compare-and-swap *before* it leaves the process. Ed25519 is deterministic, so
    two signers at the same size make the same note.
-6. Anchors get it then. One that fails is reported and tried again with the next note; it does not stop the log.
+6. A log that holds a seal is signed at exactly the size that the seal completes, before it is signed at a larger one:
+   that checkpoint is the daily root. The same holds for the record of a new key.
+7. Anchors get it then. One that fails is reported and tried again with the next note; it does not stop the log.
 
 Trusted: this process with the signing key. An attacker who controls it can sign a false root; the witnesses and
 everyone who kept an earlier checkpoint see that it is not consistent.
@@ -20,19 +22,21 @@ everyone who kept an earlier checkpoint see that it is not consistent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from nats.aio.client import Client
 
 from nomos.errors import BadSignature, Fenced, Malformed, RolledBack, Unavailable
 from nomos.log.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from nomos.log.heads import KEY, SEAL
 from nomos.log.note import NoteSigner, VerifierKey
 from nomos.log.tree import CompactRange
 from nomos_audit.anchors import Anchor
 from nomos_audit.block import STREAM as CHAIN
 from nomos_audit.follow import Follower, block_of, position_before
-from nomos_audit.replay import HINT, start_of
+from nomos_audit.replay import HINT, VerifiedBlock, start_of
 from nomos_audit.streams import append, last_message, raise_if_cancelled, stream_state
 from nomos_runtime import observe
 
@@ -50,6 +54,27 @@ SIGNED: Final = "audit_checkpoint_signed"
 ANCHOR_AWAY: Final = "audit_anchor_away"
 SIGNER_AWAY: Final = "audit_signer_away"
 REFUSED: Final = "audit_checkpoint_refused"
+
+#: How the bytes of a record end whose size is signed by itself. The members of a record are in order, so its type and
+#: version are last; only the log's own service may write these types.
+_STOPS: Final = tuple(f'"type":"{kind}","v":1}}'.encode() for kind in (SEAL, KEY))
+
+
+class _Piece(NamedTuple):
+    """A part of a block: chain hashes, and the journal position where the block is complete."""
+
+    hashes: Sequence[bytes]
+    intake: int | None
+    is_stop: bool
+
+
+def _pieces(block: VerifiedBlock, begin: int) -> Iterator[_Piece]:
+    """The block from record ``begin`` on, cut behind each record whose size is signed by itself."""
+    for index in range(begin, len(block.hashes)):
+        if block.block.records[index].endswith(_STOPS):
+            yield _Piece(block.hashes[begin : index + 1], None, True)
+            begin = index + 1
+    yield _Piece(block.hashes[begin:], block.block.intake, False)
 
 
 class Signer:
@@ -87,6 +112,7 @@ class Signer:
         self._lock = asyncio.Lock()
         self._follower: Follower | None = None
         self._tree = CompactRange()
+        self._pieces: deque[_Piece] = deque()
         self._newest: Checkpoint | None = None
         self._note: bytes | None = None
         self._intake = 0
@@ -132,7 +158,7 @@ class Signer:
                 if self._newest is None or opened.size > self._newest.size:
                     self._newest, self._note = opened, note
         await self._start_from(self._newest)
-        await self._catch_up()
+        await self._read()
 
     def _open_note(self, note: bytes) -> Checkpoint:
         return open_checkpoint(note, [self._signer.verifier_key], {}).checkpoint
@@ -141,6 +167,7 @@ class Signer:
         """Puts the follower behind the block that holds the checkpoint's last record, if the roots agree there."""
         if self._follower is not None:
             await self._follower.close()
+        self._pieces.clear()
         if checkpoint is None or checkpoint.size == 0:
             self._follower, self._tree = Follower(self._client, start_of(self._origin)), CompactRange()
             return
@@ -163,16 +190,27 @@ class Signer:
         tree.extend(block.hashes[:cut])
         if tree.root() != checkpoint.root:
             raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed", hint=HINT)
-        tree.extend(block.hashes[cut:])
+        self._pieces.extend(_pieces(block, cut))
         self._follower, self._tree = Follower(self._client, block.after), tree
 
-    async def _catch_up(self) -> None:
+    async def _read(self) -> None:
+        """Reads what the chain has by now."""
         follower = self._following()
         while await follower.is_behind():
             raise_if_cancelled()
             for verified in await follower.take(1.0):
-                self._tree.extend(verified.hashes)
-                self._intake = verified.block.intake
+                self._pieces.extend(_pieces(verified, 0))
+
+    def _advance(self) -> bool:
+        """Grows the tree by what was read; True where it stopped at a size that must be signed by itself."""
+        while self._pieces:
+            piece = self._pieces.popleft()
+            self._tree.extend(piece.hashes)
+            if piece.intake is not None:
+                self._intake = piece.intake
+            if piece.is_stop:
+                return True
+        return False
 
     def _following(self) -> Follower:
         if self._follower is None:
@@ -188,11 +226,13 @@ class Signer:
         """
         async with self._lock:
             for _ in range(ATTEMPTS_MAX):
-                await self._catch_up()
+                await self._read()
                 try:
+                    while self._advance():
+                        await self._sign()
                     return await self._sign()
                 except Fenced:
-                    # Another signer's note came first; look at it and start over.
+                    # Another signer's note came first: read on from it.
                     continue
         raise Unavailable(f"lost {ATTEMPTS_MAX} times to another signer")
 
@@ -220,14 +260,19 @@ class Signer:
         return note
 
     async def _agree_with(self, other: Checkpoint, note: bytes) -> None:
-        """Takes over a note that another signer made, after checking it against the chain."""
+        """Takes over a note that another signer made, after checking it against the chain.
+
+        Raises:
+            Fenced: it is larger than what this signer knew; its tree now stands at that size.
+            RolledBack: the chain does not lead to it.
+        """
         if self._newest is not None and other.size <= self._newest.size:
             if other.size == self._newest.size and other.root != self._newest.root:
                 raise RolledBack(f"two signed roots for size {other.size}", hint=HINT)
             return
         await self._start_from(other)
         self._newest, self._note = other, note
-        await self._catch_up()
+        raise Fenced(f"another signer has signed size {other.size}")
 
     async def _persist(self, note: bytes, expected_last: int) -> None:
         while True:

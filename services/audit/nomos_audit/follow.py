@@ -131,20 +131,39 @@ async def position_before(client: Client, origin: str, sequence: int) -> tuple[P
     return Position(block=sequence - 1, size=block.size, hash=block.head), block
 
 
-async def load_head(client: Client, origin: str) -> Head:
-    """Rebuilds the head from the newest whole snapshot forward, checking every link on the way.
+async def head_at(client: Client, origin: str, last: int | None) -> Head:
+    """The head behind the block that holds record ``last``; of the whole chain where it is None.
+
+    Raises:
+        RolledBack: there is no such record; blocks are missing or contradict each other.
+        MalformedRecord: a message of the chain is no block.
+        Unavailable: the bus does not answer.
+    """
+    if last is None:
+        return await load_head(client, origin)
+    newest = await last_message(client, STREAM)
+    if newest is None or parse_block(newest.payload).size <= last:
+        raise RolledBack(f"the chain does not hold record {last}", hint=HINT)
+    return await load_head(client, origin, await block_of(client, last, newest.seq))
+
+
+async def load_head(client: Client, origin: str, end: int | None = None) -> Head:
+    """Rebuilds the head behind block ``end`` (None: the newest) from the whole snapshot before it, checking every link.
 
     Raises:
         RolledBack: blocks are missing or contradict each other.
         MalformedRecord: a message of the chain is no block.
         Unavailable: the bus does not answer.
     """
-    last = await last_message(client, STREAM)
-    if last is None:
-        return empty_head(origin)
-    newest = parse_block(last.payload)
-    if not 0 <= newest.heads_at <= last.seq:
-        raise RolledBack("the newest block names a snapshot that is not before it", hint=HINT)
+    if end is None:
+        last = await last_message(client, STREAM)
+        if last is None:
+            return empty_head(origin)
+        end, newest = last.seq, parse_block(last.payload)
+    else:
+        newest, _ = await block_at(client, end)
+    if not 0 <= newest.heads_at <= end:
+        raise RolledBack("a block names a snapshot that is not before it", hint=HINT)
     begin = max(newest.heads_at, 1)
     if begin == 1:
         head, complete = empty_head(origin), True
@@ -153,9 +172,10 @@ async def load_head(client: Client, origin: str) -> Head:
         head, complete = head_before(origin, begin - 1, payload), False
     follower = Follower(client, position_of(head))
     try:
-        while head.block < last.seq:
+        while head.block < end:
             for verified in await follower.take(1.0):
-                head = evolve(head, verified, complete=complete or head.block >= last.seq)
+                if head.block < end:
+                    head = evolve(head, verified, complete=complete or head.block >= end)
     finally:
         await follower.close()
     return head

@@ -8,18 +8,22 @@ whoever waits on :meth:`AuditLog.run`, and the process must not go on as if noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 
 from nomos_audit.anchors import Anchor, DatabaseAnchor
+from nomos_audit.archiver import RETRY_SECONDS, Archiver
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
 from nomos_audit.domain import JOURNAL
 from nomos_audit.projections import TableProjection
+from nomos_audit.store.port import Store
 from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
 from nomos_audit.tenants import TenantStreams
+from nomos_audit.tiles import Tiles
 from nomos_audit.writer import Writer
 from nomos_runtime import observe
 from nomos_runtime.database import Database
@@ -36,7 +40,7 @@ class AuditLog:
     """The log of one installation in this process. Build with :meth:`open`, then :meth:`run` until cancelled."""
 
     def __init__(
-        self, client: Client, database: Database, *, origin: str, writer: Writer, signer: Signer, kept: int
+        self, client: Client, database: Database, *, origin: str, writer: Writer, signer: Signer, kept: int, tiles: Path
     ) -> None:
         self.client = client
         self.database = database
@@ -45,6 +49,8 @@ class AuditLog:
         self.signer = signer
         self.table = TableProjection(client, database, origin=origin)
         self.tenants = TenantStreams(client, origin=origin, may_publish=lambda: writer.is_active)
+        self.tiles = Tiles(client, tiles, origin=origin)
+        self.archiver: Archiver | None = None
         self._kept = kept
 
     @classmethod
@@ -61,6 +67,7 @@ class AuditLog:
         anchors: Sequence[Anchor] = (),
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         journal_kept: int = JOURNAL_KEPT,
+        tiles: Path,
     ) -> AuditLog:
         """Compares the chain with its checkpoints; nothing is written yet.
 
@@ -75,6 +82,7 @@ class AuditLog:
             anchors: where checkpoints are kept besides ``CHECKPOINT`` and the database.
             checkpoint_seconds: between two checkpoints of a growing log; above 0.
             journal_kept: journal messages that stay after they are signed for.
+            tiles: folder of the tree's tiles.
 
         Raises:
             RolledBack: the chain is behind a checkpoint or differs from it.
@@ -92,7 +100,39 @@ class AuditLog:
             every_seconds=checkpoint_seconds,
         )
         await signer.open()
-        return cls(client, database, origin=origin, writer=writer, signer=signer, kept=journal_kept)
+        return cls(client, database, origin=origin, writer=writer, signer=signer, kept=journal_kept, tiles=tiles)
+
+    def archive(
+        self,
+        store: Store,
+        *,
+        blinding_key: bytes,
+        journal: Callable[[str, dict[str, Any]], Awaitable[None]],
+        now: Callable[[], int],
+        tool: str,
+        grace_seconds: float,
+        retry_seconds: float = RETRY_SECONDS,
+        after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """Gives the log an archive; call before :meth:`run`. Arguments as of :class:`nomos_audit.archiver.Archiver`."""
+        self.archiver = Archiver(
+            self.client,
+            self.database,
+            store,
+            origin=self.origin,
+            keys=lambda: [self.signer.verifier_key],
+            blinding_key=blinding_key,
+            journal=journal,
+            sign=self.signer.checkpoint_now,
+            tiles=self.tiles,
+            projected=self.table,
+            is_active=lambda: self.writer.is_active,
+            now=now,
+            tool=tool,
+            grace_seconds=grace_seconds,
+            retry_seconds=retry_seconds,
+            after_root=after_root,
+        )
 
     async def run(self) -> None:
         """Runs all parts until cancelled.
@@ -105,7 +145,10 @@ class AuditLog:
             parts.create_task(self.signer.run(), name="audit signer")
             parts.create_task(self.table.run(), name="audit table")
             parts.create_task(self.tenants.run(), name="audit tenants")
+            parts.create_task(self.tiles.run(), name="audit tiles")
             parts.create_task(self._trim(), name="audit trim")
+            if self.archiver is not None:
+                parts.create_task(self.archiver.run(), name="audit archiver")
 
     async def _trim(self) -> None:
         """Keeps the journal from filling up: what is chained and signed for may go, but for the newest messages."""

@@ -73,6 +73,11 @@ class TableProjection:
         self._origin = origin
         self.position = start_of(origin)
 
+    @property
+    def size(self) -> int:
+        """Records of the log that are in the table, by this process's knowledge."""
+        return self.position.size
+
     async def run(self) -> None:
         """Projects the chain until cancelled.
 

@@ -42,7 +42,7 @@ SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "minting": ("MINT_KEY_ENCRYPTION_KEY",),
     "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY",),
     "stepup": ("STEPUP_KEY_ENCRYPTION_KEY",),
-    "audit": ("AUDIT_SIGN_KEY",),
+    "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
 }
 

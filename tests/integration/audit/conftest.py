@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import nats
 import pytest
@@ -20,13 +21,16 @@ from nomos.events import Actor, Envelope, encode_batch, encode_envelope
 from nomos.log.record import parse_object
 from nomos_audit.block import STREAM
 from nomos_audit.follow import Follower, load_head
+from nomos_audit.projections import MIGRATIONS
 from nomos_audit.replay import start_of
 from nomos_audit.writer import State, Writer
+from nomos_runtime.database import Database
 from nomos_runtime.embedded.nats import server_binary
+from nomos_runtime.embedded.postgres import EmbeddedPostgres
 from nomos_runtime.embedded.process import ServerProcess
 
 ORIGIN = "audit.example.com/test"
-SERVICES = {"AP": "policy", "AM": "minting"}
+SERVICES = {"AP": "policy", "AM": "minting", "AA": "audit"}
 DEADLINE_SECONDS = 60
 
 
@@ -224,6 +228,26 @@ async def stage(server: Stage) -> AsyncIterator[Stage]:
     await server.make_streams()
     yield server
     await server.close()
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"), fsync=False)
+    server.start()
+    asyncio.run(server.prepare())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    admin = await asyncpg.connect(postgres.admin_url())
+    await admin.execute("DROP SCHEMA audit CASCADE; CREATE SCHEMA audit AUTHORIZATION audit")
+    await admin.close()
+    made = await Database.open("audit", postgres.urls()["audit"])
+    await made.migrate(MIGRATIONS)
+    yield made
+    await made.close()
 
 
 @pytest.fixture(scope="session")

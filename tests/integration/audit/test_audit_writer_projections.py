@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +21,12 @@ from nomos_audit.anchors import DatabaseAnchor
 from nomos_audit.export import export_log, read_tenant
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.log import AuditLog
-from nomos_audit.projections import MIGRATIONS, TableProjection
+from nomos_audit.projections import TableProjection
 from nomos_audit.replay import start_of
 from nomos_audit.streams import last_message, stream_state
 from nomos_audit.tenants import TenantMessage, TenantStreams, messages_of, parse_message
 from nomos_audit.writer import State
 from nomos_runtime.database import Database
-from nomos_runtime.embedded.postgres import EmbeddedPostgres
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"), fsync=False)
-    server.start()
-    asyncio.run(server.prepare())
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    admin = await asyncpg.connect(postgres.admin_url())
-    await admin.execute("DROP SCHEMA audit CASCADE; CREATE SCHEMA audit AUTHORIZATION audit")
-    await admin.close()
-    made = await Database.open("audit", postgres.urls()["audit"])
-    await made.migrate(MIGRATIONS)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -75,6 +52,7 @@ async def audit_log(stage: Any, database: Database, seed: bytes, **more: Any) ->
         services=stage.services,
         now=lambda: time.time_ns() // 1000,
         checkpoint_seconds=0.1,
+        tiles=stage.directory / "tiles",
         **more,
     )
     log.running = stage.run(log.run(), "audit log")  # type: ignore[attr-defined]

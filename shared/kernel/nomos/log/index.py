@@ -19,6 +19,7 @@ import msgspec
 
 from nomos.errors import MalformedRecord
 from nomos.log.record import canonical_bytes, parse_object
+from nomos.log.tiles import is_tile_path
 
 EXPORT_SCHEMA: Final = "nomos.export/1"
 INDEX_NAME: Final = "log.json"
@@ -28,10 +29,14 @@ PROOF_NAME: Final = "proof"
 INDEX_BYTES_MAX: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 _PART_NAME = re.compile(r"day=[0-9]{4}-[0-9]{2}-[0-9]{2}/part-[0-9]{3,6}\.parquet")
-_OTHER_NAME = re.compile(r"checkpoint|checkpoints/[0-9]{12,19}|proof")
+ROOTS_NAME: Final = "roots"
+HEAD_NAME: Final = "head.json"
+_DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_ROOT_NAME = re.compile(rf"roots/{_DAY}(?:\.json|\.heads|\.[0-9]{{1,2}}\.tsr)?")
+_OTHER_NAME = re.compile(rf"checkpoint|checkpoints/[0-9]{{12,19}}|proof|head\.json|{_ROOT_NAME.pattern}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-Kind = Literal["log", "tenant"]
+Kind = Literal["log", "tenant", "archive"]
 
 
 class PartEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +76,16 @@ def checkpoint_name(size: int) -> str:
 def is_part_name(name: str) -> bool:
     """Whether ``name`` is the relative name of a Parquet file of an export."""
     return _PART_NAME.fullmatch(name) is not None
+
+
+def root_name(day: str, suffix: str = "") -> str:
+    """The name of a day's root (``""``), its proofs (``.json``), its heads (``.heads``) or a token (``.0.tsr``)."""
+    return f"{ROOTS_NAME}/{day}{suffix}"
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether an archive may hold an object called ``name``."""
+    return name == INDEX_NAME or is_part_name(name) or _ROOT_NAME.fullmatch(name) is not None or is_tile_path(name)
 
 
 def file_digest(path: Path) -> str:

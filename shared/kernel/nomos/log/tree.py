@@ -26,6 +26,9 @@ EMPTY_ROOT: Final = sha256(b"").digest()
 #: Gives the leaf *hash* of an index. A list's ``__getitem__`` will do.
 LeafHashes = Sequence[bytes] | Callable[[int], bytes]
 
+#: Gives the RFC 6962 root of the leaves [begin, end).
+Subtree = Callable[[int, int], bytes]
+
 
 class ProofFailed(BadSignature):
     """An inclusion or consistency proof that does not lead to the given root."""
@@ -209,17 +212,26 @@ def inclusion_proof(leaves: LeafHashes, index: int, size: int) -> list[bytes]:
     Raises:
         MalformedRecord: not ``0 <= index < size``.
     """
+    leaf = _accessor(leaves)
+    return inclusion_path(lambda begin, end: _range_root(leaf, begin, end), index, size)
+
+
+def inclusion_path(subtree: Subtree, index: int, size: int) -> list[bytes]:
+    """As :func:`inclusion_proof`, from whatever knows the root of the leaves [begin, end).
+
+    Raises:
+        MalformedRecord: not ``0 <= index < size``.
+    """
     if not 0 <= index < size:
         raise MalformedRecord(f"leaf index {index} is not in a tree of size {size}")
-    leaf = _accessor(leaves)
     begin, end, path = 0, size, []
     while end - begin > 1:
         middle = begin + split_size(end - begin)
         if index < middle:
-            path.append(_range_root(leaf, middle, end))
+            path.append(subtree(middle, end))
             end = middle
         else:
-            path.append(_range_root(leaf, begin, middle))
+            path.append(subtree(begin, middle))
             begin = middle
     path.reverse()
     return path
@@ -233,22 +245,31 @@ def consistency_proof(leaves: LeafHashes, old: int, new: int) -> list[bytes]:
     Raises:
         MalformedRecord: not ``0 <= old <= new``.
     """
+    leaf = _accessor(leaves)
+    return consistency_path(lambda begin, end: _range_root(leaf, begin, end), old, new)
+
+
+def consistency_path(subtree: Subtree, old: int, new: int) -> list[bytes]:
+    """As :func:`consistency_proof`, from whatever knows the root of the leaves [begin, end).
+
+    Raises:
+        MalformedRecord: not ``0 <= old <= new``.
+    """
     if not 0 <= old <= new:
         raise MalformedRecord(f"size {old} is no earlier size of a tree of size {new}")
     if old in (0, new):
         return []
-    leaf = _accessor(leaves)
     begin, end, complete, path = 0, new, True, []
     while old != end:
         middle = begin + split_size(end - begin)
         if old <= middle:
-            path.append(_range_root(leaf, middle, end))
+            path.append(subtree(middle, end))
             end = middle
         else:
-            path.append(_range_root(leaf, begin, middle))
+            path.append(subtree(begin, middle))
             begin, complete = middle, False
     if not complete:
-        path.append(_range_root(leaf, begin, end))
+        path.append(subtree(begin, end))
     path.reverse()
     return path
 

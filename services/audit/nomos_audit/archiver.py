@@ -1,0 +1,513 @@
+"""The archiver: closes each day with a seal and brings its records, root and proofs into the archive.
+
+For each day, in order; each step can be repeated, and after a crash at any point the same steps give the same objects:
+
+1. Its records become Parquet parts, stored and read back (:mod:`nomos_audit.dayparts`).
+2. The seal, which names those parts by digest and holds the roots over all tenants' heads and producers' counters as of
+   the day's last record, is journalled like every other event; the writer chains it. A seal that is in the chain
+   already is taken as it is.
+3. The signer signs exactly the size that the seal completes: the daily root.
+4. Tiles, proofs, heads and root are stored, the root last of them; then the index ``log.json`` is replaced.
+
+A day's records end before the first record of a later day, or where the chain ends once the day is over (records are
+stamped by the writer, one time for each block, so a range ends with a block). The clock names days; it orders nothing:
+a record that is stamped earlier than the one before belongs to the day that is open. Days without a record are sealed
+too.
+
+Every process could do this at once: objects are never overwritten, and of two seals of a day the first counts, both
+saying the same. To spare work the active writer's process begins, and a standby waits :data:`STANDBY_SECONDS` longer.
+
+Trusted: the chain, as far as it was verified. Not trusted: the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import msgspec
+from nats.aio.client import Client
+
+from nomos.errors import Conflict, NotFound, RolledBack, Unavailable
+from nomos.log.archive import ArchiveRow
+from nomos.log.chain import link
+from nomos.log.checkpoint import Checkpoint, open_checkpoint
+from nomos.log.heads import (
+    ERASURE,
+    SEAL,
+    Place,
+    Roots,
+    Seal,
+    SealRef,
+    event_of,
+    format_leaves,
+    parse_seal,
+    producers_root,
+    root_of,
+    tenant_leaf,
+    tenant_leaves,
+)
+from nomos.log.index import (
+    EXPORT_SCHEMA,
+    INDEX_NAME,
+    ROOTS_NAME,
+    ExportIndex,
+    FileEntry,
+    PartEntry,
+    format_index,
+    parse_index,
+    root_name,
+)
+from nomos.log.note import VerifierKey
+from nomos.log.record import Record, parse_record, parse_ts
+from nomos.log.roots import RootProofs, format_root_proofs, parse_root_proofs
+from nomos.log.tree import (
+    ProofFailed,
+    Subtree,
+    consistency_path,
+    inclusion_path,
+    leaf_hash,
+    verify_consistency,
+    verify_inclusion,
+)
+from nomos_audit.dayparts import DayParts
+from nomos_audit.domain import JOURNAL
+from nomos_audit.follow import Follower, head_at
+from nomos_audit.head import Head, empty_head
+from nomos_audit.notes import find_note
+from nomos_audit.replay import HINT, VerifiedBlock, evolve, position_of
+from nomos_audit.store.port import Store, digest_of
+from nomos_audit.streams import raise_if_cancelled, stream_state
+from nomos_audit.tiles import Tiles
+from nomos_runtime import observe
+from nomos_runtime.database import Database
+
+#: After midnight UTC; by so much the writers' clocks may differ.
+GRACE_SECONDS: Final = 30.0
+STANDBY_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = 5.0
+#: How long a seal, or its root, is waited for before all is looked at anew.
+WAIT_SECONDS: Final = 60.0
+
+DAY_SEALED: Final = "audit_day_sealed"
+DAY_ARCHIVED: Final = "audit_day_archived"
+ARCHIVE_AWAY: Final = "audit_archive_away"
+
+_ERASURE_END: Final = f'"type":"{ERASURE}","v":1}}'.encode()
+
+
+class Projected(Protocol):
+    """How far the table is."""
+
+    @property
+    def size(self) -> int:
+        """Records in it."""
+        ...
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What is archived.
+
+    Attributes:
+        day: the newest sealed day; empty before the first.
+        last: its last record, -1 before the first.
+        seal: its seal.
+        root_size: size of its root.
+        files: all parts, in order.
+        others: all other objects that the index names.
+    """
+
+    day: str
+    last: int
+    seal: SealRef | None
+    root_size: int
+    files: tuple[PartEntry, ...]
+    others: tuple[FileEntry, ...]
+
+
+class _Found(msgspec.Struct, frozen=True, kw_only=True):
+    record: Record
+    encoded: bytes
+    prev: bytes
+    seal: Seal
+
+
+NOTHING: Final = Done(day="", last=-1, seal=None, root_size=0, files=(), others=())
+
+
+class Archiver:
+    """Archives one log. :meth:`run` until cancelled."""
+
+    def __init__(
+        self,
+        client: Client,
+        database: Database,
+        store: Store,
+        *,
+        origin: str,
+        keys: Callable[[], list[VerifierKey]],
+        blinding_key: bytes,
+        journal: Callable[[str, dict[str, Any]], Awaitable[None]],
+        sign: Callable[[], Awaitable[bytes]],
+        tiles: Tiles,
+        projected: Projected,
+        is_active: Callable[[], bool],
+        now: Callable[[], int],
+        tool: str,
+        grace_seconds: float = GRACE_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """Takes what it works with.
+
+        Args:
+            client: connected to the account that owns the streams.
+            database: the audit service's own.
+            store: the archive.
+            origin: the log's identity.
+            keys: the log's public keys; the newest last.
+            blinding_key: 32 bytes, under which tenants' names are blinded in seals.
+            journal: makes an event of the audit service durable.
+            sign: signs the log as it stands.
+            tiles: the tree.
+            projected: the table in which seals are looked up.
+            is_active: whether this process is the active writer.
+            now: microseconds since 1970, UTC.
+            tool: name and version of the program.
+            grace_seconds: after midnight.
+            retry_seconds: after the store did not answer.
+            after_root: called with day and note when a root is archived (time stamps, a second bucket).
+        """
+        self._client = client
+        self._database = database
+        self._store = store
+        self._origin = origin
+        self._keys = keys
+        self._blinding_key = blinding_key
+        self._journal = journal
+        self._sign = sign
+        self._tiles = tiles
+        self._projected = projected
+        self._is_active = is_active
+        self._now = now
+        self._tool = tool
+        self._grace_seconds = grace_seconds
+        self._retry_seconds = retry_seconds
+        self._after_root = after_root
+        self.done = NOTHING
+
+    async def run(self) -> None:
+        """Archives until cancelled.
+
+        Raises:
+            RolledBack: the archive, or the chain, contradicts the other.
+        """
+        while True:
+            raise_if_cancelled()
+            try:
+                self.done = await self._resume()
+                if self.done.day:
+                    # A crash may have left the newest root without them; both do nothing where all is there.
+                    await self.replace_index()
+                    await self._follow_root(self.done.day, await self._store.get(root_name(self.done.day)))
+                head = await self._head_after(self.done.last)
+                while True:
+                    head = await self._archive_next(head)
+            except (Unavailable, NotFound, Conflict) as error:
+                # The log goes on without its archive; everything is still in the chain.
+                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail=error.detail, cause=error.cause)
+                await asyncio.sleep(self._retry_seconds)
+            except TimeoutError:
+                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail="a seal or its root is late")
+            except ProofFailed as error:
+                # Checked before anything was published: the tiles on disk are damaged. They are made anew.
+                self._tiles.forget()
+                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail=f"tiles made anew: {error.detail}")
+                await asyncio.sleep(self._retry_seconds)
+
+    # -- where to go on --------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> Done:
+        """What the archive holds, checked against the chain and our own signature."""
+        names = await self._store.names(f"{ROOTS_NAME}/")
+        days = [name.removeprefix(f"{ROOTS_NAME}/") for name in names if name.count(".") == 0]
+        await self._settle()
+        if not days:
+            return NOTHING
+        newest = days[-1]
+        proofs = parse_root_proofs(await self._store.get(root_name(newest, ".json")))
+        root = self._open(await self._store.get(root_name(newest)))
+        found = await self._find_seal(newest, -1)
+        leaf = leaf_hash(link(proofs.prev, proofs.seal))
+        verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
+        if found is None or found.encoded != proofs.seal or found.record.seq != root.size - 1:
+            raise RolledBack(f"the archive holds a seal of {newest} that the chain has not", hint=HINT)
+        files, others = await self._listed(days, names)
+        return Done(
+            day=newest,
+            last=found.seal.last,
+            seal=_ref(found),
+            root_size=root.size,
+            files=files,
+            others=others,
+        )
+
+    async def _listed(self, days: list[str], names: list[str]) -> tuple[tuple[PartEntry, ...], tuple[FileEntry, ...]]:
+        """The index's entries: from ``log.json`` where it is complete, else from the roots themselves."""
+        try:
+            index = parse_index(await self._store.get(INDEX_NAME))
+        except NotFound:
+            index = None
+        if index is not None and {one.n for one in index.others} == set(names):
+            return index.files, index.others
+        files: list[PartEntry] = []
+        for day in days:
+            proofs = parse_root_proofs(await self._store.get(root_name(day, ".json")))
+            seal = parse_seal(parse_record(proofs.seal).event)
+            files += [PartEntry(**msgspec.structs.asdict(one)) for one in seal.files]
+        others = [FileEntry(n=name, sha256=digest_of(await self._store.get(name))) for name in names]
+        return tuple(files), tuple(others)
+
+    def _open(self, note: bytes) -> Checkpoint:
+        return open_checkpoint(note, self._keys(), {}).checkpoint
+
+    async def _settle(self) -> None:
+        """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""
+        journalled = (await stream_state(self._client, JOURNAL)).last_seq
+        while True:
+            head = await head_at(self._client, self._origin, None)
+            if head.intake >= journalled and self._projected.size >= head.size:
+                return
+            raise_if_cancelled()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _head_after(self, last: int) -> Head:
+        """The head after record ``last``, which ended a block."""
+        if last < 0:
+            return empty_head(self._origin)
+        head = await head_at(self._client, self._origin, last)
+        if head.size != last + 1:
+            raise RolledBack(f"record {last}, which a seal names as a day's last, ends no block", hint=HINT)
+        return head
+
+    # -- one day -----------------------------------------------------------------------------------------------------
+
+    async def _archive_next(self, head: Head) -> Head:
+        """Archives the next day from ``head`` on; gives the head after its last record."""
+        day = _after(self.done.day) if self.done.day else await self._first_day()
+        known = await self._find_seal(day, -1 if self.done.seal is None else self.done.seal.seq)
+        parts = await DayParts.open(self._store, day, head.size)
+        try:
+            erasures, after = await self._gather(day, head, parts, None if known is None else known.seal.last)
+            files = await parts.finish()
+        finally:
+            parts.close()
+        leaves = tenant_leaves(after.tenants, self._blinding_key)
+        seal = Seal(
+            count=after.size - head.size,
+            day=day,
+            erasures=erasures,
+            files=files,
+            first=head.size,
+            keys=(str(self._keys()[-1]).rpartition("+")[0],),
+            last=after.size - 1,
+            pc_root=producers_root({name: one.next for name, one in after.producers.items()}).hex(),
+            prev_seal=self.done.seal,
+            src=(Place(s=JOURNAL, q=after.intake),),
+            tenants=Roots(n=len(leaves), root=root_of(tenant_leaf(one) for one in leaves).hex()),
+            tool=self._tool,
+        )
+        found = known or await self._make_seal(seal)
+        if msgspec.structs.replace(found.seal, tool=seal.tool, keys=seal.keys) != seal:
+            raise RolledBack(f"the chain holds another seal of {day} than its records give", hint=HINT)
+        await self._publish(found, format_leaves(leaves))
+        return after
+
+    async def _first_day(self) -> str:
+        """The day of the log's first record."""
+        follower = Follower(self._client, position_of(empty_head(self._origin)))
+        try:
+            while True:
+                raise_if_cancelled()
+                for block in await follower.take(POLL_SECONDS):
+                    if block.block.records:
+                        return _day_of(block)
+        finally:
+            await follower.close()
+
+    async def _gather(self, day: str, head: Head, parts: DayParts, until: int | None) -> tuple[int, Head]:
+        """Brings the day's records into ``parts``; gives the number of erasures and the head after the last.
+
+        Args:
+            day: the day.
+            head: the head before its first record.
+            parts: takes the records.
+            until: the day's last record, where a seal says it already.
+        """
+        erasures = 0
+        follower = Follower(self._client, position_of(head))
+        try:
+            while until is None or head.size <= until:
+                raise_if_cancelled()
+                if until is None and not self._is_active() and not self._is_over(day):
+                    await asyncio.sleep(POLL_SECONDS)
+                    continue
+                over = self._is_over(day)
+                blocks = await follower.take(POLL_SECONDS)
+                for block in blocks:
+                    if until is None and block.block.records and _day_of(block) > day:
+                        return erasures, head
+                    rows = [
+                        ArchiveRow(block.block.first + index, own, record)
+                        for index, (record, own) in enumerate(zip(block.block.records, block.hashes, strict=True))
+                    ]
+                    await parts.add(rows)
+                    erasures += sum(record.endswith(_ERASURE_END) for record in block.block.records)
+                    head = evolve(head, block)
+                    if until is not None and head.size > until:
+                        break
+                if until is None and over and not blocks and not await follower.is_behind():
+                    break
+        finally:
+            await follower.close()
+        if until is not None and head.size != until + 1:
+            raise RolledBack(f"record {until}, which a seal names as a day's last, ends no block", hint=HINT)
+        return erasures, head
+
+    def _is_over(self, day: str) -> bool:
+        """Whether the day is over by the clock, a while ago; for a standby a longer while."""
+        later = self._grace_seconds + (0.0 if self._is_active() else STANDBY_SECONDS)
+        midnight = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
+        return self._now() / 1e6 >= midnight.timestamp() + later
+
+    async def _make_seal(self, seal: Seal) -> _Found:
+        after = -1 if self.done.seal is None else self.done.seal.seq
+        # Another process may have been faster.
+        found = await self._find_seal(seal.day, after)
+        if found is not None:
+            return found
+        await self._journal(SEAL, event_of(seal))
+        observe.say("audit", DAY_SEALED, day=seal.day, count=seal.count)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while found is None:
+                await asyncio.sleep(POLL_SECONDS / 5)
+                found = await self._find_seal(seal.day, after)
+        return found
+
+    async def _find_seal(self, day: str, after: int) -> _Found | None:
+        """The first seal of ``day`` behind record ``after``, from the table. The signed root proves it later."""
+        async with self._database.transaction(tenant="_sys") as connection:
+            rows = await connection.fetch(
+                "SELECT record, prev FROM audit_events WHERE tenant = '_sys' AND type = $1 AND seq > $2 ORDER BY tseq",
+                SEAL,
+                after,
+            )
+        for row in rows:
+            record = parse_record(row["record"])
+            seal = parse_seal(record.event)
+            if seal.day == day:
+                return _Found(record=record, encoded=row["record"], prev=row["prev"], seal=seal)
+        return None
+
+    # -- its root ----------------------------------------------------------------------------------------------------
+
+    async def _publish(self, found: _Found, heads: bytes) -> None:
+        """Stores everything that goes with the day's root, the root last, then the index."""
+        day, size = found.seal.day, found.record.seq + 1
+        note = await self._note_of(size)
+        root = self._open(note)
+        proofs = await self._proofs(found, root, await self._tiles.reach(size))
+        for name, content in self._tiles.files.stored(self.done.root_size, size):
+            await self._store.put_new(name, content, await asyncio.to_thread(digest_of, content))
+        others = {root_name(day, ".json"): format_root_proofs(proofs), root_name(day, ".heads"): heads}
+        for name, content in others.items():
+            await self._store.put_new(name, content, digest_of(content))
+        others[root_name(day)] = await self._store_root(day, note, root)
+        self.done = Done(
+            day=day,
+            last=found.seal.last,
+            seal=_ref(found),
+            root_size=size,
+            files=(*self.done.files, *(PartEntry(**msgspec.structs.asdict(one)) for one in found.seal.files)),
+            others=(*self.done.others, *(FileEntry(n=name, sha256=digest_of(one)) for name, one in others.items())),
+        )
+        await self.replace_index()
+        observe.say("audit", DAY_ARCHIVED, day=day, size=size, records=found.seal.count)
+        await self._follow_root(day, note)
+
+    async def _follow_root(self, day: str, note: bytes) -> None:
+        if self._after_root is not None:
+            await self._after_root(day, note)
+
+    async def _store_root(self, day: str, note: bytes, root: Checkpoint) -> bytes:
+        """Stores the root; one of the same tree that is there already, with other cosignatures, stays."""
+        try:
+            await self._store.put_new(root_name(day), note, digest_of(note))
+        except Conflict:
+            there = await self._store.get(root_name(day))
+            if self._open(there) != root:
+                raise
+            return there
+        return note
+
+    async def replace_index(self) -> None:
+        """Replaces ``log.json``: the only object of an archive that changes."""
+        index = ExportIndex(
+            schema=EXPORT_SCHEMA,
+            origin=self._origin,
+            kind="archive",
+            tenant=None,
+            files=self.done.files,
+            others=tuple(sorted(self.done.others, key=lambda one: one.n)),
+            tool=self._tool,
+        )
+        await self._store.replace(INDEX_NAME, format_index(index))
+
+    async def _note_of(self, size: int) -> bytes:
+        """The note of exactly ``size``, which the signer makes when it meets the seal."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                note = await find_note(self._client, size)
+                if note is not None:
+                    return note
+                await self._sign()
+
+    async def _proofs(self, found: _Found, root: Checkpoint, subtree: Subtree) -> RootProofs:
+        """The proofs of a day, checked as an auditor will check them."""
+        seal, size, content = found.seal, root.size, found.seal.last + 1
+        proofs = RootProofs(
+            day=seal.day,
+            size=size,
+            seal=found.encoded,
+            prev=found.prev,
+            inclusion=tuple(inclusion_path(subtree, size - 1, size)),
+            content_size=content,
+            content_root=self._tiles.root(content),
+            consistency=tuple(consistency_path(subtree, content, size)),
+            prev_size=self.done.root_size,
+            prev_consistency=tuple(consistency_path(subtree, self.done.root_size, size)),
+        )
+        verify_inclusion(size - 1, size, leaf_hash(link(found.prev, found.encoded)), proofs.inclusion, root.root)
+        verify_consistency(content, size, proofs.content_root, root.root, proofs.consistency)
+        if self.done.root_size:
+            before = self._tiles.root(self.done.root_size)
+            verify_consistency(self.done.root_size, size, before, root.root, proofs.prev_consistency)
+        return proofs
+
+
+def _ref(found: _Found) -> SealRef:
+    return SealRef(seq=found.record.seq, h=link(found.prev, found.encoded).hex())
+
+
+def _day_of(block: VerifiedBlock) -> str:
+    """The day of a block's records; the writer stamps all of them with one time."""
+    record = parse_record(block.block.records[0])
+    parse_ts(record.ts)
+    return record.ts[:10]
+
+
+def _after(day: str) -> str:
+    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()

@@ -1,0 +1,1 @@
+"""Where the archive stands: one port, a folder and an S3-compatible store."""
