@@ -7,26 +7,15 @@ and the root at each checkpoint size. Raises :class:`Divergence` at the first th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import Final
 
-from nomos.errors import Refused
 from nomos.log.chain import NO_HASH, genesis, link
-from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, TenantSpan, judge_counter
+from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, HeadsCut, TenantSpan, judge_counter
 from nomos.log.report import Verdict
+from nomos.log.statements import Divergence, Statements
 from nomos.log.tree import CompactRange
 
 _NO_HASH_HEX: Final = NO_HASH.hex()
-
-
-class Divergence(Refused):
-    """The records are not what the signatures vouch for. ``seq`` is the first record this can be pinned to."""
-
-    code: ClassVar[str] = "divergence"
-
-    def __init__(self, verdict: Verdict, seq: int, reason: str) -> None:
-        super().__init__(reason)
-        self.verdict = verdict
-        self.seq = seq
 
 
 class _Counters:
@@ -52,6 +41,19 @@ class _Counters:
         self._producers.update({name: one.last[0] for name, one in summary.producers.items()})
         self._sources.update({name: one.last for name, one in summary.sources.items()})
         self._gaps.update({gap.producer: gap for gap in summary.gaps if gap.producer is not None})
+
+    def heads(self, cut: HeadsCut) -> tuple[dict[str, tuple[int, str]], dict[str, int]]:
+        """The heads at a position inside the group that is to be taken next.
+
+        Returns:
+            Tenant -> (number of records, hash of the last in hex), and ``service/producer`` -> next counter.
+        """
+        tenants = {**self._tenants, **cut.tenants}
+        producers = {**self._producers, **cut.producers}
+        return (
+            {name: (last + 1, head) for name, (last, head) in tenants.items()},
+            {"/".join(name): last + 1 for name, last in producers.items()},
+        )
 
     def _tenant(self, name: str, span: TenantSpan) -> Bad | None:
         before, head = self._tenants.get(name, (-1, _NO_HASH_HEX))
@@ -85,8 +87,9 @@ def _first(found: list[Bad]) -> Bad | None:
 class LogFold:
     """The whole log from record 0. Give it the summaries in order, then :meth:`finish`."""
 
-    def __init__(self, origin: str, signed: Mapping[int, bytes]) -> None:
-        """Takes the log's origin and the verified roots by tree size."""
+    def __init__(self, origin: str, signed: Mapping[int, bytes], statements: Statements | None = None) -> None:
+        """Takes the log's origin, the verified roots by tree size, and what judges statements of heads."""
+        self._statements = statements or Statements(())
         self._head = genesis(origin)
         self._tree = CompactRange()
         self._signed = signed
@@ -120,6 +123,10 @@ class LogFold:
         self._judge_roots(summary, summary.rows if bad is None else bad.row, expected)
         if bad is not None:
             raise Divergence(bad.verdict, expected + bad.row, bad.reason)
+        for cut in summary.heads:
+            self._statements.judge_heads(cut.cut, *self._counters.heads(cut))
+        for own in summary.own:
+            self._statements.judge_record(own)
         assert summary.tree is not None
         self._tree.merge(summary.tree)
         self._head = summary.last_hash

@@ -85,6 +85,23 @@ class CounterSpan(NamedTuple):
     last: tuple[int, int]
 
 
+class OwnRecord(NamedTuple):
+    """A record of the log's own (tenant ``_sys``, type ``audit.…``): seq, chain hash, type, bytes."""
+
+    seq: int
+    hash: bytes
+    type: str
+    record: bytes
+
+
+class HeadsCut(NamedTuple):
+    """What a group changes of the heads before position ``cut``: counters and hash (hex) of each one's last record."""
+
+    cut: int
+    tenants: dict[str, tuple[int, str]]
+    producers: dict[tuple[str, str], int]
+
+
 class Gap(NamedTuple):
     """A record in which the log itself says that events never reached it.
 
@@ -125,6 +142,8 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     producers: dict[tuple[str, str], CounterSpan]
     sources: dict[str, CounterSpan]
     gaps: tuple[Gap, ...]
+    own: tuple[OwnRecord, ...]
+    heads: tuple[HeadsCut, ...]
     bad: Bad | None
 
 
@@ -287,6 +306,31 @@ def judge_counter(row: int, before: int, now: int, *, declared: Gap | None, dens
     return Bad(row, Verdict.INCOMPLETE, f"the producer's events {before + 1} to {now - 1} are not in the log")
 
 
+def own_records(rows: GroupRows, facts: Sequence[Facts]) -> tuple[OwnRecord, ...]:
+    """The log's own records of the group."""
+    return tuple(
+        OwnRecord(one.seq, rows.hash(row), one.type, bytes(rows.record(row)))
+        for row, one in enumerate(facts)
+        if one.tenant == SYSTEM_TENANT and is_own_record(one.tenant, one.type)
+    )
+
+
+def heads_at(rows: GroupRows, facts: Sequence[Facts], cuts: Sequence[int]) -> tuple[HeadsCut, ...]:
+    """The heads that the group leaves at each of the positions ``cuts`` that fall into it."""
+    found: list[HeadsCut] = []
+    if not facts:
+        return ()
+    first = facts[0].seq
+    for cut in cuts:
+        if first < cut <= first + len(facts):
+            lasts = {one.tenant: row for row, one in enumerate(facts[: cut - first])}
+            tenants = {name: (facts[row].tseq, rows.hash(row).hex()) for name, row in lasts.items()}
+            counters = (one.pc for one in facts[: cut - first])
+            producers = {(pc.svc, pc.id): pc.n for pc in counters if pc is not None}
+            found.append(HeadsCut(cut, tenants, producers))
+    return tuple(found)
+
+
 def check_sources(facts: Sequence[Facts]) -> tuple[dict[str, CounterSpan], Bad | None]:
     """Checks that the position in each source stream rises strictly inside the group."""
     firsts: dict[str, tuple[int, tuple[int, int]]] = {}
@@ -330,12 +374,13 @@ def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[Compac
     return grown, cuts
 
 
-def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSummary:
+def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = (), level: int) -> GroupSummary:
     """Judges one row group.
 
     Args:
         rows: what was read.
         sizes: the checkpoint sizes, rising; the tree's state is kept at each.
+        cuts: the positions of statements, rising; the heads are kept at each.
         level: 1, or 2 for the canonical form of each record too.
     """
     dense = rows.prevs is None
@@ -357,7 +402,7 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSu
     bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
     first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
     placed = dense and first_seq >= 0
-    tree, cuts = _grow(rows, first_seq, sizes) if placed else (None, [])
+    tree, grown = _grow(rows, first_seq, sizes) if placed else (None, [])
     return GroupSummary(
         rows=len(rows),
         first_seq=first_seq,
@@ -366,11 +411,13 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], level: int) -> GroupSu
         first_hash=rows.hash(0),
         last_hash=rows.hash(len(rows) - 1),
         tree=tree,
-        cuts=tuple(cuts),
+        cuts=tuple(grown),
         leaves=() if dense else tuple((one.seq, rows.hash(row)) for row, one in enumerate(facts)),
         tenants=tenants,
         producers=producers,
         sources=sources,
         gaps=tuple(gaps),
+        own=own_records(rows, facts),
+        heads=heads_at(rows, facts, cuts),
         bad=bad,
     )

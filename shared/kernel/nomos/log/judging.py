@@ -30,6 +30,7 @@ class GroupTask(NamedTuple):
     group: int
     with_prev: bool
     sizes: tuple[int, ...]
+    cuts: tuple[int, ...]
     level: int
 
 
@@ -60,11 +61,11 @@ def _judge(task: GroupTask) -> GroupSummary | _Failure:
         return _Failure(Verdict.INCOMPLETE, "the file is missing")
     except Malformed as error:
         return _Failure(Verdict.TAMPERED, error.detail)
-    return judge_group(rows, sizes=task.sizes, level=task.level)
+    return judge_group(rows, sizes=task.sizes, cuts=task.cuts, level=task.level)
 
 
 def _tasks(
-    directory: Path, names: Iterable[str], *, with_prev: bool, sizes: tuple[int, ...], level: int
+    directory: Path, names: Iterable[str], *, with_prev: bool, sizes: tuple[int, ...], cuts: tuple[int, ...], level: int
 ) -> Iterator[GroupTask]:
     for name in names:
         try:
@@ -75,7 +76,7 @@ def _tasks(
         except Malformed as error:
             raise GroupFailed(Verdict.TAMPERED, error.detail, name, None) from None
         for group in range(groups):
-            yield GroupTask(directory, name, group, with_prev, sizes, level)
+            yield GroupTask(directory, name, group, with_prev, sizes, cuts, level)
 
 
 def _finished(task: GroupTask, outcome: GroupSummary | _Failure) -> tuple[GroupTask, GroupSummary]:
@@ -85,7 +86,14 @@ def _finished(task: GroupTask, outcome: GroupSummary | _Failure) -> tuple[GroupT
 
 
 def judge_all(
-    directory: Path, names: Iterable[str], *, with_prev: bool, sizes: tuple[int, ...], level: int, workers: int
+    directory: Path,
+    names: Iterable[str],
+    *,
+    with_prev: bool,
+    sizes: tuple[int, ...],
+    cuts: tuple[int, ...] = (),
+    level: int,
+    workers: int,
 ) -> Iterator[tuple[GroupTask, GroupSummary]]:
     """Judges all row groups of the named parts and gives the summaries in order.
 
@@ -94,13 +102,14 @@ def judge_all(
         names: relative names of parts, in order.
         with_prev: whether the parts have the column ``prev``.
         sizes: the checkpoint sizes, rising.
+        cuts: the positions of statements of heads, rising.
         level: 1 or 2.
         workers: processes to use; 1 means this one alone.
 
     Raises:
         GroupFailed: when its turn comes, for a group that cannot be read.
     """
-    tasks = _tasks(directory, names, with_prev=with_prev, sizes=sizes, level=level)
+    tasks = _tasks(directory, names, with_prev=with_prev, sizes=sizes, cuts=cuts, level=level)
     if workers <= 1:
         for task in tasks:
             yield _finished(task, _judge(task))

@@ -6,6 +6,7 @@ what is read here comes from hands that are not trusted. ``pyarrow`` is imported
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -92,6 +93,18 @@ class Part:
         """Number of row groups."""
         return int(self._file.num_row_groups)
 
+    def types(self, group: int) -> set[str]:
+        """The types of row group number ``group``.
+
+        Raises:
+            MalformedRecord: it cannot be decoded.
+        """
+        try:
+            column = self._file.read_row_group(group, columns=["type"], use_threads=False).column("type")
+            return set(column.unique().to_pylist())
+        except _foreign() as error:
+            raise MalformedRecord("a row group cannot be decoded", cause=str(error)) from None
+
     def read(self, group: int) -> GroupRows:
         """Reads row group number ``group``.
 
@@ -111,6 +124,25 @@ class Part:
             return _rows_of(columns, with_prev=self._with_prev)
         except _foreign() as error:
             raise MalformedRecord("a row group cannot be decoded", cause=str(error)) from None
+
+
+def find_rows(path: Path, types: frozenset[str]) -> Iterator[tuple[int, str, bytes]]:
+    """Seq, type and record of the rows whose column ``type`` is one of ``types``, read without judging anything.
+
+    Only the column ``type`` is read of row groups that hold none.
+
+    Raises:
+        MalformedRecord: not a part of an export.
+        FileNotFoundError: there is no such file.
+    """
+    with Part(path, with_prev=False) as part:
+        for group in range(part.groups):
+            if types.isdisjoint(part.types(group)):
+                continue
+            rows = part.read(group)
+            for row, kind in enumerate(rows.types):
+                if kind in types:
+                    yield rows.seqs[row], kind, bytes(rows.record(row))
 
 
 def _foreign() -> tuple[type[BaseException], ...]:

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from nomos.errors import Malformed, MalformedRecord
-from nomos.log.fold import Divergence, LogFold, TenantFold
+from nomos.log.fold import LogFold, TenantFold
 from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.index import INDEX_NAME, PROOF_NAME, ExportIndex, file_digest, is_part_name, parse_index
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
 from nomos.log.proof import many_root, parse_many_proof
 from nomos.log.report import FINDINGS_MAX, Report, Tally, Verdict
 from nomos.log.seals import Seals, read_seals
+from nomos.log.statements import Divergence
 from nomos.log.tree import ProofFailed, leaf_hash
 from nomos.log.trust import NO_QUORUM, parse_trust
 
