@@ -24,7 +24,12 @@ import pytest
 from nomos.cli.audit import ChainBroken, TenantChain
 from nomos.errors import Misconfigured
 from nomos.log.chain import NO_HASH, link
+from nomos.log.checkpoint import parse_checkpoint
+from nomos.log.headproof import check_head, parse_head
+from nomos.log.note import parse_note
+from nomos.log.proof import parse_receipt, verify_receipt
 from nomos.log.record import canonical_bytes
+from nomos.log.trust import parse_trust
 from nomos_runtime.bench.authorize import quantile
 from nomos_runtime.commands.bench import parse_in_flight
 from nomos_runtime.commands.doctor import State, judge_stream
@@ -609,6 +614,38 @@ def test_a_tenants_bundle_holds_its_records_alone_and_verifies(shell: Shell) -> 
     # Whose it is is part of the question, never taken from the files.
     assert shell.nomos(*bundle).code == CANNOT_TELL
     assert shell.nomos(*bundle, "--tenant", "another").code == CANNOT_TELL
+
+
+def test_a_bundle_proves_where_it_ends(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.ok("audit", "export", "--out", f"{name}.bundle", "--tenant", name)
+    bundle = Path(shell.path(f"{name}.bundle"))
+    proof = parse_head((bundle / "head.json").read_bytes())
+    checkpoint = parse_checkpoint(parse_note((bundle / "checkpoint").read_bytes()).text)
+    statement = check_head(proof, name, size=checkpoint.size, root=checkpoint.root)
+    assert proof.leaf.n > 0
+    assert statement.tenants.n > 1
+
+
+def test_a_record_is_proven_by_its_number_and_a_receipt_by_counter_or_event(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    tail_until(shell, ["--tenant", name], "ucan.minted")
+    receipt = ("audit", "receipt", "--tenant", name)
+    made = shell.ok(*receipt, "0", "--out", f"{name}.proof", "--json").json
+    assert (made["tenant"], made["tseq"]) == (name, 0)
+    kept = Path(shell.path(f"{name}.proof"))
+    trust = parse_trust(Path(shell.ready["trust"]).read_bytes())
+    record = kept.with_name(kept.name + ".record").read_bytes()
+    assert verify_receipt(parse_receipt(kept.read_bytes()), record, trust).checkpoint.size == made["size"]
+    assert shell.ok(*receipt, made["id"], "--out", f"{name}.same", "--json").json["seq"] == made["seq"]
+    for words in ((), ("--tenant", name)):
+        assert shell.ok("prove", str(made["seq"]), *words, "--json").json["record"] == record.decode()
+    # Nothing is overwritten; what is not there, or another tenant's, is not found.
+    assert shell.nomos(*receipt, "0", "--out", f"{name}.proof").code == USAGE
+    for words in (["prove", "999999999"], ["prove", str(made["seq"]), "--tenant", shell.tenant()]):
+        said = shell.nomos(*words)
+        assert (said.code, said.out) == (NO, ""), said
 
 
 def test_an_export_that_fails_leaves_nothing_behind(shell: Shell, tmp_path: Path) -> None:

@@ -530,3 +530,31 @@ async def test_a_verb_of_the_installation_takes_no_tenant_and_a_tenants_verb_tak
 def test_an_admin_command_is_what_the_operators_client_sends() -> None:
     assert set(msgspec.structs.asdict(Admin(**fields()))) == {*fields(), "params"}
     assert PolicyRef(id="x").description == ""
+
+
+async def test_a_receipt_that_is_asked_for_badly_is_refused(scene: Any) -> None:
+    tenant = await scene.tenant(policy="", connection=False)
+    for params, refused in (
+        ({}, errors.Malformed),
+        ({"tseq": 0, "event": new_id("ev")}, errors.Malformed),
+        ({"event": "no-id"}, errors.Malformed),
+        ({"event": new_id("ev")}, errors.NotFound),
+        ({"tseq": -1}, errors.NotFound),
+        ({"tseq": 2**53 - 1}, errors.NotFound),
+    ):
+        with pytest.raises(refused):
+            await scene.operator.ask("audit", "receipt", tenant, **params)
+    with pytest.raises(errors.NotPermitted):
+        await scene.operator.ask("audit", "receipt", "_", tseq=0)
+
+
+async def test_one_tenant_cannot_hold_all_exports_open(scene: Any) -> None:
+    tenant, other = await scene.tenant(), await scene.tenant()
+    await scene.agent(other)
+    opened = [await scene.operator.ask("audit", "export-open", tenant) for _ in range(2)]
+    with pytest.raises(errors.NomosError, match="TENANT_EXPORTS_MAX"):
+        await scene.operator.ask("audit", "export-open", tenant)
+    opened_other = await scene.operator.ask("audit", "export-open", other)
+    await scene.operator.ask("audit", "export-close", other, export=opened_other["export"])
+    for one in opened:
+        await scene.operator.ask("audit", "export-close", tenant, export=one["export"])

@@ -23,6 +23,7 @@ from nomos.creds import USER, Nkey
 from nomos.errors import NomosError
 from nomos.ids import Did
 from nomos.keys import SigningKey
+from nomos.log.record import parse_record
 from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAudit
 from nomos.passkey import SoftwarePasskey
 from nomos.ucan.delegation import parse_delegation
@@ -58,6 +59,9 @@ class Alpha:
     pending: str
     approver: str
     export: str
+    #: One of its records: number in the log and event.
+    seq: int
+    event: str
 
     @property
     def marks(self) -> list[bytes]:
@@ -107,9 +111,12 @@ async def alpha(scene: Any) -> Alpha:
     done = await bot.agent.wait_for(wait := await step_up(scene, bot, repo, passkey), 5)
     pending = await bot.agent.authorize(DELETE, repo)
     opened = await ask("audit", "export-open", tenant)
+    receipt = await ask("audit", "receipt", tenant, tseq=0)
+    event = str(parse_record(str(receipt["record"]).encode()).id)
     return Alpha(
         tenant=tenant, bot=bot, repo=repo, allowed=allowed, invocation=signed(bot.key, allowed, repo), cosigner=done,
         approval=wait.approval, pending=pending.approval, approver=approver, export=str(opened["export"]),
+        seq=int(receipt["seq"]), event=event,
     )  # fmt: skip
 
 
@@ -263,6 +270,8 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "cancel"): lambda w: {"approval": w.a.pending, "why": "mine"},
     ("audit", "read"): lambda w: {"limit": 10_000},
     ("audit", "checkpoint"): nothing,
+    ("audit", "prove"): lambda w: {"seq": w.a.seq},
+    ("audit", "receipt"): lambda w: {"event": w.a.event},
     ("audit", "export-open"): nothing,
     ("audit", "export-read"): lambda w: {"export": w.a.export, "n": "log.json"},
     ("audit", "export-close"): lambda w: {"export": w.a.export},
@@ -273,7 +282,8 @@ REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
     ("identity", "key-revoke"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
-    ("audit", "checkpoint"), ("audit", "export-read"), ("audit", "export-close"),
+    ("audit", "checkpoint"), ("audit", "export-read"), ("audit", "export-close"), ("audit", "prove"),
+    ("audit", "receipt"),
     *((service, verb) for service, verb in VERBS if verb == "ready"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Operators' verbs of audit: read a tenant's records, sign a checkpoint now, export.
+"""Operators' verbs of audit: read a tenant's records, prove one, sign a checkpoint now, export.
 
 An export is prepared in a folder of this service and read over the bus file by file, so the operator needs no access to
 the machine. What arrives is checked by ``nomos verify``; nothing here has to be believed.
@@ -10,6 +10,7 @@ import base64
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +18,18 @@ import msgspec
 
 from nomos.errors import LimitExceeded, Malformed, NotFound
 from nomos.ids import new_id
-from nomos_audit.checkpoints import Signer
 from nomos_audit.export import export_log, read_tenant
+from nomos_audit.log import AuditLog
+from nomos_audit.receipts import Located, Receipts
 from nomos_audit.settings import AuditSettings
+from nomos_audit.statements import Statements
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database
 from nomos_runtime.responder import NoParams, Operator, Verb
 
-#: Exports that are open at once, and how long one may stay open.
-EXPORTS_MAX: Final = 4
+#: Exports that are open at once, those of one tenant, and how long one may stay open.
+EXPORTS_MAX: Final = 8
+TENANT_EXPORTS_MAX: Final = 2
 EXPORT_SECONDS: Final = 3_600
 #: Bytes of a file in one answer; base64 and the envelope stay under the message limit.
 READ_BYTES_MAX: Final = 512 * 1024
@@ -46,6 +50,19 @@ class FileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     offset: int = 0
 
 
+class ProveParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record by its number in the log."""
+
+    seq: int
+
+
+class ReceiptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record by the tenant's counter, or by its event's id; one of the two."""
+
+    tseq: int | None = None
+    event: str | None = None
+
+
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An open export."""
 
@@ -62,18 +79,26 @@ class _Export(msgspec.Struct, frozen=True, kw_only=True):
 class AuditAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
-    def __init__(self, settings: AuditSettings, bus: Bus, database: Database, signer: Signer) -> None:
+    def __init__(
+        self, settings: AuditSettings, bus: Bus, database: Database, log: AuditLog, statements: Statements
+    ) -> None:
         self._settings = settings
         self._bus = bus
         self._database = database
-        self._signer = signer
+        self._signer = log.signer
+        self._tiles = log.tiles
+        self._statements = statements
+        self._receipts = Receipts(bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles)
         self._exports: dict[str, _Export] = {}
+        self._opening: list[str] = []
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
         return {
             "read": (ReadParams, self.read),
             "checkpoint": (NoParams, self.checkpoint),
+            "prove": (ProveParams, self.prove),
+            "receipt": (ReceiptParams, self.receipt),
             "export-open": (NoParams, self.export_open),
             "export-read": (FileParams, self.export_read),
             "export-close": (ExportParams, self.export_close),
@@ -90,11 +115,44 @@ class AuditAdmin:
         note = await self._signer.checkpoint_now()
         return {"checkpoint": note.decode()}
 
+    async def prove(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """A record by its number, with its receipt: any record for the installation, its own for a tenant."""
+        p = msgspec.convert(params, ProveParams)
+        return await self._prove(await self._receipts.by_seq(p.seq, None if by.tenant == "_" else by.tenant))
+
+    async def receipt(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """One of the tenant's records with its receipt."""
+        p = msgspec.convert(params, ReceiptParams)
+        if p.tseq is not None and p.event is None:
+            return await self._prove(await self._receipts.by_tseq(p.tseq, by.tenant))
+        if p.event is not None and p.tseq is None:
+            return await self._prove(await self._receipts.by_event(p.event, by.tenant))
+        raise Malformed("a receipt is asked for by tseq or by event")
+
+    async def _prove(self, found: Located) -> dict[str, object]:
+        proof = await self._receipts.prove(found)
+        return {"seq": found.seq, "record": found.record.decode(), "receipt": proof.decode()}
+
     async def export_open(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Signs the log as it stands, and prepares the whole log (``_``) or the tenant's records with their proofs."""
         self._drop_old()
-        if len(self._exports) >= EXPORTS_MAX:
+        if len(self._exports) + len(self._opening) >= EXPORTS_MAX:
             raise LimitExceeded("EXPORTS_MAX", EXPORTS_MAX)
+        # Counted before the work begins, so that many at once do not all get in.
+        mine = [one for one in self._opening if one == by.tenant]
+        mine += [one.tenant for one in self._exports.values() if one.tenant == by.tenant]
+        if len(mine) >= TENANT_EXPORTS_MAX:
+            raise LimitExceeded("TENANT_EXPORTS_MAX", TENANT_EXPORTS_MAX)
+        self._opening.append(by.tenant)
+        try:
+            return await self._open(by.tenant)
+        finally:
+            self._opening.remove(by.tenant)
+
+    async def _open(self, tenant: str) -> dict[str, object]:
+        head = None
+        if tenant != "_":
+            head = partial(self._statements.head_of, await self._statements.ensure(tenant), tenant)
         await self._signer.checkpoint_now()
         folder = Path(tempfile.mkdtemp(prefix="nomos-export-", dir=self._settings.export_dir or None))
         try:
@@ -103,14 +161,16 @@ class AuditAdmin:
                 folder,
                 origin=self._settings.origin,
                 key=self._signer.verifier_key,
-                tenant=None if by.tenant == "_" else by.tenant,
+                tenant=None if tenant == "_" else tenant,
+                tiles=self._tiles,
+                head=head,
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         files = _listed(folder)
         export = new_id("ex")
-        self._exports[export] = _Export(folder=folder, tenant=by.tenant, files=tuple(files), opened_at=time.monotonic())
+        self._exports[export] = _Export(folder=folder, tenant=tenant, files=tuple(files), opened_at=time.monotonic())
         return {"export": export, "files": [{"n": n, "bytes": size} for n, size in files.items()]}
 
     async def export_read(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:

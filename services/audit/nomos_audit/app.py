@@ -19,6 +19,7 @@ from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
 from nomos_audit.own import OwnEvents
 from nomos_audit.settings import AuditSettings
+from nomos_audit.statements import Statements
 from nomos_audit.writer import State
 from nomos_runtime.database import Database
 from nomos_runtime.peers import load_accounts
@@ -62,13 +63,15 @@ class Audit:
             checkpoint_seconds=s.checkpoint_seconds,
             tiles=Path(s.tiles_dir or self._stack.enter_context(TemporaryDirectory(prefix="nomos-tiles-"))),
         )
-        await open_archive(s, self._env, log, own=OwnEvents(parts.journal), blinding_key=self._blinding_key)
+        own = OwnEvents(parts.journal)
+        await open_archive(s, self._env, log, own=own, blinding_key=self._blinding_key)
+        statements = Statements(log, blinding_key=self._blinding_key, journal=own.append)
         parts.spawn(log.run())
         await parts.follow({"identity": parts.directory.apply})
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
-        admin = self._admin = AuditAdmin(s, parts.bus, database, log.signer)
-        exports = ("export-open", "export-read", "export-close")
-        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=exports)
+        admin = self._admin = AuditAdmin(s, parts.bus, database, log, statements)
+        either = ("prove", "export-open", "export-read", "export-close")
+        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=either)
         await parts.serving()
 
     def faults(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,17 +19,18 @@ from nats.aio.client import Client
 
 from nomos.errors import NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow, write_export
-from nomos.log.checkpoint import open_checkpoint
-from nomos.log.index import ExportIndex
-from nomos.log.note import VerifierKey
+from nomos.log.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from nomos.log.index import HEAD_NAME, ExportIndex
+from nomos.log.note import VerifierKey, parse_note
 from nomos.log.proof import many_proof
 from nomos.log.record import INTEGER_MAX
-from nomos.log.tree import HASH_BYTES, CompactRange
+from nomos.log.tree import HASH_BYTES, CompactRange, Subtree
 from nomos.messages import AuditRecords
 from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
 from nomos_audit.follow import Follower
 from nomos_audit.replay import HINT, start_of
 from nomos_audit.streams import message_at, raise_if_cancelled, stream_state
+from nomos_audit.tiles import Tiles
 from nomos_runtime.database import Database
 
 #: The newest checkpoints that an export holds. At one each ten seconds this is a day and more.
@@ -58,7 +59,7 @@ async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, 
     Raises:
         BadSignature: one was not signed by ``key``.
         MalformedRecord: one breaks its format.
-        RolledBack: sizes do not rise.
+        RolledBack: sizes do not rise, but for one tree that was signed again with witnesses.
         Unavailable: the bus does not answer.
     """
     last = (await stream_state(client, CHECKPOINT_STREAM)).last_seq
@@ -69,15 +70,32 @@ async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, 
         for stored in await asyncio.gather(*(message_at(client, CHECKPOINT_STREAM, seq) for seq in part)):
             if stored is None:
                 raise RolledBack("a signed checkpoint is gone", hint=HINT)
-            size = open_checkpoint(stored.payload, [key], {}).checkpoint.size
-            if found and size <= found[-1][0]:
-                raise RolledBack("the sizes of signed checkpoints do not rise", hint=HINT)
-            found.append((size, stored.payload))
+            _keep(found, open_checkpoint(stored.payload, [key], {}).checkpoint, stored.payload)
     return found
 
 
+def _keep(found: list[tuple[int, bytes]], checkpoint: Checkpoint, note: bytes) -> None:
+    """Adds a note; of two of one tree, the one that has more signatures stays: witnesses have added theirs."""
+    if not found or checkpoint.size > found[-1][0]:
+        found.append((checkpoint.size, note))
+        return
+    newest = parse_note(found[-1][1])
+    if checkpoint.size < found[-1][0] or parse_checkpoint(newest.text) != checkpoint:
+        raise RolledBack("the sizes of signed checkpoints do not rise", hint=HINT)
+    if len(parse_note(note).signatures) > len(newest.signatures):
+        found[-1] = (checkpoint.size, note)
+
+
 async def export_log(
-    client: Client, directory: Path, *, origin: str, key: VerifierKey, tenant: str | None = None, tool: str = "nomos"
+    client: Client,
+    directory: Path,
+    *,
+    origin: str,
+    key: VerifierKey,
+    tenant: str | None = None,
+    tiles: Tiles | None = None,
+    head: Callable[[bytes], Awaitable[bytes]] | None = None,
+    tool: str = "nomos",
 ) -> ExportIndex:
     """Writes the log, or one tenant's records with their proofs, up to the newest checkpoint.
 
@@ -87,6 +105,8 @@ async def export_log(
         origin: the log's identity.
         key: the log's public key.
         tenant: whose bundle; None for the whole log.
+        tiles: the tree, from which a bundle's proof is made; without, 32 bytes for each record of the log are held.
+        head: gives the bundle's ``head.json`` for the newest checkpoint.
         tool: name and version of the program, for the reader.
 
     Raises:
@@ -101,8 +121,17 @@ async def export_log(
     size = notes[-1][0]
     rows = _Feed()
     proof: Iterable[bytes] = ()
+    indexes: list[int] = []
+    others: dict[str, bytes] = {}
     if tenant is not None:
-        proof = await _prove(client, origin, tenant, size)
+        # With tiles the proof is made when the records have been written and their places are known.
+        proof = (
+            await _prove(client, origin, tenant, size)
+            if tiles is None
+            else _many(await tiles.frozen(size), indexes, size)
+        )
+        if head is not None:
+            others[HEAD_NAME] = await head(notes[-1][1])
     write = partial(
         write_export,
         directory,
@@ -112,12 +141,15 @@ async def export_log(
         rows=rows,
         checkpoints=[note for _, note in notes],
         proof=proof,
+        others=others,
         tool=tool,
     )
     writing = asyncio.get_running_loop().run_in_executor(None, write)
     whole = False
     try:
         async for batch in _read(client, origin, size, tenant):
+            if tenant is not None:
+                indexes.extend(row.seq for row in batch)
             await rows.put(batch, writing)
             if writing.done():
                 break
@@ -172,6 +204,13 @@ async def _prove(client: Client, origin: str, tenant: str, size: int) -> list[by
         return tree.root()
 
     return await asyncio.to_thread(lambda: list(many_proof(subtree, indexes, size)))
+
+
+def _many(subtree: Subtree, indexes: list[int], size: int) -> Iterator[bytes]:
+    """The many-proof of the records whose places stand in ``indexes`` when the first hash is asked for."""
+    if not indexes:
+        raise NotFound("the tenant has no signed record")
+    yield from many_proof(subtree, indexes, size)
 
 
 class _Feed:

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 from nats.aio.client import Client
 
-from nomos.errors import NotFound, Unavailable
-from nomos.ids import parse_generated
+from nomos.errors import Malformed, NotFound, Unavailable
+from nomos.ids import is_id
 from nomos.log.chain import link
 from nomos.log.checkpoint import parse_checkpoint
 from nomos.log.note import parse_note
@@ -78,7 +78,8 @@ class Receipts:
             NotFound: there is none.
             Unavailable: Postgres does not answer.
         """
-        parse_generated(event, "ev")
+        if not is_id(event, "ev"):
+            raise Malformed("not the id of an event")
         # The members of a record are in order: "pc" follows the record's own "id".
         needle = f'"id":"{event}","pc":'.encode()
         async with self._database.transaction(tenant=tenant) as connection:

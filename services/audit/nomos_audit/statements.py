@@ -14,8 +14,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from nats.aio.client import Client
-
 from nomos.errors import NotFound, RolledBack, Unavailable
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.checkpoint import parse_checkpoint
@@ -36,15 +34,14 @@ from nomos.log.heads import (
     tenant_leaf,
     tenant_leaves,
 )
-from nomos.log.note import VerifierKey, parse_note
+from nomos.log.note import parse_note
 from nomos.log.record import parse_record
 from nomos.log.tree import inclusion_path
 from nomos_audit.domain import JOURNAL
 from nomos_audit.follow import head_at
 from nomos_audit.head import Head
+from nomos_audit.log import AuditLog
 from nomos_audit.replay import HINT
-from nomos_audit.tiles import Tiles
-from nomos_runtime.database import Database
 
 #: How long a new statement is waited for: chained, signed for and in the table.
 WAIT_SECONDS: Final = 30.0
@@ -63,33 +60,24 @@ class Statements:
 
     def __init__(
         self,
-        client: Client,
-        database: Database,
+        log: AuditLog,
         *,
-        origin: str,
         blinding_key: bytes,
         journal: Callable[[str, dict[str, Any]], Awaitable[None]],
-        keys: Callable[[], list[VerifierKey]],
-        tiles: Tiles,
     ) -> None:
         """Takes what it works with.
 
         Args:
-            client: connected to the account that owns the streams.
-            database: the audit service's own.
-            origin: the log's identity.
+            log: the running log.
             blinding_key: 32 bytes, under which tenants' names are blinded.
             journal: makes an event of the audit service durable.
-            keys: the log's public keys; the newest last.
-            tiles: the tree.
         """
-        self._client = client
-        self._database = database
-        self._origin = origin
+        self._log = log
+        self._client = log.client
+        self._database = log.database
+        self._origin = log.origin
         self._blinding_key = blinding_key
         self._journal = journal
-        self._keys = keys
-        self._tiles = tiles
         # One at a time: of many exports at once the first makes the statement, the others find it.
         self._lock = asyncio.Lock()
 
@@ -122,7 +110,7 @@ class Statements:
         leaves = [tenant_leaf(one) for one in tenant_leaves(head.tenants, self._blinding_key)]
         return Statement(
             last=head.size - 1,
-            keys=(str(self._keys()[-1]).rpartition("+")[0],),
+            keys=(str(self._log.signer.verifier_key).rpartition("+")[0],),
             pc_root=producers_root({name: one.next for name, one in head.producers.items()}).hex(),
             src=(Place(s=JOURNAL, q=head.intake),),
             tenants=Roots(n=len(leaves), root=root_of(leaves).hex()),
@@ -173,7 +161,7 @@ class Statements:
         index = next((at for at, one in enumerate(leaves) if one.b == name), None)
         if index is None:
             raise NotFound("the tenant has no record up to the statement")
-        subtree = await self._tiles.reach(checkpoint.size)
+        subtree = await self._log.tiles.reach(checkpoint.size)
         proof = HeadProof(
             key=key,
             leaf=leaves[index],

@@ -234,6 +234,23 @@ class Tiles:
                 raise Unavailable(f"the tiles hold {self.files.size} of {size} records") from error
         return TiledTree(self.files.read, size).subtree
 
+    async def frozen(self, size: int) -> Subtree:
+        """As :meth:`reach`, for use in another thread: what is not on disk yet is copied now."""
+        await self.reach(size)
+        files, kept = self.files, {}
+        level = 0
+        while size >> (TILE_HEIGHT * level):
+            index = (size >> (TILE_HEIGHT * level)) // TILE_WIDTH
+            width = tile_width(level, index, size)
+            if width:
+                kept[level, index] = files.read(level, index, width)
+            level += 1
+
+        def read(level: int, index: int, width: int) -> bytes:
+            return kept[level, index] if (level, index) in kept else files.read(level, index, width)
+
+        return TiledTree(read, size).subtree
+
     def root(self, size: int) -> bytes:
         """The root of the tree of ``size`` by the tiles."""
         return EMPTY_ROOT if size == 0 else TiledTree(self.files.read, size).subtree(0, size)

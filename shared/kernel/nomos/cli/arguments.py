@@ -162,6 +162,14 @@ def log(words: Words) -> None:
     sub = words.add("export", doing, lazy("audit", "export"), group=group)
     sub.add_argument("--tenant", default="", metavar="T")
     sub.add_argument("--out", required=True, metavar="DIR")
+    doing = "one of a tenant's records with its proof"
+    sub = words.add("receipt", doing, lazy("receipts", "receipt"), group=group, tenant=True)
+    sub.add_argument("record", metavar="TSEQ|EVENT_ID", help="the record's number among the tenant's, or its id")
+    sub.add_argument("--out", required=True, metavar="FILE", help="the receipt; the record goes to FILE.record")
+    sub = words.add("prove", "a record of the log with its proof", lazy("receipts", "prove"))
+    sub.add_argument("seq", type=int, metavar="SEQ", help="the record's number in the log")
+    sub.add_argument("--tenant", default="", metavar="T", help="as this tenant's operator")
+    sub.add_argument("--out", default="", metavar="FILE", help="the receipt; the record goes to FILE.record")
 
     sub = words.add("verify", "verify an export offline", lazy("verify", "verify"), context=False)
     sub.add_argument("dir")

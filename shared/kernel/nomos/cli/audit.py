@@ -27,7 +27,7 @@ from nomos.cli.output import Exit, error, result, say
 from nomos.client import REQUEST_MS, Connection, header
 from nomos.errors import Malformed, MalformedRecord, Misconfigured, Refused, Unavailable
 from nomos.log.chain import HASH_BYTES, NO_HASH, link
-from nomos.log.index import CHECKPOINT_NAME, CHECKPOINTS_NAME, INDEX_NAME, PROOF_NAME, is_part_name
+from nomos.log.index import CHECKPOINT_NAME, CHECKPOINTS_NAME, HEAD_NAME, INDEX_NAME, PROOF_NAME, is_part_name
 from nomos.log.record import Record, parse_record
 from nomos.messages import AuditRecords, Decoder, Failure, ReadAudit
 from nomos.operator import INSTALLATION, Operator
@@ -270,7 +270,7 @@ def _checked_name(name: str) -> str:
     """A name that an export can have; anything else could be a path out of the folder."""
     folder, _, size = name.rpartition("/")
     is_note = folder == CHECKPOINTS_NAME and size.isascii() and size.isdigit()
-    if name in (INDEX_NAME, CHECKPOINT_NAME, PROOF_NAME) or is_note or is_part_name(name):
+    if name in (INDEX_NAME, CHECKPOINT_NAME, PROOF_NAME, HEAD_NAME) or is_note or is_part_name(name):
         return name
     raise Malformed("the audit service named a file that no export has")
 

@@ -18,7 +18,7 @@ statistics on ``record``: minimum and maximum would disclose content. Page check
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -262,6 +262,7 @@ def write_export(
     rows: Iterable[ArchiveRow],
     checkpoints: Sequence[bytes],
     proof: Iterable[bytes] = (),
+    others: Mapping[str, bytes] | None = None,
     tool: str = "nomos",
     group_rows: int = GROUP_ROWS,
 ) -> ExportIndex:
@@ -275,6 +276,7 @@ def write_export(
         rows: in order of ``seq``.
         checkpoints: signed notes, at most one for each size; the one of the largest size is the newest.
         proof: for ``tenant``: the hashes of :func:`nomos.log.proof.many_proof` for the newest checkpoint.
+        others: more files of the export, by name; named in the index like the rest.
         tool: name and version of the program, for the reader.
         group_rows: row groups are cut at multiples of this seq.
 
@@ -300,9 +302,12 @@ def write_export(
         with (directory / PROOF_NAME).open("wb") as target:
             target.writelines(format_many_proof(newest, proof))
         written.append(PROOF_NAME)
-    others = tuple(FileEntry(n=name, sha256=file_digest(directory / name)) for name in written)
+    for name, content in (others or {}).items():
+        (directory / name).write_bytes(content)
+        written.append(name)
+    entries = tuple(FileEntry(n=name, sha256=file_digest(directory / name)) for name in written)
     index = ExportIndex(
-        schema=EXPORT_SCHEMA, origin=origin, kind=kind, tenant=tenant, files=files, others=others, tool=tool
+        schema=EXPORT_SCHEMA, origin=origin, kind=kind, tenant=tenant, files=files, others=entries, tool=tool
     )
     (directory / INDEX_NAME).write_bytes(format_index(index))
     return index

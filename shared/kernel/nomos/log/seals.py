@@ -27,19 +27,23 @@ _SIZE_NAME = re.compile(r"[0-9]{12,19}")
 
 
 class Seals(msgspec.Struct, frozen=True, kw_only=True):
-    """The verified checkpoints: the newest, and all roots by size."""
+    """The verified checkpoints: the newest, all roots by size, and how many records the export must hold."""
 
     newest: Checkpoint
     roots: dict[int, bytes]
+    records: int
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """A signed note of the export, verified: relative name, bytes, outcome."""
+
     name: str
     note: bytes
     verified: VerifiedCheckpoint
 
 
-def _open(directory: Path, name: str, origin: str, trust: TrustPolicy, tally: Tally) -> _Opened | None:
+def open_note(directory: Path, name: str, origin: str, trust: TrustPolicy, tally: Tally) -> Opened | None:
+    """Opens one signed note of the log ``origin``; what is wrong with it goes into the tally, and None comes back."""
     try:
         with (directory / name).open("rb") as source:
             note = source.read(NOTE_BYTES_MAX + 1)
@@ -63,17 +67,18 @@ def _open(directory: Path, name: str, origin: str, trust: TrustPolicy, tally: Ta
     if not any(trust.may_sign(one, checkpoint.size) for one in verified.keys):
         tally.fail(Verdict.TAMPERED, "the key that signed may not speak for this tree size", file=name)
         return None
-    return _Opened(name, note, verified)
+    return Opened(name, note, verified)
 
 
-def _timely(opened: _Opened, now: int, tally: Tally) -> list[Cosignature]:
+def _timely(opened: Opened, now: int, tally: Tally) -> list[Cosignature]:
     timely = [one for one in opened.verified.cosignatures if one.time <= now + CLOCK_SKEW_SECONDS]
     if len(timely) != len(opened.verified.cosignatures):
         tally.warnings.append(f"{opened.name}: a cosignature from the future does not count")
     return timely
 
 
-def _describe(opened: _Opened, trust: TrustPolicy, now: int, tally: Tally) -> SignedRoot:
+def describe(opened: Opened, trust: TrustPolicy, now: int, tally: Tally) -> SignedRoot:
+    """Who signed and cosigned a note, and whether that is the quorum. ``now`` in Unix seconds."""
     timely = _timely(opened, now, tally)
     return SignedRoot(
         size=opened.verified.checkpoint.size,
@@ -111,10 +116,10 @@ def read_seals(directory: Path, origin: str, trust: TrustPolicy, now: int, tally
     Returns:
         The verified roots; None where the newest checkpoint is not there or not trusted.
     """
-    newest = _open(directory, CHECKPOINT_NAME, origin, trust, tally)
-    stored: dict[int, _Opened] = {}
+    newest = open_note(directory, CHECKPOINT_NAME, origin, trust, tally)
+    stored: dict[int, Opened] = {}
     for name in _stored_names(directory, tally):
-        opened = _open(directory, name, origin, trust, tally)
+        opened = open_note(directory, name, origin, trust, tally)
         if opened is None:
             continue
         size = opened.verified.checkpoint.size
@@ -127,7 +132,7 @@ def read_seals(directory: Path, origin: str, trust: TrustPolicy, now: int, tally
     head = newest.verified.checkpoint
     _judge_newest(newest, stored, tally)
     for opened in {**stored, head.size: newest}.values():
-        tally.roots.append(_describe(opened, trust, now, tally))
+        tally.roots.append(describe(opened, trust, now, tally))
     tally.roots.sort(key=lambda one: one.size)
     tally.checked.append(f"{len(tally.roots)} checkpoints: log signature and every known cosignature")
     described = next(one for one in tally.roots if one.size == head.size)
@@ -139,10 +144,10 @@ def read_seals(directory: Path, origin: str, trust: TrustPolicy, now: int, tally
     if lacking:
         tally.warnings.append(f"{lacking} older checkpoints lack the quorum of witnesses")
     roots = {size: one.verified.checkpoint.root for size, one in stored.items() if size <= head.size}
-    return Seals(newest=head, roots={**roots, head.size: head.root})
+    return Seals(newest=head, roots={**roots, head.size: head.root}, records=head.size)
 
 
-def _judge_newest(newest: _Opened, stored: dict[int, _Opened], tally: Tally) -> None:
+def _judge_newest(newest: Opened, stored: dict[int, Opened], tally: Tally) -> None:
     head = newest.verified.checkpoint
     larger = max(stored, default=0)
     if larger > head.size:

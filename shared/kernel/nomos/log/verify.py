@@ -3,9 +3,11 @@
 Trusted: the policy text and this program. Not trusted: every file of the export; who controls them all can at most
 make the verdict other than ``verified``.
 
-Order: index, checkpoints (:mod:`nomos.log.seals`), files and digests, then from level 1 the records. Levels:
+Order: index, checkpoints (:mod:`nomos.log.seals`) or an archive's days (:mod:`nomos.log.archived`), files and digests,
+then from level 1 the records (:mod:`nomos.log.content`). Levels:
 
-0. Signatures of all checkpoints, the quorum on the newest, file digests against the unsigned index.
+0. Signatures of all checkpoints, the quorum on the newest, file digests against the index; in an archive the seals,
+   their order and days, the roots' consistency, and the digests that the seals sign.
 1. Level 0, and every link, every leaf, the root at every checkpoint size, ``seq``/``tseq``/``tprev``, sources and
    producers' counters, typed columns.
 2. Level 1, and the canonical form and members of each record. What of level 2 does not exist yet is listed under
@@ -17,27 +19,21 @@ log that has been cut down to one tenant cannot pass for the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from nomos.errors import Malformed, MalformedRecord
-from nomos.log.fold import LogFold, TenantFold
-from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
-from nomos.log.index import INDEX_NAME, PROOF_NAME, ExportIndex, file_digest, is_part_name, parse_index
-from nomos.log.judging import GroupFailed, GroupTask, judge_all
-from nomos.log.proof import many_root, parse_many_proof
-from nomos.log.report import FINDINGS_MAX, Report, Tally, Verdict
+from nomos.log.archived import Archived, read_archive
+from nomos.log.content import Content
+from nomos.log.group import LEVEL_MEANING
+from nomos.log.index import INDEX_NAME, ROOTS_NAME, ExportIndex, file_digest, is_part_name, parse_index
+from nomos.log.report import Report, Tally, Verdict
 from nomos.log.seals import Seals, read_seals
-from nomos.log.statements import Divergence
-from nomos.log.tree import ProofFailed, leaf_hash
-from nomos.log.trust import NO_QUORUM, parse_trust
+from nomos.log.tiles import is_tile_path
+from nomos.log.trust import NO_QUORUM, TrustPolicy, parse_trust
 
 LEVELS: Final = (0, 1, 2)
-#: A line of a many-proof is 45 bytes; longer ones are no proof.
-_PROOF_LINE_MAX: Final = 128
 
 
 def verify_export(
@@ -77,16 +73,34 @@ def verify_export(
     tally = Tally()
     index = _read_index(directory, tally)
     if index is not None and _is_demanded(index, tenant, tally):
-        seals = read_seals(directory, index.origin, trust, now, tally)
+        archived = _read_signed(directory, index, trust, now, tally, strict=strict)
         _check_files(directory, index, tally)
         if trust.quorum == NO_QUORUM:
             tally.not_checked.append("witnesses: the policy demands none")
-        if seals is not None:
-            _check_rows_stated(index, seals, tally)
+        if archived is not None:
+            _check_rows_stated(index, archived.seals, tally)
             if level > 0 and index.files:
-                _Content(directory, index, seals, tally, level=level, strict=strict, workers=workers).judge()
-    _say_unchecked(level, tally)
+                Content(
+                    directory,
+                    index,
+                    archived.seals,
+                    tally,
+                    statements=archived.statements,
+                    level=level,
+                    strict=strict,
+                    workers=workers,
+                ).judge()
+        _say_unchecked(level, index, tally)
     return tally.report(level)
+
+
+def _read_signed(
+    directory: Path, index: ExportIndex, trust: TrustPolicy, now: int, tally: Tally, *, strict: bool
+) -> Archived | None:
+    if index.kind == "archive":
+        return read_archive(directory, index, trust, now, tally, strict=strict)
+    seals = read_seals(directory, index.origin, trust, now, tally)
+    return None if seals is None else Archived(seals=seals, statements=())
 
 
 def _read_index(directory: Path, tally: Tally) -> ExportIndex | None:
@@ -120,15 +134,22 @@ def _check_files(directory: Path, index: ExportIndex, tally: Tally) -> None:
     for other in index.others:
         _check_digest(directory, other.n, other.sha256, tally)
     known = {one.n for one in index.files} | {one.n for one in index.others} | {INDEX_NAME}
+    tiles = 0
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if name in known or path.is_dir():
             continue
-        if is_part_name(name) or name.endswith(".parquet") or name.startswith("checkpoint"):
+        if index.kind == "archive" and is_tile_path(name):
+            tiles += 1
+            continue
+        if is_part_name(name) or name.endswith(".parquet") or name.startswith(("checkpoint", f"{ROOTS_NAME}/")):
             tally.fail(Verdict.TAMPERED, "the file is not in log.json", file=ascii(name)[1:-1])
         else:
             tally.not_checked.append(f"{ascii(name)[1:-1]}: no file of an export")
-    tally.checked.append(f"{len(index.files)} parts: SHA-256 against the unsigned log.json")
+    if tiles:
+        tally.not_checked.append(f"{tiles} tiles (they repeat the tree, and no judgement rests on them)")
+    if index.kind != "archive":
+        tally.checked.append(f"{len(index.files)} parts: SHA-256 against the unsigned log.json")
 
 
 def _check_digest(directory: Path, name: str, stated: str, tally: Tally, *, first: int | None = None) -> None:
@@ -145,137 +166,30 @@ def _check_digest(directory: Path, name: str, stated: str, tally: Tally, *, firs
 
 def _check_rows_stated(index: ExportIndex, seals: Seals, tally: Tally) -> None:
     tally.to_size = seals.newest.size
+    if not seals.records:
+        tally.fail(Verdict.UNVERIFIABLE, "there are no records to vouch for", file=INDEX_NAME)
     stated = [(one.first, one.last + 1) for one in index.files]
     if any(left[1] > right[0] for left, right in pairwise(stated)):
         tally.fail(Verdict.TAMPERED, "log.json states overlapping parts", file=INDEX_NAME)
     if index.tenant is not None:
         if not index.files:
             tally.fail(Verdict.UNVERIFIABLE, "the bundle has no records", file=INDEX_NAME)
-    elif sum(one.rows for one in index.files) < seals.newest.size:
-        tally.fail(Verdict.INCOMPLETE, f"log.json states fewer records than {seals.newest.size}", file=INDEX_NAME)
+    elif sum(one.rows for one in index.files) < seals.records:
+        tally.fail(Verdict.INCOMPLETE, f"log.json states fewer records than {seals.records}", file=INDEX_NAME)
 
 
-def _say_unchecked(level: int, tally: Tally) -> None:
+def _say_unchecked(level: int, index: ExportIndex, tally: Tally) -> None:
     if level == 0:
         tally.not_checked.append("the records: contents, links, tree, counters, columns (level 1)")
-        tally.not_checked.append("consistency between checkpoints of different sizes (needs the records: level 1)")
-        tally.not_checked.append("parts against a signed digest (log.json is not signed)")
+        if index.kind != "archive":
+            tally.not_checked.append("consistency between checkpoints of different sizes (needs the records: level 1)")
+            tally.not_checked.append("parts against a signed digest (log.json is not signed)")
     if level < LEVEL_MEANING:
         tally.not_checked.append("canonical form and members of each record (level 2)")
     else:
-        tally.not_checked.append("event schemas, erasure records, seals' contents, tenant heads, time-stamp tokens")
+        tally.not_checked.append("event schemas, sealed fields, passkeys' assertions")
+    tokens = sum(one.n.endswith(".tsr") for one in index.others)
+    if tokens:
+        tally.not_checked.append(f"{tokens} time-stamp tokens (openssl ts -verify does)")
     tally.not_checked.append("whether a newer checkpoint exists, or an earlier run saw another one")
-
-
-class _Content:
-    """Level 1 and 2: the records."""
-
-    def __init__(
-        self, directory: Path, index: ExportIndex, seals: Seals, tally: Tally, *, level: int, strict: bool, workers: int
-    ) -> None:
-        self._directory = directory
-        self._index = index
-        self._seals = seals
-        self._tally = tally
-        self._level = level
-        self._strict = strict
-        self._workers = workers
-        self._at: GroupTask | None = None
-
-    def judge(self) -> None:
-        """Judges all records and puts what is wrong into the tally."""
-        try:
-            if self._index.tenant is None:
-                self._judge_log()
-            else:
-                self._judge_bundle(self._index.tenant)
-        except Divergence as error:
-            at = self._at
-            self._tally.fail(
-                error.verdict,
-                error.detail,
-                seq=error.seq,
-                file=None if at is None else at.name,
-                row_group=None if at is None else at.group,
-            )
-        except GroupFailed as error:
-            seq = self._tally.records if self._index.tenant is None else None
-            self._tally.fail(error.verdict, error.detail, seq=seq, file=error.name, row_group=error.group)
-        if self._tally.declared_gaps:
-            self._tally.not_checked.append(f"what {self._tally.declared_gaps} declared gaps would have held")
-        if self._level >= LEVEL_MEANING:
-            self._tally.checked.append("canonical form and members of each record read")
-
-    def _summaries(self, sizes: tuple[int, ...]) -> Iterator[GroupSummary]:
-        with_prev = self._index.kind == "tenant"
-        names = [one.n for one in self._index.files]
-        judged = judge_all(
-            self._directory, names, with_prev=with_prev, sizes=sizes, level=self._level, workers=self._workers
-        )
-        for self._at, summary in judged:
-            yield summary
-            for gap in summary.gaps:
-                self._tell_gap(gap)
-
-    def _tell_gap(self, gap: Gap) -> None:
-        whose = "the journal" if gap.producer is None else f"producer {'/'.join(gap.producer)!a}"
-        told = f"the log declares {gap.first} to {gap.last} of {whose} missing"
-        self._tally.declared_gaps += 1
-        if self._strict:
-            self._tally.fail(Verdict.INCOMPLETE, told, seq=gap.seq)
-        elif self._tally.declared_gaps <= FINDINGS_MAX:
-            self._tally.warnings.append(f"record {gap.seq}: {told}")
-
-    def _judge_log(self) -> None:
-        signed = self._seals.roots
-        fold = LogFold(self._seals.newest.origin, signed)
-        for summary in self._summaries(tuple(sorted(signed))):
-            fold.add(summary)
-            self._tally.records = fold.size
-        # What is missing or too much at the end stands in no row group.
-        self._at = None
-        fold.finish()
-        self._tally.checked.append(
-            f"records 0 to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns"
-        )
-        self._tally.checked.append(f"root recomputed at {len(signed)} checkpoints, so they are consistent")
-        self._tally.checked.append("sources rise, and producers' counters have no gap that is not declared")
-
-    def _judge_bundle(self, tenant: str) -> None:
-        fold = TenantFold(tenant)
-        newest = self._seals.newest
-
-        def leaves() -> Iterator[tuple[int, bytes]]:
-            for summary in self._summaries(()):
-                fold.add(summary)
-                self._tally.records = fold.size
-                yield from ((seq, leaf_hash(own)) for seq, own in summary.leaves)
-
-        try:
-            root = self._bundle_root(leaves())
-        except FileNotFoundError:
-            self._tally.fail(Verdict.INCOMPLETE, "the proof of inclusion is missing", file=PROOF_NAME)
-            return
-        except (ProofFailed, Malformed) as error:
-            self._tally.fail(Verdict.TAMPERED, error.detail, file=PROOF_NAME)
-            return
-        if root != newest.root:
-            self._tally.fail(Verdict.TAMPERED, "records and proof do not lead to the signed root", file=PROOF_NAME)
-            return
-        self._tally.checked.append(
-            f"{fold.size} records of the tenant: hash, tseq from 0, tprev, inclusion in the tree"
-        )
-        self._tally.not_checked += [
-            f"records of the tenant after {fold.last_seq}, below size {newest.size} (needs a tenant head in a seal)",
-            "gaps in producers' counters (other tenants' records are not here)",
-            "consistency between checkpoints of different sizes (needs the whole log)",
-        ]
-
-    def _bundle_root(self, leaves: Iterator[tuple[int, bytes]]) -> bytes:
-        with ExitStack() as stack:
-            source = stack.enter_context((self._directory / PROOF_NAME).open("rb"))
-            lines = iter(lambda: source.readline(_PROOF_LINE_MAX), b"")
-            size, proof = parse_many_proof(lines)
-            if size != self._seals.newest.size:
-                raise ProofFailed("the proof is for another size than the newest checkpoint")
-            return many_root(leaves, proof, size)
+    tally.not_checked.append("records that were cut after the newest checkpoint, with the counters of that time")
