@@ -10,8 +10,8 @@ Each decision gets one verdict:
 * **right**: the same record comes out again;
 * **wrong**: another comes out, or the log contradicts the record (a policy set that was never put in force, a digest
   that is not the request's, another tenant's or agent's name);
-* **unproven**: what it was made with is not at hand: another catalogue's schema, another version of the platform's
-  rules, or arguments that are sealed and whose key is not given or destroyed.
+* **unproven**: what it was made with is not at hand: another catalogue's schema, or another version of the platform's
+  rules.
 
 What is not proven here: that an approval behind ``cosigned`` was genuine (the passkey's assertion is in the log), that
 the clock in ``now`` was right, and that the log itself is whole; the verifier judges that first.
@@ -22,11 +22,10 @@ Pure: records come in as values, in order of ``seq``.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from nomos.errors import Malformed, MalformedRecord, NomosError
@@ -51,8 +50,6 @@ SETS_MAX: Final = 64
 EXAMPLES_MAX: Final = 10
 #: Agents, actions and resources that a report of changes names; the rest is summed up.
 NAMES_MAX: Final = 20
-#: Gives the event of a record with its sealed fields opened, or None where one of them cannot be.
-Open = Callable[[Record], dict[str, Any] | None]
 #: Members of a decision record that say when and with which approval, not what was decided.
 _BESIDE: Final = frozenset({"at_ms", "approval"})
 
@@ -135,14 +132,12 @@ class Replay:
         vocabularies: Iterable[Vocabulary],
         *,
         candidate: str | None = None,
-        open_event: Open = lambda record: record.event,
     ) -> None:
         """Takes the schemas that are at hand.
 
         Args:
             vocabularies: of the catalogues that decisions may have been made with; the first is the current one.
             candidate: a policy text to compare with; compiled against the current catalogue.
-            open_event: opens what is sealed in a record.
 
         Raises:
             MalformedPolicy: the candidate is not one.
@@ -154,7 +149,6 @@ class Replay:
         self._vocabularies = {one.sha256: one for one in known}
         self._current = known[0]
         self._candidate = None if candidate is None else compile_policies(candidate, self._current)
-        self._open = open_event
         self._histories: dict[str, PolicyHistory] = {}
         self._compile = lru_cache(maxsize=SETS_MAX)(self._compiled)
         self._pending: list[_Pending] = []
@@ -173,11 +167,6 @@ class Replay:
         elif record.type == DECISION_MADE:
             self._decisions += 1
             self._outcomes[_text(record.event.get("outcome"))] += 1
-            event = self._open(record)
-            if event is None:
-                self._unproven["its arguments are sealed, and no key for them is given"] += 1
-                return
-            record = msgspec.structs.replace(record, event=event)
             try:
                 self._pending.append(_Pending(record=record, facts=self._facts(record)))
             except _Unproven as error:
@@ -205,9 +194,7 @@ class Replay:
     def _put(self, record: Record) -> None:
         before = self._histories.get(record.tenant, PolicyHistory(tenant=TenantId(record.tenant)))
         try:
-            # The operator's reason may be sealed; it decides nothing.
-            put = parse_policy_put({**record.event, "why": ""})
-            self._histories[record.tenant] = evolve(before, put)
+            self._histories[record.tenant] = evolve(before, parse_policy_put(record.event))
         except MalformedRecord as error:
             # A hole in the history: the decisions under the missing or changed text show as wrong, one by one.
             self._is_wrong(record, f"the policy set does not follow: {error.detail}")

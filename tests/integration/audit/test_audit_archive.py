@@ -313,4 +313,3 @@ async def test_a_folder_never_gives_up_an_object_for_another(tmp_path: Path) -> 
     with pytest.raises(NotFound):
         await store.get("roots/2026-11-23")
     assert await store.names("roots/") == [name]
-

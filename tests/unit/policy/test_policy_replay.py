@@ -224,13 +224,6 @@ def test_what_it_was_made_with_and_is_not_at_hand_is_unproven_not_wrong(
     assert reason in next(iter(outcome.unproven))
 
 
-def test_a_decision_whose_fields_stay_sealed_is_unproven(vocabulary, written) -> None:
-    written.put(ALL)
-    written.decided()
-    outcome = _replay(vocabulary, written.records, open_event=lambda record: None)
-    assert (outcome.right, outcome.wrong, sum(outcome.unproven.values())) == (0, 0, 1)
-
-
 def test_a_candidate_shows_which_answers_change_by_agent_action_and_resource(vocabulary, written) -> None:
     written.put(READS)
     for _ in range(3):

@@ -13,17 +13,15 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from nomos.log.personal import Opener, parse_keys
 
 from nomos.catalogue import load_catalogue
 from nomos.cli.output import Exit, error, result, say
 from nomos.errors import Malformed, Misconfigured
 from nomos.log.index import ExportIndex
 from nomos.log.reading import read_index, read_records
-from nomos.log.record import Record
 from nomos.log.report import Verdict
 from nomos.log.verify import verify_export
 from nomos_policy.replay import TYPES, Changes, Outcome, Replay
@@ -48,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="the catalogue that was in force (default connectors); may be given again for older ones",
     )
-    parser.add_argument("--keys", metavar="FILE", help="keys of sealed fields (nomos subject keys)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,12 +64,7 @@ def run(args: argparse.Namespace) -> int:
     verdict = _verified(args, directory, index)
     if verdict is not None and verdict is not Verdict.VERIFIED:
         return verdict.exit_code
-    opener = None if args.keys is None else Opener(parse_keys(_bytes(Path(args.keys))), index.origin)
-    replay = Replay(
-        vocabularies,
-        candidate=candidate,
-        open_event=lambda record: _opened(record, opener),
-    )
+    replay = Replay(vocabularies, candidate=candidate)
     for number, record in enumerate(read_records(directory, index, TYPES)):
         if not args.tenant or record.tenant == args.tenant:
             replay.add(record)
@@ -88,12 +80,6 @@ def run(args: argparse.Namespace) -> int:
     }
     result(args, "replay", members, _lines(outcome, verdict))
     return _exit(args, outcome)
-
-
-def _opened(record: Record, opener: Opener | None) -> dict[str, Any] | None:
-    if opener is None:
-        return None if Opener.holds_sealed(record.event.get("request")) else record.event
-    return opener.open_event(record)
 
 
 def _verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> Verdict | None:
