@@ -68,7 +68,8 @@ HEARS = {
     "sanitizer": {"feed.sanitizer"},
     "stepup": {"feed.stepup", "feed.identity"},
     "identity": {"feed.identity"},
-    "audit": {"feed.audit", "feed.identity"},
+    # audit.* is what it publishes itself: it wakes auditors who wait for their tenant's next record.
+    "audit": {"feed.audit", "feed.identity", "audit.*"},
 }
 
 
