@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from nomos.cli.audit import ChainBroken, TenantChain
@@ -159,7 +160,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOMOS_", "XDG_"))}
     made = Shell(folder, {**kept, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"})
     made.path("token").write_text(made.token, encoding="ascii")
-    up = ["nomos.cli.main", "up", "--data", "data", "--connectors", str(ROOT / "connectors")]
+    up = ["nomos.cli.main", "up", "--data", "data", "--connectors", str(ROOT / "connectors"), "--archive"]
     upstream = ["nomos_runtime.embedded.upstream", "--bodies", str(ROOT / "tests/fixtures/github")]
     running, made.ready = started(made, up, "up.json")
     try:
@@ -177,6 +178,24 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def tenant(shell: Shell) -> str:
     """A tenant with an agent and policies that tests only ask; those that change something make their own."""
     return shell.tenant()
+
+
+def test_up_with_an_archive_starts_a_store_that_locks_objects(shell: Shell) -> None:
+    endpoint, _, bucket = shell.ready["archive"].rpartition("/")
+    keys = json.loads(shell.path("data/weed/keys.json").read_text(encoding="ascii"))
+    assert stat.S_IMODE(shell.path("data/weed/keys.json").stat().st_mode) == 0o600
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=keys["access_key"],
+        aws_secret_access_key=keys["secret_key"],
+        region_name="us-east-1",
+    )
+    lock = client.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]
+    assert lock["ObjectLockEnabled"] == "Enabled"
+    # The audit service has opened it: the rule that lets parts expire is its own.
+    rules = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert [rule["ID"] for rule in rules] == ["nomos-archive-parts"]
 
 
 # --- the command itself ---------------------------------------------------------------------------------------------

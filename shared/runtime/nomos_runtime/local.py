@@ -3,7 +3,7 @@
 Layout of its directory (0700):
 
     bus/           keys, accounts and credentials of the bus (``provision``)
-    nats/  postgres/   the embedded servers
+    nats/  postgres/   the embedded servers; weed/ where there is an archive
     secrets/       one file for each secret of each service (0600), given to it as ``NAME_FILE``
     operator.creds     the operator's bus credentials
     context.json       what the commands need; trust.txt: what ``nomos verify`` pins
@@ -28,6 +28,7 @@ from nomos.errors import Misconfigured
 from nomos.log.note import NoteSigner
 from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
+from nomos_runtime.embedded.seaweed import EmbeddedSeaweed
 from nomos_runtime.embedded.tap import BusTap
 from nomos_runtime.provision import Installation, provision_operator
 from nomos_runtime.topology.doors import SERVICES
@@ -37,6 +38,8 @@ from nomos_runtime.topology.streams import Bounds
 
 ORIGIN: Final = "nomos.localhost/dev"
 OPERATOR_NAME: Final = "admin"
+#: Bucket of the archive, with Object Lock.
+BUCKET: Final = "nomos-archive"
 #: Secrets by service: environment name -> how it is made.
 SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "minting": ("MINT_KEY_ENCRYPTION_KEY",),
@@ -51,7 +54,13 @@ class Local:
     """One local installation. :meth:`start` the servers, then run services with :meth:`environment`."""
 
     def __init__(
-        self, directory: Path, *, bounds: Bounds | None = None, max_file_store: int = STORE_BYTES, connectors: Path
+        self,
+        directory: Path,
+        *,
+        bounds: Bounds | None = None,
+        max_file_store: int = STORE_BYTES,
+        connectors: Path,
+        archive: bool = False,
     ) -> None:
         """Prepares ``directory``; nothing runs yet.
 
@@ -60,6 +69,7 @@ class Local:
             bounds: of the streams; the defaults where None.
             max_file_store: bytes that all streams may reserve together.
             connectors: folder of the connector catalogue.
+            archive: whether the log is archived, to an S3 server that is started too.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory.resolve()
@@ -67,6 +77,7 @@ class Local:
         self.bounds = bounds or Bounds()
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
+        self.seaweed = EmbeddedSeaweed(self.directory / "weed") if archive else None
         self.bus_url = self.nats.url
         self.installation: Installation | None = None
         self._tap: BusTap | None = None
@@ -90,6 +101,9 @@ class Local:
             self.bus_url = self._tap.url
         self._urls = self.postgres.start()
         await self.postgres.prepare()
+        if self.seaweed is not None:
+            self.seaweed.start()
+            self.seaweed.ensure_bucket(BUCKET)
         for account in ("AUDIT", "PROXY"):
             user = f"{account.lower()}-provisioner"
             client = await nats.connect(
@@ -104,7 +118,9 @@ class Local:
         self._write_public(self.installation)
 
     def stop(self) -> None:
-        """Stops both servers."""
+        """Stops the servers."""
+        if self.seaweed is not None:
+            self.seaweed.stop()
         if self._tap is not None:
             self._tap.close()
         self.nats.stop()
@@ -142,7 +158,19 @@ class Local:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):
             env[f"{name}_FILE"] = str(self._secret(name))
+        if service == "audit" and self.seaweed is not None:
+            env |= self._archive(self.seaweed)
         return env
+
+    @staticmethod
+    def _archive(seaweed: EmbeddedSeaweed) -> dict[str, str]:
+        return {
+            "NOMOS_AUDIT_ARCHIVE": f"s3://{BUCKET}/log",
+            "NOMOS_AUDIT_ARCHIVE_ENDPOINT": seaweed.endpoint,
+            "NOMOS_AUDIT_ARCHIVE_LOCK": "required",
+            "AUDIT_ARCHIVE_ACCESS_KEY": seaweed.access_key,
+            "AUDIT_ARCHIVE_SECRET_KEY": seaweed.secret_key,
+        }
 
     def _provisioned(self) -> Installation:
         if self.installation is None:

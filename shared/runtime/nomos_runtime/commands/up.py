@@ -15,7 +15,7 @@ import uvloop
 from nomos.cli.context import POINTER, state_folder
 from nomos.cli.output import Exit, say
 from nomos_runtime.launch import Service, ServiceProcess, run_together
-from nomos_runtime.local import SERVICES, Local, wipe, write_public
+from nomos_runtime.local import BUCKET, SERVICES, Local, wipe, write_public
 
 DATA: Final = ".nomos"
 #: Seconds between two looks at the children.
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ready-file", metavar="FILE", help="written with the endpoints when everything serves")
     parser.add_argument("--capture", metavar="FILE", help="record every byte on the bus here")
     parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
+    parser.add_argument("--archive", action="store_true", help="archive each sealed day to an S3 store of its own")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +46,7 @@ async def _up(args: argparse.Namespace) -> int:
     data = Path(args.data)
     if args.fresh:
         wipe(data)
-    local = Local(data, connectors=Path(args.connectors))
+    local = Local(data, connectors=Path(args.connectors), archive=args.archive)
     say("nomos: development installation on loopback; its keys lie in " + str(local.directory))
     await local.start(Path(args.capture) if args.capture else None)
     services: list[Service] = []
@@ -78,6 +79,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         "pid": os.getpid(),
         "nats_pid": local.nats.pid,
         "postgres_pid": local.postgres.pid,
+        "archive": None if local.seaweed is None else f"{local.seaweed.endpoint}/{BUCKET}",
         "processes": {p.label: p.pid for p in processes},
     }
     pointer = state_folder() / POINTER

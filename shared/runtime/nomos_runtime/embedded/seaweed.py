@@ -11,16 +11,19 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from nomos.errors import Misconfigured
+from nomos.errors import Misconfigured, Unavailable
 from nomos_runtime.embedded.process import DirectoryLock, ServerProcess
 
 LOOPBACK: Final = "127.0.0.1"
 START_SECONDS: Final = 60
 _PROBE_SECONDS: Final = 2
+#: One command of the store's own shell.
+_SHELL_SECONDS: Final = 30
 #: Master, volume, filer and S3, each with its gRPC twin.
 _PORTS: Final = (
     "master.port",
@@ -118,6 +121,41 @@ class EmbeddedSeaweed:
                 return probe.recv(16).startswith(b"HTTP/1.")
         except OSError:
             return False
+
+    def ensure_bucket(self, name: str) -> None:
+        """Makes the bucket ``name`` with Object Lock, if it is not there. The server must run.
+
+        Raises:
+            Unavailable: the store did not make it; what it said is the cause.
+        """
+        if name in self._shell("s3.bucket.list").split():
+            return
+        said = self._shell(f"s3.bucket.create -name {name} -withLock")
+        if "Object Lock: enabled" not in said:
+            raise Unavailable(f"the store made no bucket {name} with Object Lock", cause=said[-500:])
+
+    def _shell(self, command: str) -> str:
+        """What the store's own shell answers; its S3 door needs a client that this package does not have."""
+        port = {name: self._ports[index] for index, name in enumerate(_PORTS)}
+        try:
+            done = subprocess.run(  # noqa: S603  # the command is ours, no shell
+                [
+                    str(weed_binary()),
+                    "shell",
+                    f"-master={LOOPBACK}:{port['master.port']}.{port['master.port.grpc']}",
+                    f"-filer={LOOPBACK}:{port['filer.port']}.{port['filer.port.grpc']}",
+                ],
+                input=f"{command}\n",
+                capture_output=True,
+                text=True,
+                timeout=_SHELL_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"the store's shell gave no answer in {_SHELL_SECONDS} s") from error
+        if done.returncode:
+            raise Unavailable(f"the store refused: {command.split(maxsplit=1)[0]}", cause=done.stderr[-500:])
+        return done.stdout
 
     def stop(self) -> None:
         """Ends it, with what it has taken in on disk."""
