@@ -81,7 +81,8 @@ class Arrivals:
                 found = await read()
                 while not found.records and (left := until - loop.time()) > 0:
                     try:
-                        payload = await asyncio.wait_for(arrived.get(), left)
+                        async with asyncio.timeout(left):
+                            payload = await arrived.get()
                     except TimeoutError:
                         return await read()
                     found = self._from(payload, tenant, from_tseq) or await read()

@@ -229,7 +229,8 @@ class Tiles:
         """
         async with self._moved:
             try:
-                await asyncio.wait_for(self._moved.wait_for(lambda: self.files.size >= size), REACH_SECONDS)
+                async with asyncio.timeout(REACH_SECONDS):
+                    await self._moved.wait_for(lambda: self.files.size >= size)
             except TimeoutError as error:
                 raise Unavailable(f"the tiles hold {self.files.size} of {size} records") from error
         return TiledTree(self.files.read, size).subtree

@@ -102,7 +102,8 @@ class Index:
             return
         changed = self._changed.setdefault(approval, asyncio.Event())
         try:
-            await asyncio.wait_for(changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await changed.wait()
         except TimeoutError:
             return
 

@@ -21,6 +21,7 @@ from nomos.creds import Credentials, read_creds
 from nomos.errors import Malformed, Misconfigured, NomosError, NotPermitted, Unavailable
 from nomos.ids import new_id
 from nomos.messages import Decoder, Failure, encode, now_ms
+from nomos.waiting import raise_if_cancelled
 
 CONNECT_SECONDS: Final = 5
 #: Tries of the first connection to each server.
@@ -139,6 +140,7 @@ class Connection:
             if self._violation is not None:
                 raise NotPermitted(f"this credential may not use {subject}") from e
             raise NoAnswer(f"no answer in {timeout_ms} ms", cause=repr(e)) from e
+        raise_if_cancelled()
         message = decoder.decode(reply.data)
         if isinstance(message, Failure):
             raise error_of(message)

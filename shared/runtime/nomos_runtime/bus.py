@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import ServiceUnavailableError
 
 from nomos.errors import Misconfigured, Unavailable
+from nomos.waiting import raise_if_cancelled
 from nomos_runtime import observe
 
 PING_SECONDS: Final = 5
@@ -125,6 +126,7 @@ class Bus:
             raise Unavailable(f"nobody answers {subject}") from e
         except (TimeoutError, nats.errors.Error, ServiceUnavailableError, ConnectionError) as e:
             raise Unavailable(f"no answer from {subject} in {timeout_ms} ms", cause=repr(e)) from e
+        raise_if_cancelled()
         return bytes(reply.data)
 
     async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:

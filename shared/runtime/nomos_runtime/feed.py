@@ -140,7 +140,8 @@ class Follower:
             Unavailable: it has not within ``seconds``.
         """
         try:
-            await asyncio.wait_for(self._caught_up.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._caught_up.wait()
         except TimeoutError as e:
             raise Unavailable(f"no facts from {self.owner} in {seconds} s") from e
 
@@ -171,7 +172,8 @@ class Follower:
                     observe.say(self._bus.service, observe.FEED_CAUGHT_UP, owner=self.owner, rev=self.rev)
                     self._caught_up.set()
             try:
-                await asyncio.wait_for(self._look.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._look.wait()
             except TimeoutError:
                 continue
 

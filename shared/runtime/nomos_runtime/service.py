@@ -80,7 +80,8 @@ class Parts:
         seconds = RELAY_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(look.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await look.wait()
             look.clear()
             seconds = RELAY_SECONDS
             try:
