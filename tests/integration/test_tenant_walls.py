@@ -24,8 +24,9 @@ from nomos.errors import NomosError
 from nomos.ids import Did
 from nomos.keys import SigningKey
 from nomos.log.record import parse_record
-from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAudit
+from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAudit, Revoke
 from nomos.passkey import SoftwarePasskey
+from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
 from nomos_runtime.embedded.postgres import OWNERS
@@ -201,9 +202,17 @@ async def log_as_b(w: World) -> list[Any]:
     return [reply]
 
 
+async def revoke_as_b(w: World) -> list[Any]:
+    reply = await w.scene.ask(w.bot, "revoke", w.scene.command(Revoke, chain=[w.a.allowed.delegation]))
+    assert isinstance(reply, Failure)
+    assert reply.code == "unrooted"
+    return [reply]
+
+
 SUBJECTS: dict[str, Send] = {
     "req.authorize.*": authorize_as_b,
     "req.invoke.*": invoke_as_b,
+    "req.revoke.*": revoke_as_b,
     "req.stepup.*": approvals_as_b,
     "req.audit.*": log_as_b,
 }
@@ -257,6 +266,10 @@ VERBS: dict[tuple[str, str], Params] = {
     ("policy", "list"): nothing,
     ("policy", "show"): nothing,
     ("policy", "history"): nothing,
+    # Named in B's tenant, where it means nothing: A's permission is used below.
+    ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
+    ("minting", "issuer-rotate"): nothing,
+    ("minting", "issuer-list"): nothing,
     ("proxy", "sealing-key"): nothing,
     ("proxy", "connection-add"): connection,
     ("proxy", "connection-list"): nothing,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
-from nomos.events import ISSUER_CREATED, TENANT_CREATED
+from nomos.events import DELEGATION_REVOKED, ISSUER_CREATED, ISSUER_ROTATED, TENANT_CREATED
 from nomos.messages import Fact
 from nomos_minting.handlers import Mint, decoder
 from nomos_minting.issuers import Issuers
+from nomos_minting.revoking import Revoker
+from nomos_minting.revoking import decoder as revoke_decoder
 from nomos_minting.settings import MintingSettings
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
@@ -16,6 +19,7 @@ from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
 
 NAME = "minting"
+FACTS = (ISSUER_CREATED, ISSUER_ROTATED, DELEGATION_REVOKED)
 
 
 class Minting:
@@ -40,8 +44,8 @@ class Minting:
                 # Ahead of the first request, which would create it otherwise.
                 parts.spawn(issuers.key(fact.tenant))
 
-        await serve_feed(parts.bus, store, dict.fromkeys(self._readers, (ISSUER_CREATED,)))
-        await parts.follow({"identity": apply})
+        await serve_feed(parts.bus, store, dict.fromkeys(self._readers, FACTS))
+        await parts.follow({"identity": apply, NAME: issuers.apply})
         mint = Mint(
             self._settings,
             parts.journal,
@@ -51,7 +55,9 @@ class Minting:
             check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_service("svc.mint.*", self._callers, decoder, mint.mint)
-        await parts.serve_admin({})
+        revoker = Revoker(store, issuers, parts.directory, lambda: int(time.time()))
+        await parts.responder.serve_tenants("revoke", "agent", revoke_decoder, revoker.revoke)
+        await parts.serve_admin(revoker.verbs())
         await parts.serving()
 
     def faults(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.replay import ReplaySet
+from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
@@ -46,7 +48,8 @@ class Proxy:
         s = self._settings
         parts = self._parts = await Parts.open(NAME, s)
         events = await parts.open_store()
-        connections, issuers = Connections(is_development=s.environment == "development"), Issuers()
+        connections = Connections(is_development=s.environment == "development")
+        issuers, revocations = Issuers(), Revocations()
         credentials = CredentialStore(events, self._vault)
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
@@ -57,7 +60,12 @@ class Proxy:
                 development_origins.update(c.origin for c in connections.of_tenant(fact.tenant) if c.origin)
 
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED,)))
-        await parts.follow({"identity": parts.directory.apply, "minting": issuers.apply, NAME: apply})
+
+        def apply_minted(fact: Fact) -> None:
+            issuers.apply(fact)
+            revocations.apply(fact, int(time.time()))
+
+        await parts.follow({"identity": parts.directory.apply, "minting": apply_minted, NAME: apply})
         upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
         broker = Broker(
             settings=s,
@@ -66,6 +74,7 @@ class Proxy:
             directory=parts.directory,
             catalogue=self._catalogue,
             issuers=issuers,
+            revocations=revocations,
             connections=connections,
             credentials=credentials,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),

@@ -73,6 +73,8 @@ class CallPlan(Struct, frozen=True, kw_only=True):
     Attributes:
         invocation: text CID of the invocation.
         delegation: text CID of the delegation that the invoker held.
+        root: text CID of the delegation that was minted.
+        via: the agents that handed it on, the first holder first; empty where the invoker was given it.
         action: what runs.
         connector: at which provider.
         resource: what it acts on, as derived from ``request``.
@@ -85,6 +87,8 @@ class CallPlan(Struct, frozen=True, kw_only=True):
 
     invocation: str
     delegation: str
+    root: str
+    via: tuple[str, ...]
     action: Action
     connector: Connector
     resource: Resource
@@ -95,13 +99,16 @@ class CallPlan(Struct, frozen=True, kw_only=True):
     replay_key: str
 
 
-def plan_call(invocation: VerifiedInvocation, catalogue: Catalogue, connection: ConnectionFacts) -> CallPlan:
+def plan_call(
+    invocation: VerifiedInvocation, catalogue: Catalogue, connection: ConnectionFacts, *, via: tuple[str, ...] = ()
+) -> CallPlan:
     """The call that a verified invocation means.
 
     Args:
         invocation: from :func:`nomos.ucan.verify.verify_invocation`.
         catalogue: what may be called.
         connection: the connection to use, from the proxy's own store.
+        via: the agents that handed the permission on.
 
     Raises:
         UnknownAction, UnknownResource: the command or resource is none of the catalogue.
@@ -128,6 +135,8 @@ def plan_call(invocation: VerifiedInvocation, catalogue: Catalogue, connection: 
     return CallPlan(
         invocation=format_cid(invocation.invocation_cid),
         delegation=format_cid(invocation.leaf_cid),
+        root=format_cid(invocation.delegation_cids[0]),
+        via=via,
         action=action,
         connector=connector,
         resource=derived,
@@ -168,6 +177,8 @@ def attempted(plan: CallPlan, deadline_ms: int) -> dict[str, object]:
     return {
         "invocation": plan.invocation,
         "delegation": plan.delegation,
+        "root": plan.root,
+        "via": list(plan.via),
         "action": plan.action.id,
         "resource": plan.resource.text,
         "connection": plan.connection.name,

@@ -43,6 +43,7 @@ from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.replay import ReplaySet
+from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.upstream import Upstreams
@@ -73,6 +74,7 @@ class Broker:
         directory: Directory,
         catalogue: Catalogue,
         issuers: Issuers,
+        revocations: Revocations,
         connections: Connections,
         credentials: CredentialStore,
         replay: ReplaySet,
@@ -85,6 +87,7 @@ class Broker:
         self._directory = directory
         self._catalogue = catalogue
         self._issuers = issuers
+        self._revocations = revocations
         self._connections = connections
         self._credentials = credentials
         self._replay = replay
@@ -112,17 +115,20 @@ class Broker:
         return await self._call(agent, command, plan, credential, attempt.id)
 
     def _plan(self, agent: AgentFacts, command: Invoke) -> CallPlan:
+        now = int(time.time())
         verified = verify_invocation(
             command.invocation,
             command.proofs,
-            now=int(time.time()),
-            trusted_roots=self._issuers.roots(agent.tenant),
-            revoked=lambda _: False,  # a grant lives a minute; what outlives it (agents, keys) is revoked above
+            now=now,
+            trusted_roots=self._issuers.roots(agent.tenant, now),
+            revoked=lambda cid: self._revocations.is_revoked(agent.tenant, cid),
         )
         if verified.agent != agent.did:
             raise NotCovered("the invocation is signed by another key than this agent's")
+        # Who handed the permission on must still be in force: a revoked agent's sub-agents are refused with it.
+        via = tuple(self._directory.agent_of(agent.tenant, did).agent for did in verified.holders[:-1])
         connection = self._connections.find(agent.tenant, verified.connection)
-        return plan_call(verified, self._catalogue, connection)
+        return plan_call(verified, self._catalogue, connection, via=via)
 
     async def _call(
         self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nomos.agent import Agent, Allowed, ApprovalEnded, Denied, StepUpRequired
     from nomos.errors import NomosError
+    from nomos.handover import Grant
 
-__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "NomosError", "StepUpRequired"]
+__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "Grant", "NomosError", "StepUpRequired"]
+
+_HOMES = {"NomosError": "nomos.errors", "Grant": "nomos.handover"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module nomos has no attribute {name}")
-    return getattr(import_module("nomos.errors" if name == "NomosError" else "nomos.agent"), name)
+    return getattr(import_module(_HOMES.get(name, "nomos.agent")), name)

@@ -11,6 +11,12 @@
 The agent never holds a bearer. It proves possession of its own key by signing each invocation, so a stolen delegation
 is useless. What is safe to repeat (authorize) is repeated while the services are away, until the call's time is over;
 an invocation is sent once: when its answer is lost the outcome is unknown and the log says which.
+
+What it was allowed it may hand on to a sub-agent, never wider, and take back:
+
+    grant = agent.delegate(allowed, to=helper_did, only={"state": "open"})
+    await helper.use(grant, "github:issues.list", "github:repo/acme/site", {"state": "open"})
+    await agent.revoke(grant)
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,9 +34,11 @@ from nomos import messages
 from nomos.client import REQUEST_MS, Connection, NoAnswer, header, pause
 from nomos.creds import Credentials
 from nomos.errors import Malformed, Misconfigured, NomosError, StalePolicy, Unavailable, UnknownOutcome
-from nomos.keys import SigningKey
-from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, PolicyRef, now_ms
-from nomos.ucan.delegation import parse_delegation
+from nomos.handover import Grant, hand_on
+from nomos.ids import Did
+from nomos.keys import SigningKey, parse_did
+from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, PolicyRef, Revoke, now_ms
+from nomos.ucan.dagcbor import Ipld
 from nomos.ucan.grant import sign_request
 
 RETRY_SECONDS: Final = 0.1
@@ -45,6 +53,7 @@ APPROVAL_WAIT_MS: Final = 5_000
 _authorize = Decoder.of(messages.AuthorizeReply, "authorize reply")
 _invoke = Decoder.of(messages.InvokeReply, "invoke reply")
 _approval = Decoder.of(messages.ApprovalReply, "approval reply")
+_revoke = Decoder.of(messages.RevokeReply, "revoke reply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +118,11 @@ class Agent:
         self._connection = connection
         self._signing_key = signing_key
         self._name = connection.credentials.name
+
+    @property
+    def did(self) -> Did:
+        """This agent's key, to which others hand permissions on."""
+        return self._signing_key.did
 
     @classmethod
     @asynccontextmanager
@@ -219,39 +233,116 @@ class Agent:
         timeout_ms: int = REQUEST_MS,
     ) -> Allowed:
         """Uses a delegation once. Errors as :meth:`call`."""
-        granted = parse_delegation(allowed.delegation)
-        if granted.subject is None or granted.expires_at is None:
-            raise Malformed("the delegation names no subject or no end")
+        grant = Grant(chain=(allowed.delegation,))
+        reply = await self._invoke(grant, action, resource, args, connection=connection, timeout_ms=timeout_ms)
+        return replace(
+            allowed,
+            status=reply.status,
+            headers=tuple(reply.headers),
+            body=reply.body,
+            removed=tuple(reply.removed),
+        )
+
+    async def use(
+        self,
+        grant: Grant,
+        action: str,
+        resource: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        connection: str = "",
+        timeout_ms: int = REQUEST_MS,
+    ) -> Allowed:
+        """Uses what another agent handed on, for exactly the request that was decided. Errors as :meth:`call`."""
+        reply = await self._invoke(
+            grant, action, resource, dict(args or {}), connection=connection, timeout_ms=timeout_ms
+        )
+        return Allowed(
+            decision="",
+            delegation=grant.chain[-1],
+            expires_at=grant.expires_at,
+            status=reply.status,
+            headers=tuple(reply.headers),
+            body=reply.body,
+            removed=tuple(reply.removed),
+        )
+
+    async def _invoke(
+        self,
+        grant: Grant,
+        action: str,
+        resource: str,
+        args: Mapping[str, object],
+        *,
+        connection: str,
+        timeout_ms: int,
+    ) -> messages.Returned:
+        subject, expires_at = grant.last.subject, grant.expires_at
+        if subject is None:
+            raise Malformed("the delegation names no subject")
         now = int(time.time())
         invocation = sign_request(
             self._signing_key,
-            subject=granted.subject,
+            subject=subject,
             action=action,
             resource=resource,
             args=dict(args),
-            proofs=[allowed.delegation],
+            proofs=grant.chain,
             now=now,
-            ttl_seconds=max(min(INVOCATION_SECONDS, granted.expires_at - now), 1),
+            ttl_seconds=max(min(INVOCATION_SECONDS, expires_at - now), 1),
             nonce=os.urandom(NONCE_BYTES),
             connection=connection or action.partition(":")[0],
         )
-        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=[allowed.delegation])
+        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=list(grant.chain))
         try:
             reply = await self._connection.ask(f"req.invoke.{self._name}", command, _invoke, timeout_ms)
         except NoAnswer as e:
             raise UnknownOutcome("no answer to the invocation; the log says what became of it") from e
         if not isinstance(reply, messages.Returned):
             raise Malformed("not an invoke reply")
-        return Allowed(
-            decision=allowed.decision,
-            delegation=allowed.delegation,
-            expires_at=allowed.expires_at,
-            policies=allowed.policies,
-            status=reply.status,
-            headers=tuple(reply.headers),
-            body=reply.body,
-            removed=tuple(reply.removed),
-        )
+        return reply
+
+    def delegate(
+        self,
+        allowed: Allowed | Grant,
+        *,
+        to: str,
+        only: Mapping[str, Ipld] | None = None,
+        ttl_seconds: int | None = None,
+    ) -> Grant:
+        """Hands a permission on to a sub-agent of the same tenant, narrower or equal; nothing is sent.
+
+        Args:
+            allowed: what this agent was allowed, or was handed on itself.
+            to: the sub-agent's key, a ``did:key`` (:attr:`did`).
+            only: arguments, by path, and the value that each must have.
+            ttl_seconds: life from now; not longer than the permission's own, which is what None takes.
+
+        Raises:
+            Malformed, Expired, NotCovered, LimitExceeded: as :func:`nomos.handover.hand_on`.
+        """
+        chain = allowed.chain if isinstance(allowed, Grant) else (allowed.delegation,)
+        return hand_on(self._signing_key, chain, to=parse_did(to).did, only=only or {}, ttl_seconds=ttl_seconds)
+
+    async def revoke(self, allowed: Allowed | Grant, why: str = "", *, timeout_ms: int = REQUEST_MS) -> str:
+        """Takes a permission back, with all that was handed on from it; gives its CID when it is in the journal.
+
+        Args:
+            allowed: what this agent was allowed or handed on; the last link of its chain is revoked.
+            why: for the log.
+            timeout_ms: bound of the request.
+
+        Raises:
+            NotCovered: this agent held no link of the chain.
+            Expired: it has run out by itself.
+            Unavailable: no answer; it is safe to ask again.
+        """
+        chain = allowed.chain if isinstance(allowed, Grant) else (allowed.delegation,)
+        command = _command(Revoke, timeout_ms, chain=list(chain), why=why)
+        reply = await self._connection.ask(f"req.revoke.{self._name}", command, _revoke, timeout_ms)
+        if not isinstance(reply, messages.Revoked):
+            raise Malformed("not a revoke reply")
+        return reply.cid
 
     async def wait_for(self, step_up: StepUpRequired, seconds: float) -> bytes:
         """Waits until a human has approved, and returns the cosigner delegation.

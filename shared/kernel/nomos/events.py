@@ -24,10 +24,15 @@ POLICY_PUT: Final = "policy.put"
 # minting
 #: {cid, decision, agent, action, resource, digest, connection, expires_at, issuer}
 DELEGATION_MINTED: Final = "ucan.minted"
-#: {tenant, did, from_revision}
+#: {did}
 ISSUER_CREATED: Final = "ucan.issuer"
+#: {did, previous, at, why}: the issuing key from ``at`` on, Unix seconds; what ``previous`` signed runs out.
+ISSUER_ROTATED: Final = "ucan.issuer-rotated"
+#: {cid, until, why}: a delegation, and all that was handed on from it, is refused; ``until`` it has expired anyway.
+DELEGATION_REVOKED: Final = "ucan.revoked"
 # proxy
-#: {invocation, delegation, action, resource, connection, method, path, request_sha256, deadline_ms}
+#: {invocation, delegation, root, via, action, resource, connection, method, path, request_sha256, deadline_ms}
+#: ``root`` is the delegation that was minted; ``via`` are the agents that handed it on, the first holder first.
 CALL_ATTEMPTED: Final = "proxy.attempted"
 #: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes}
 CALL_FINISHED: Final = "proxy.finished"

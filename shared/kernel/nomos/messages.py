@@ -65,6 +65,13 @@ class Invoke(Command, frozen=True, kw_only=True):
     proofs: list[bytes]
 
 
+class Revoke(Command, frozen=True, kw_only=True):
+    """Takes back the last delegation of a chain, root first, and all that was handed on from it."""
+
+    chain: list[bytes]
+    why: str = ""
+
+
 class AwaitApproval(Command, frozen=True, kw_only=True):
     """Asks for the state of an approval; answered when it leaves ``pending`` or after ``wait_ms``."""
 
@@ -137,6 +144,13 @@ class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
     state: str
     expires_at: int
     cosigner: bytes | None = None
+
+
+class Revoked(msgspec.Struct, frozen=True, kw_only=True, tag="revoked"):
+    """The delegation ``cid`` is revoked, durably; it would have expired at ``until``, Unix seconds."""
+
+    cid: str
+    until: int
 
 
 class AuditRecords(msgspec.Struct, frozen=True, kw_only=True, tag="records"):
@@ -301,6 +315,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 AuthorizeReply = Allowed | Denied | StepUpRequired | Failure
 InvokeReply = Returned | Failure
 ApprovalReply = ApprovalStatus | Failure
+RevokeReply = Revoked | Failure
 AdminReply = Done | Failure
 
 T = TypeVar("T")

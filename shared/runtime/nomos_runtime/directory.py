@@ -31,6 +31,7 @@ class Directory:
         self._tenant_of_account: dict[str, str] = {}
         self._tenants: dict[str, str] = {}
         self._agents: dict[tuple[str, str], AgentFacts] = {}
+        self._by_did: dict[tuple[str, str], str] = {}
         self._auditors: dict[tuple[str, str], str] = {}
         self._revoked: set[tuple[str, str]] = set()
 
@@ -60,6 +61,7 @@ class Directory:
                     key=str(event["key"]),
                 )
                 self._agents[fact.tenant, agent.agent] = agent
+                self._by_did[fact.tenant, agent.did] = agent.agent
             case events.AUDITOR_CREATED:
                 self._auditors[fact.tenant, str(event["auditor"])] = str(event["key"])
             case events.KEY_REVOKED:
@@ -102,3 +104,15 @@ class Directory:
         if (tenant, facts.key) in self._revoked:
             raise Revoked("the key of this agent is revoked")
         return facts
+
+    def agent_of(self, tenant: str, did: str) -> AgentFacts:
+        """The agent of ``tenant`` whose UCAN key is ``did``.
+
+        Raises:
+            UnknownAgent: this tenant has no such agent.
+            Revoked: its key has been revoked.
+        """
+        name = self._by_did.get((tenant, did))
+        if name is None:
+            raise UnknownAgent("this key is no agent's of this tenant")
+        return self.agent(tenant, name)

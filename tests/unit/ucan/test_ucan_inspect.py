@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nomos import errors
 from nomos.errors import LimitExceeded, Malformed, MalformedToken
+from nomos.handover import Grant, hand_on
+from nomos.keys import SigningKey
 from nomos.ucan.cid import Link, cid_of, format_cid
-from nomos.ucan.inspect import TOKEN_TEXT_LENGTH_MAX, describe, parse_token_text, say_statement
+from nomos.ucan.delegation import parse_delegation
+from nomos.ucan.grant import mint_grant
+from nomos.ucan.inspect import TOKEN_TEXT_LENGTH_MAX, describe, describe_chain, parse_token_text, say_statement
 from nomos.ucan.policy import parse_policy
 
 if TYPE_CHECKING:
@@ -125,3 +132,53 @@ def test_text_over_the_limit_is_refused() -> None:
     with pytest.raises(LimitExceeded) as refused:
         parse_token_text("g" * (TOKEN_TEXT_LENGTH_MAX + 1))
     assert refused.value.limit == "token_text_length_max"
+
+
+# --- chains ---------------------------------------------------------------------------------------------------------
+
+
+def _chain() -> tuple[bytes, ...]:
+    tenant, first, second = (SigningKey(os.urandom(32)) for _ in range(3))
+    grant = mint_grant(
+        tenant, agent=first.did, command="/github/issues/list", resource="github:repo/acme/site",
+        digest=os.urandom(32), now=int(time.time()), ttl_seconds=60, nonce=os.urandom(12),
+    )  # fmt: skip
+    return hand_on(first, (grant,), to=second.did, only={"state": "open"}, ttl_seconds=30).chain
+
+
+def test_a_chain_is_told_link_by_link() -> None:
+    chain = _chain()
+    told = describe_chain(chain, now=int(time.time()))
+    assert told["problems"] == []
+    links: Any = told["links"]
+    assert [link["aud"] for link in links] == [parse_delegation(one).audience for one in chain]
+    assert links[1]["policy"] == ['.args.state is "open"']
+    assert told["exp"] == links[1]["exp"] < links[0]["exp"]
+
+
+def test_a_chain_that_does_not_fit_says_where() -> None:
+    one, other = _chain(), _chain()
+    told = describe_chain((one[0], other[1]), now=int(time.time()))
+    assert "delegation 0 was given to somebody else" in str(told["problems"])
+    late = describe_chain(one, now=int(time.time()) + 45)
+    assert late["problems"] == ["delegation is expired"]
+
+
+def test_a_grant_is_read_back_from_its_text_and_nothing_else_is() -> None:
+    chain = _chain()
+    text = str(Grant(chain=chain))
+    assert Grant.parse(f"\n{text}\n").chain == chain
+    for wrong in ("", "\n".join([text] * 3), text[:-3], text.replace("\n", "\n!")):
+        with pytest.raises(errors.Malformed):
+            Grant.parse(wrong)
+
+
+@pytest.mark.parametrize("only", [{"..": 1}, {"a b": 1}, {f"a{n}": n for n in range(33)}])
+def test_a_narrowing_that_no_policy_can_say_is_refused(only: dict[str, Any]) -> None:
+    tenant, first = SigningKey(os.urandom(32)), SigningKey(os.urandom(32))
+    grant = mint_grant(
+        tenant, agent=first.did, command="/github/issues/list", resource="github:repo/acme/site",
+        digest=os.urandom(32), now=int(time.time()), ttl_seconds=60, nonce=os.urandom(12),
+    )  # fmt: skip
+    with pytest.raises(errors.Malformed):
+        hand_on(first, (grant,), to=tenant.did, only=only, ttl_seconds=1)

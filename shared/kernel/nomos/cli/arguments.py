@@ -94,6 +94,16 @@ def identities(words: Words) -> None:
     sub.add_argument("key")
     sub.add_argument("--why", default="")
 
+    group = words.group("issuer", "the key that signs a tenant's delegations")
+    words.add("list", "list the issuing keys, newest first", lazy("minting", "issuer_list"), group=group, tenant=True)
+    doing = "replace the issuing key; what the old one signed runs out within a minute"
+    sub = words.add("rotate", doing, lazy("minting", "issuer_rotate"), group=group, tenant=True)
+    sub.add_argument("--why", default="")
+    doing = "take a delegation back, with all that was handed on from it"
+    sub = words.add("revoke", doing, lazy("minting", "revoke"), tenant=True)
+    sub.add_argument("cid", metavar="CID", help="bafy…, as the log and nomos inspect name it")
+    sub.add_argument("--why", default="")
+
 
 def policies(words: Words) -> None:
     """Policy sets and connections."""
@@ -183,7 +193,7 @@ def log(words: Words) -> None:
 def reading(words: Words) -> None:
     """Tokens and topics."""
     sub = words.add("inspect", "show a token for people", lazy("inspect", "inspect"), context=False)
-    sub.add_argument("token", help="the token, a file that holds it, or - for standard input")
+    sub.add_argument("token", help="the token; a file that holds it, or a chain with a token a line; or -")
     sub = words.add("help", "explain a topic", lazy("help", "help_topic"), context=False)
     sub.add_argument("topic", nargs="?", default="")
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, assert_never
 
-from nomos.errors import BadSignature, LimitExceeded, MalformedToken
+from nomos.errors import BadSignature, LimitExceeded, MalformedToken, NomosError
+from nomos.ucan.chain import check_alignment, check_grant_profile, check_times, earliest_expiry
 from nomos.ucan.cid import Link, cid_of, format_cid, parse_cid
 from nomos.ucan.dagcbor import Ipld
-from nomos.ucan.delegation import Delegation, delegation_of
+from nomos.ucan.delegation import Delegation, delegation_of, parse_delegation
 from nomos.ucan.envelope import INVOCATION_BYTES_MAX, Kind, open_envelope
 from nomos.ucan.invocation import Invocation, invocation_of
 from nomos.ucan.policy import Connective, Equality, Like, Not, Order, Quantifier, Statement
+from nomos.ucan.profile import NOMOS
 
 #: Hex needs two characters a byte; line breaks and a CID in front are small beside that.
 TOKEN_TEXT_LENGTH_MAX: Final = 2 * INVOCATION_BYTES_MAX + 8192
@@ -70,6 +74,56 @@ def describe(token: bytes) -> dict[str, object]:
         "signature_ok": _is_signed(read),
         "size_bytes": len(envelope.token),
         **own,
+    }
+
+
+def describe_chain(tokens: Sequence[bytes], *, now: int) -> dict[str, object]:
+    """Says what a chain of delegations gives, link by link, and what is wrong with it.
+
+    Args:
+        tokens: root first.
+        now: Unix seconds.
+
+    Returns:
+        A map that ``json.dumps`` takes: ``kind``, ``sub``, ``cmd`` of the last link, ``exp`` (the earliest end),
+        ``links`` (for each ``cid``, ``iss``, ``aud``, ``cmd``, ``exp``, ``seconds_left``, ``policy`` as sentences), and
+        ``problems``: sentences, none where every link fits. Whether the root is one that anybody trusts is not said.
+
+    Raises:
+        Malformed: a token is no well-formed delegation.
+    """
+    links = [parse_delegation(token) for token in tokens]
+    if not links:
+        raise MalformedToken("expected at least one delegation")
+    checks: list[Callable[[], object]] = [link.check_signature for link in links]
+    checks.append(lambda: check_alignment(links, holder=links[-1].audience, subject=links[0].issuer))
+    checks += [partial(check_times, link, now) for link in links]
+    checks += [partial(check_grant_profile, link, now, NOMOS, is_root=at == 0) for at, link in enumerate(links)]
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except NomosError as error:
+            if error.detail not in problems:
+                problems.append(error.detail)
+    return {
+        "kind": "chain",
+        "sub": links[0].issuer,
+        "cmd": links[-1].command,
+        "exp": earliest_expiry(links),
+        "links": [
+            {
+                "cid": format_cid(link.cid),
+                "iss": link.issuer,
+                "aud": link.audience,
+                "cmd": link.command,
+                "exp": link.expires_at,
+                "seconds_left": None if link.expires_at is None else link.expires_at - now,
+                "policy": [say_statement(one) for one in link.policy],
+            }
+            for link in links
+        ],
+        "problems": problems,
     }
 
 

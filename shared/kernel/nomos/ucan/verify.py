@@ -67,6 +67,8 @@ class VerifiedInvocation(msgspec.Struct, frozen=True, kw_only=True):
     """The delegation that the invoker holds."""
     delegation_cids: tuple[bytes, ...]
     """Root first."""
+    holders: tuple[Did, ...]
+    """To whom each delegation was given, root first; the last is the invoker."""
     expires_at: int
     """The earliest expiry in the chain, Unix seconds, inclusive."""
     issued_at: int | None
@@ -143,6 +145,7 @@ def _read_request(chain: VerifiedChain) -> VerifiedInvocation:
         invocation_cid=invoked.cid,
         leaf_cid=cids[-1],
         delegation_cids=cids,
+        holders=tuple([delegation.audience for delegation in chain.delegations]),
         expires_at=chain.expires_at,
         issued_at=invoked.issued_at,
     )

@@ -89,6 +89,7 @@ DOORS: Final[tuple[Door, ...]] = (
     # A tenant's agents and auditors. The tenant is the account key at token 2; the agent is bound by its own rights.
     _for_tenants("POLICY", "authorize"),
     _for_tenants("PROXY", "invoke"),
+    _for_tenants("MINTING", "revoke"),
     _for_tenants("STEPUP", "stepup"),
     _for_tenants("AUDIT", "audit"),
     # Service to service.

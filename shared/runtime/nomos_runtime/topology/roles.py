@@ -39,7 +39,10 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TENANT_ROLES: Final = (
-    Role(name="agent", publish=("req.authorize.{{name()}}", "req.invoke.{{name()}}", "req.stepup.{{name()}}")),
+    Role(
+        name="agent",
+        publish=tuple(f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "revoke", "stepup")),
+    ),
     Role(name="auditor", publish=("req.audit.{{name()}}",)),
 )
 
