@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from nomos.log.index import INDEX_NAME, file_digest, format_index, parse_index
+from nomos.log.memory import Memory
 from nomos.log.note import NoteSigner
 from nomos.log.report import Report, Verdict
 from nomos.log.verify import verify_export
@@ -240,3 +241,26 @@ async def test_another_logs_key_or_a_missing_quorum_verifies_nothing(archive: Ar
     witness = WitnessSigner("witness.example.org/w1", os.urandom(32)).verifier_key
     demanding = archive.trust.replace(b"quorum none", f"witness w {witness}\nquorum w".encode())
     assert archive.verify(1, trust=demanding).verdict is Verdict.UNVERIFIABLE
+
+
+async def test_an_archive_is_read_on_and_a_day_that_was_verified_cannot_be_cut_off(
+    archive: Archive, tmp_path: Path
+) -> None:
+    memory = Memory()
+    earlier = archive.copy(tmp_path / "earlier")
+    _remove_day("2026-11-24")(earlier.folder)
+    earlier.refresh()
+    for level in (0, 1):
+        assert earlier.verify(level, memory=memory).verdict is Verdict.VERIFIED
+    later = archive.verify(1, memory=memory)
+    assert later.verdict is Verdict.VERIFIED
+    whole = archive.verify(1)
+    assert 0 < later.from_size < whole.records == later.from_size + later.records
+    assert any("roots that were verified earlier are those of this log" in one for one in later.checked)
+    for level in LEVELS:
+        cut = earlier.verify(level, memory=memory)
+        assert (cut.verdict, len(cut.evidence)) == (Verdict.TAMPERED, 2)
+    # A root that was verified is taken out, and the seals are left.
+    _remove("roots/2026-11-24")(archive.folder)
+    archive.refresh()
+    assert archive.verify(0, memory=memory).verdict is not Verdict.VERIFIED

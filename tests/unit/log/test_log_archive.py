@@ -17,7 +17,7 @@ from nomos.errors import Malformed, MalformedRecord
 from nomos.log.archive import ArchiveRow, write_export, write_part
 from nomos.log.chain import genesis
 from nomos.log.index import format_index, parse_index
-from nomos.log.main import run_verify
+from nomos.log.main import Demand, run_verify
 from nomos.log.parts import Part
 
 LINKS = """
@@ -104,7 +104,7 @@ def test_a_part_name_cannot_leave_the_export(book: Any, tmp_path: Path, refresh:
 
 def run(directory: Path, trust: Path, level: int = 1, *, json_form: bool = False, **more: Any) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
-    code = run_verify(directory, trust, level, json_form, out, err, **more)
+    code = run_verify(Demand(path=directory, trust=trust, level=level, json=json_form, **more), out, err)
     return code, out.getvalue(), err.getvalue()
 
 

@@ -21,6 +21,8 @@ PLUGINS = {
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
 DISTRIBUTIONS = {"replay": "nomos-authz-policy"}
+#: Processes that a command may be told to use.
+PROCESSES_MAX = 64
 _Group = argparse._SubParsersAction
 
 
@@ -55,6 +57,13 @@ class Words:
         if run is not None:
             sub.set_defaults(run=run)
         return sub
+
+
+def _count(text: str) -> int:
+    """A number of processes."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= PROCESSES_MAX:
+        raise argparse.ArgumentTypeError(f"expected 1 to {PROCESSES_MAX}, got {text!a}")
+    return int(text)
 
 
 def lazy(module: str, function: str) -> Command:
@@ -181,13 +190,19 @@ def log(words: Words) -> None:
     sub.add_argument("--tenant", default="", metavar="T", help="as this tenant's operator")
     sub.add_argument("--out", default="", metavar="FILE", help="the receipt; the record goes to FILE.record")
 
-    sub = words.add("verify", "verify an export offline", lazy("verify", "verify"), context=False)
-    sub.add_argument("dir")
-    sub.add_argument("--trust", required=True, metavar="FILE")
-    sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1)
-    sub.add_argument("--tenant", default="", metavar="T", help="demand this tenant's bundle, not the whole log")
+    doing = "verify an archive, an export, a tenant's bundle or a receipt, offline"
+    sub = words.add("verify", doing, lazy("verify", "verify"), context=False)
+    sub.add_argument("path", metavar="PATH", help="the folder, or a receipt's file with its record beside it")
+    sub.add_argument("--trust", required=True, metavar="FILE", help="your own policy: whose signatures count")
+    sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1, help="0 seals, 1 content (default), 2 meaning")
+    asked = "demand this tenant's bundle, not the whole log"
+    sub.add_argument("--tenant-bundle", "--tenant", dest="tenant", default="", metavar="T", help=asked)
+    sub.add_argument("--state", default="", metavar="FILE", help="compare with, and remember, what was verified")
+    sub.add_argument("--full", action="store_true", help="with --state: read also what was verified before")
+    sub.add_argument("--record", default="", metavar="FILE", help="the record of a receipt (default: beside it)")
     sub.add_argument("--strict", action="store_true", help="warnings are failures")
-    sub.add_argument("--workers", type=int, default=1, help="processes that verify row groups")
+    sub.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: by size)")
+    sub.add_argument("--quiet", action="store_true", help="no progress on a terminal")
 
 
 def reading(words: Words) -> None:

@@ -6,21 +6,22 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from nomos.log.main import run_verify
+from nomos.log.main import Demand, run_verify
 
 
 def verify(args: Namespace) -> int:
     """Exit 0 only when everything demanded was checked and is right."""
-    return int(
-        run_verify(
-            Path(args.dir),
-            Path(args.trust),
-            args.level,
-            args.json,
-            sys.stdout,
-            sys.stderr,
-            tenant=args.tenant or None,
-            strict=args.strict,
-            workers=args.workers,
-        )
+    demand = Demand(
+        path=Path(args.path),
+        trust=Path(args.trust),
+        level=args.level,
+        json=args.json,
+        tenant=args.tenant or None,
+        strict=args.strict,
+        workers=args.workers,
+        state=Path(args.state) if args.state else None,
+        full=args.full,
+        record=Path(args.record) if args.record else None,
+        quiet=args.quiet,
     )
+    return int(run_verify(demand, sys.stdout, sys.stderr))

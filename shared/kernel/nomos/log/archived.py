@@ -41,6 +41,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     seal: Seal
     ref: SealRef
     root: Checkpoint
+    note: bytes
     statement: Found
     proofs: RootProofs
 
@@ -109,6 +110,7 @@ def read_archive(
     return Archived(
         seals=Seals(
             newest=newest.root,
+            note=newest.note,
             roots={
                 **{day.root.size: day.root.root for day in days if day.root.size <= content},
                 content: newest.proofs.content_root,
@@ -163,6 +165,7 @@ def _judge(directory: Path, day: str, opened: Opened, before: Day | None) -> Day
         seal=seal,
         ref=SealRef(seq=record.seq, h=own.hex()),
         root=root,
+        note=opened.note,
         statement=_statement(directory, day, record.seq, proofs.seal, seal),
         proofs=proofs,
     )

@@ -8,7 +8,7 @@ compared when its position is reached. For a tenant's bundle: the records lead t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_hea
 from nomos.log.heads import STATEMENTS, Statement
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
+from nomos.log.memory import Place
 from nomos.log.parts import find_rows
 from nomos.log.proof import many_root, parse_many_proof
 from nomos.log.report import FINDINGS_MAX, Tally, Verdict
@@ -45,6 +46,8 @@ class Content:
         level: int,
         strict: bool,
         workers: int,
+        place: Place | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Takes what signatures vouch for.
 
@@ -57,6 +60,8 @@ class Content:
             level: 1 or 2.
             strict: whether declared gaps, and a bundle without a proof of its end, make it incomplete.
             workers: processes that judge row groups.
+            place: where to go on, from an earlier run; None reads every record.
+            progress: told how many of how many records have been judged.
         """
         self._directory = directory
         self._index = index
@@ -66,7 +71,15 @@ class Content:
         self._level = level
         self._strict = strict
         self._workers = workers
+        self._progress = progress
         self._at: GroupTask | None = None
+        # A place counts only where a part begins at it, and where it was judged as now demanded.
+        starts = {one.first for one in index.files}
+        usable = place is not None and place.seq in starts and place.level >= level and (place.strict or not strict)
+        self._from = place if usable else None
+        self._files = [one for one in index.files if self._from is None or one.first >= self._from.seq]
+        #: The judge's state before the newest part, once all has been judged.
+        self.place: Place | None = None
 
     def judge(self) -> None:
         """Judges all records and puts what is wrong into the tally."""
@@ -85,7 +98,7 @@ class Content:
                 row_group=None if at is None else at.group,
             )
         except GroupFailed as error:
-            seq = self._tally.records if self._index.tenant is None else None
+            seq = self._tally.from_size + self._tally.records if self._index.tenant is None else None
             self._tally.fail(error.verdict, error.detail, seq=seq, file=error.name, row_group=error.group)
         if self._tally.declared_gaps:
             self._tally.not_checked.append(f"what {self._tally.declared_gaps} declared gaps would have held")
@@ -94,7 +107,8 @@ class Content:
 
     def _summaries(self, sizes: tuple[int, ...], cuts: tuple[int, ...] = ()) -> Iterator[GroupSummary]:
         with_prev = self._index.kind == "tenant"
-        names = [one.n for one in self._index.files]
+        names = [one.n for one in self._files]
+        total, done = sum(one.rows for one in self._files), 0
         judged = judge_all(
             self._directory,
             names,
@@ -108,6 +122,9 @@ class Content:
             yield summary
             for gap in summary.gaps:
                 self._tell_gap(gap)
+            done += summary.rows
+            if self._progress is not None:
+                self._progress(done, total)
 
     def _tell_gap(self, gap: Gap) -> None:
         whose = "the journal" if gap.producer is None else f"producer {'/'.join(gap.producer)!a}"
@@ -121,28 +138,47 @@ class Content:
     # -- a whole log -------------------------------------------------------------------------------------------------
 
     def _judge_log(self) -> None:
-        signed = self._seals.roots
+        first = 0 if self._from is None else self._from.seq
+        signed = {size: root for size, root in self._seals.roots.items() if size > first}
         statements = Statements(self._statements())
         fold = LogFold(self._seals.newest.origin, signed, statements)
+        passed = 0 if self._from is None else fold.resume(self._from)
+        self._tally.from_size = first
+        newest, place = self._files[-1].n, None
         for summary in self._summaries(tuple(sorted(signed)), statements.cuts):
+            if self._at is not None and (self._at.name, self._at.group) == (newest, 0):
+                place = fold.place(self._level, strict=self._strict)
             fold.add(summary)
-            self._tally.records = fold.size
+            self._tally.records = fold.size - first
         # What is missing or too much at the end stands in no row group.
         self._at = None
         fold.finish()
         statements.finish(fold.size)
+        self.place = place
         self._tally.checked += [
-            f"records 0 to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
+            f"records {first} to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
             f"root recomputed at {len(signed)} sizes, so they are consistent",
             "sources rise, and producers' counters have no gap that is not declared",
         ]
+        if self._from is not None:
+            self._tell_skipped(first, len(self._seals.roots) - len(signed), passed)
         self._tell_statements(statements)
+
+    def _tell_skipped(self, first: int, roots: int, passed: int) -> None:
+        """What an earlier run checked, and this one took from the state file."""
+        self._tally.checked.append(f"the tree continues the {first} records that an earlier run verified")
+        copy = "this copy of " if self._index.kind == "log" else ""
+        self._tally.not_checked.append(f"{copy}records 0 to {first - 1}, verified earlier (--full reads all)")
+        if roots:
+            self._tally.not_checked.append(f"{roots} roots at or below size {first} against the records (--full)")
+        if passed:
+            self._tally.not_checked.append(f"{passed} statements of heads of positions before {first} (--full)")
 
     def _statements(self) -> Iterator[Found]:
         """Those beside the records, and those among them; of one that is both, the one beside."""
         beside = {one.seq: one for one in self._beside}
         yield from beside.values()
-        for entry in self._index.files:
+        for entry in self._files:
             try:
                 for seq, kind, record in find_rows(self._directory / entry.n, STATEMENTS):
                     if seq not in beside:

@@ -11,6 +11,7 @@ from typing import Final
 
 from nomos.log.chain import NO_HASH, genesis, link
 from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, HeadsCut, TenantSpan, judge_counter
+from nomos.log.memory import Place, RememberedGap
 from nomos.log.report import Verdict
 from nomos.log.statements import Divergence, Statements
 from nomos.log.tree import CompactRange
@@ -41,6 +42,28 @@ class _Counters:
         self._producers.update({name: one.last[0] for name, one in summary.producers.items()})
         self._sources.update({name: one.last for name, one in summary.sources.items()})
         self._gaps.update({gap.producer: gap for gap in summary.gaps if gap.producer is not None})
+
+    def place(self) -> tuple[dict[str, tuple[int, str]], tuple[tuple[str, str, int], ...], dict[str, tuple[int, int]]]:
+        """Tenants, producers and sources, to be remembered."""
+        producers = tuple((svc, one, last) for (svc, one), last in self._producers.items())
+        return dict(self._tenants), producers, dict(self._sources)
+
+    def remembered_gaps(self) -> tuple[RememberedGap, ...]:
+        """The newest declared gap of each producer."""
+        return tuple(
+            RememberedGap(svc=name[0], id=name[1], seq=gap.seq, first=gap.first, last=gap.last)
+            for name, gap in self._gaps.items()
+        )
+
+    def resume(self, place: Place) -> None:
+        """Goes on from a remembered place."""
+        self._tenants.update(place.tenants)
+        self._producers.update({(svc, one): last for svc, one, last in place.producers})
+        self._sources.update(place.sources)
+        # A gap before the group: its row there is over.
+        self._gaps.update(
+            {(one.svc, one.id): Gap(-1, one.seq, (one.svc, one.id), one.first, one.last) for one in place.gaps}
+        )
 
     def heads(self, cut: HeadsCut) -> tuple[dict[str, tuple[int, str]], dict[str, int]]:
         """The heads at a position inside the group that is to be taken next.
@@ -96,6 +119,40 @@ class LogFold:
         self._counters = _Counters(dense=True)
         #: The largest checkpoint size whose root has been recomputed and found equal.
         self.vouched = 0
+
+    def place(self, level: int, *, strict: bool) -> Place:
+        """Where the fold stands, to be remembered; ``level`` and ``strict`` say how the records were judged."""
+        tenants, producers, sources = self._counters.place()
+        return Place(
+            seq=self.size,
+            level=level,
+            strict=strict,
+            head=self._head.hex(),
+            range=tuple(one.hex() for one in self._tree.hashes()),
+            tenants=tenants,
+            producers=producers,
+            sources=sources,
+            gaps=self._counters.remembered_gaps(),
+            seal=self._statements.remembered(),
+        )
+
+    def resume(self, place: Place) -> int:
+        """Goes on from a remembered place; call before the first summary.
+
+        Returns:
+            How many statements of heads speak of positions before it, and are not judged again.
+
+        Raises:
+            Malformed: the place is none.
+            Divergence: a statement contradicts the heads at the place.
+        """
+        self._head = bytes.fromhex(place.head)
+        self._tree = CompactRange.from_hashes(place.seq, [bytes.fromhex(one) for one in place.range])
+        self._counters.resume(place)
+        self.vouched = place.seq
+        passed = self._statements.resume(place.seq, place.seal)
+        self._statements.judge_heads(place.seq, *self._counters.heads(HeadsCut(place.seq, {}, {})))
+        return passed
 
     @property
     def size(self) -> int:

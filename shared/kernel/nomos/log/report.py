@@ -76,6 +76,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     first: Finding | None
     findings: tuple[Finding, ...]
     findings_total: int
+    evidence: tuple[str, ...] = ()
+    """Signed notes that contradict each other."""
     schema: str = REPORT_SCHEMA
 
 
@@ -92,8 +94,10 @@ class Tally:
         self.origin: str | None = None
         self.kind: str | None = None
         self.tenant: str | None = None
+        self.from_size = 0
         self.to_size = 0
         self.records = 0
+        self.evidence: list[str] = []
         self.declared_gaps = 0
         self._worst = Verdict.VERIFIED
         self._first: Finding | None = None
@@ -131,7 +135,7 @@ class Tally:
             origin=self.origin,
             kind=self.kind,
             tenant=self.tenant,
-            from_size=0,
+            from_size=self.from_size,
             to_size=self.to_size,
             records=self.records,
             declared_gaps=self.declared_gaps,
@@ -143,6 +147,7 @@ class Tally:
             first=self._first,
             findings=tuple(self.findings),
             findings_total=self.total,
+            evidence=tuple(self.evidence),
         )
 
 
@@ -191,6 +196,8 @@ def render_text(report: Report) -> str:
     lines += [f"finding      {_line_of(finding)}" for finding in report.findings if finding != report.first]
     if report.findings_total > len(report.findings):
         lines.append(f"finding      and {report.findings_total - len(report.findings)} more")
+    for note in report.evidence:
+        lines += [f"evidence     {line}" for line in note.rstrip("\n").split("\n")]
     lines += [f"warning      {warning}" for warning in report.warnings]
     lines += [f"checked      {what}" for what in report.checked]
     lines += [f"not checked  {what}" for what in report.not_checked]

@@ -27,9 +27,10 @@ _SIZE_NAME = re.compile(r"[0-9]{12,19}")
 
 
 class Seals(msgspec.Struct, frozen=True, kw_only=True):
-    """The verified checkpoints: the newest, all roots by size, and how many records the export must hold."""
+    """The verified checkpoints: the newest and its note, all roots by size, and the records that there must be."""
 
     newest: Checkpoint
+    note: bytes
     roots: dict[int, bytes]
     records: int
 
@@ -47,13 +48,19 @@ def open_note(directory: Path, name: str, origin: str, trust: TrustPolicy, tally
     try:
         with (directory / name).open("rb") as source:
             note = source.read(NOTE_BYTES_MAX + 1)
-        verified = open_checkpoint(note, trust.log_keys(), trust.witnesses)
     except FileNotFoundError:
         tally.fail(Verdict.INCOMPLETE, "the checkpoint is missing", file=name)
         return None
     except OSError as error:
         tally.fail(Verdict.UNVERIFIABLE, f"the checkpoint cannot be read: {error.strerror}", file=name)
         return None
+    return judge_note(name, note, origin, trust, tally)
+
+
+def judge_note(name: str, note: bytes, origin: str | None, trust: TrustPolicy, tally: Tally) -> Opened | None:
+    """Judges one signed note, as :func:`open_note`; ``origin`` None takes any log of the policy."""
+    try:
+        verified = open_checkpoint(note, trust.log_keys(), trust.witnesses)
     except NoKnownKey:
         tally.fail(Verdict.UNVERIFIABLE, "no key of the trust policy signed the checkpoint", file=name)
         return None
@@ -61,7 +68,7 @@ def open_note(directory: Path, name: str, origin: str, trust: TrustPolicy, tally
         tally.fail(Verdict.TAMPERED, error.detail, file=name)
         return None
     checkpoint = verified.checkpoint
-    if checkpoint.origin != origin:
+    if origin is not None and checkpoint.origin != origin:
         tally.fail(Verdict.TAMPERED, "the checkpoint is of another log than log.json says", file=name)
         return None
     if not any(trust.may_sign(one, checkpoint.size) for one in verified.keys):
@@ -144,7 +151,7 @@ def read_seals(directory: Path, origin: str, trust: TrustPolicy, now: int, tally
     if lacking:
         tally.warnings.append(f"{lacking} older checkpoints lack the quorum of witnesses")
     roots = {size: one.verified.checkpoint.root for size, one in stored.items() if size <= head.size}
-    return Seals(newest=head, roots={**roots, head.size: head.root}, records=head.size)
+    return Seals(newest=head, note=newest.note, roots={**roots, head.size: head.root}, records=head.size)
 
 
 def _judge_newest(newest: Opened, stored: dict[int, Opened], tally: Tally) -> None:

@@ -31,6 +31,7 @@ from nomos.log.heads import (
     root_of,
     tenant_leaf,
 )
+from nomos.log.memory import RememberedSeal
 from nomos.log.record import parse_record
 from nomos.log.report import Verdict
 
@@ -76,6 +77,7 @@ class Statements:
         self._found = {one.seq: one for one in found}
         self._at: dict[int, list[Found]] = {}
         self._seal: tuple[Seal, SealRef] | None = None
+        self._seal_record = b""
         self._days: dict[str, Seal] = {}
         self.judged = 0
         self.unblinded = 0
@@ -97,6 +99,30 @@ class Statements:
     def newest_day(self) -> str | None:
         """The newest day that a seal in the log closes."""
         return None if self._seal is None else self._seal[0].day
+
+    def remembered(self) -> RememberedSeal | None:
+        """The newest seal so far, to be remembered."""
+        if self._seal is None:
+            return None
+        return RememberedSeal(seq=self._seal[1].seq, h=self._seal[1].h, record=self._seal_record)
+
+    def resume(self, seq: int, seal: RememberedSeal | None) -> int:
+        """Goes on from record ``seq``, before which ``seal`` is the newest seal.
+
+        Returns:
+            How many statements from ``seq`` on speak of positions before it.
+
+        Raises:
+            Malformed: the remembered seal is none.
+        """
+        if seal is not None:
+            parsed = parse_seal(parse_record(seal.record).event)
+            self._seal, self._seal_record = (parsed, SealRef(seq=seal.seq, h=seal.h)), seal.record
+            self._days[parsed.day] = parsed
+        passed = sum(one.seq >= seq for cut, some in self._at.items() if cut < seq for one in some)
+        self._at = {cut: some for cut, some in self._at.items() if cut >= seq}
+        self._found = {at: one for at, one in self._found.items() if at >= seq}
+        return passed
 
     def judge_heads(self, cut: int, tenants: Mapping[str, tuple[int, str]], producers: Mapping[str, int]) -> None:
         """Compares the heads at a position with what the statements say of it.
@@ -159,6 +185,7 @@ class Statements:
             raise Divergence(Verdict.TAMPERED, own.seq, wrong)
         self._days[seal.day] = seal
         self._seal = (seal, SealRef(seq=own.seq, h=own.hash.hex()))
+        self._seal_record = own.record
 
     def finish(self, size: int) -> None:
         """Checks that no statement about these records was left out.

@@ -19,6 +19,7 @@ log that has been cut down to one tenant cannot pass for the log.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,8 @@ from nomos.log.archived import Archived, read_archive
 from nomos.log.content import Content
 from nomos.log.group import LEVEL_MEANING
 from nomos.log.index import INDEX_NAME, ROOTS_NAME, ExportIndex, file_digest, is_part_name, parse_index
+from nomos.log.memory import Memory
+from nomos.log.remembering import Remembering
 from nomos.log.report import Report, Tally, Verdict
 from nomos.log.seals import Seals, read_seals
 from nomos.log.tiles import is_tile_path
@@ -45,6 +48,9 @@ def verify_export(
     tenant: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    memory: Memory | None = None,
+    full: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Verifies the export in ``directory``.
 
@@ -57,12 +63,16 @@ def verify_export(
         strict: whether events that the log itself declares missing (``audit.gap``) make it incomplete; otherwise
             they are told as warnings.
         workers: processes that judge row groups; 1 means this one.
+        memory: what earlier runs verified; takes the outcome of a success, and is not written here.
+        full: whether to read all records, also those that an earlier run verified.
+        progress: told how many of how many records have been judged.
 
     Returns:
         The report. It never says ``verified`` for an export without records or signatures.
 
     Raises:
-        Malformed: the trust policy is malformed, or the level is unknown. Never raised for the export's content.
+        Malformed: the trust policy is malformed, the level unknown, or the memory of other keys. Never raised for the
+            export's content.
         NotADirectoryError: ``directory`` is no folder.
     """
     if level not in LEVELS:
@@ -72,26 +82,37 @@ def verify_export(
         raise NotADirectoryError(directory.name)
     tally = Tally()
     index = _read_index(directory, tally)
-    if index is not None and _is_demanded(index, tenant, tally):
-        archived = _read_signed(directory, index, trust, now, tally, strict=strict)
-        _check_files(directory, index, tally)
-        if trust.quorum == NO_QUORUM:
-            tally.not_checked.append("witnesses: the policy demands none")
-        if archived is not None:
-            _check_rows_stated(index, archived.seals, tally)
-            if level > 0 and index.files:
-                Content(
-                    directory,
-                    index,
-                    archived.seals,
-                    tally,
-                    statements=archived.statements,
-                    level=level,
-                    strict=strict,
-                    workers=workers,
-                ).judge()
-        _say_unchecked(level, index, tally)
-    return tally.report(level)
+    if index is None or not _is_demanded(index, tenant, tally):
+        return tally.report(level)
+    archived = _read_signed(directory, index, trust, now, tally, strict=strict)
+    _check_files(directory, index, tally)
+    if trust.quorum == NO_QUORUM:
+        tally.not_checked.append("witnesses: the policy demands none")
+    content = None
+    before = None if memory is None else Remembering(memory, index, trust)
+    if archived is not None:
+        _check_rows_stated(index, archived.seals, tally)
+        if before is not None:
+            before.compare(archived.seals, level, tally)
+        if level > 0 and index.files:
+            content = Content(
+                directory,
+                index,
+                archived.seals,
+                tally,
+                statements=archived.statements,
+                level=level,
+                strict=strict,
+                workers=workers,
+                place=None if before is None or full else before.place,
+                progress=progress,
+            )
+            content.judge()
+    _say_unchecked(level, index, tally, is_compared=before is not None)
+    report = tally.report(level)
+    if before is not None and archived is not None and report.verdict is Verdict.VERIFIED:
+        before.remember(archived.seals, report, None if content is None else content.place, now)
+    return report
 
 
 def _read_signed(
@@ -178,7 +199,7 @@ def _check_rows_stated(index: ExportIndex, seals: Seals, tally: Tally) -> None:
         tally.fail(Verdict.INCOMPLETE, f"log.json states fewer records than {seals.records}", file=INDEX_NAME)
 
 
-def _say_unchecked(level: int, index: ExportIndex, tally: Tally) -> None:
+def _say_unchecked(level: int, index: ExportIndex, tally: Tally, *, is_compared: bool) -> None:
     if level == 0:
         tally.not_checked.append("the records: contents, links, tree, counters, columns (level 1)")
         if index.kind != "archive":
@@ -191,5 +212,6 @@ def _say_unchecked(level: int, index: ExportIndex, tally: Tally) -> None:
     tokens = sum(one.n.endswith(".tsr") for one in index.others)
     if tokens:
         tally.not_checked.append(f"{tokens} time-stamp tokens (openssl ts -verify does)")
-    tally.not_checked.append("whether a newer checkpoint exists, or an earlier run saw another one")
+    seen = "" if is_compared else ", or an earlier run saw another one"
+    tally.not_checked.append(f"whether a newer checkpoint exists{seen}")
     tally.not_checked.append("records that were cut after the newest checkpoint, with the counters of that time")
