@@ -571,7 +571,19 @@ def test_operator_and_auditor_tail_the_same_checked_records(shell: Shell) -> Non
 def test_tail_follows_until_it_is_interrupted(shell: Shell) -> None:
     name = shell.tenant()
     words = [sys.executable, "-m", "nomos.cli.main", "audit", "tail", "--tenant", name, "--follow", "--json"]
-    with subprocess.Popen(words, cwd=shell.folder, env=shell.env, stdout=subprocess.PIPE, text=True) as process:
+
+    def hear() -> None:
+        # A suite that was started in the background ignores the signal, and its children would inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        words,
+        cwd=shell.folder,
+        env=shell.env,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear,  # noqa: PLW1509 - no threads here
+    ) as process:
         assert process.stdout is not None
         try:
             assert json.loads(process.stdout.readline())["record"]["type"] == "tenant.created"
@@ -832,7 +844,7 @@ def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
     said = shell.nomos("bench", "call")
     assert (said.code, said.out) == (USAGE, "")
-    assert "there is: authorize" in said.err
+    assert "there is: audit, authorize, verify" in said.err
     for text in ("0", "", "x", "1,,2", "-1", "9999"):
         with pytest.raises(Misconfigured):
             parse_in_flight(text)

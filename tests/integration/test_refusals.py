@@ -40,6 +40,7 @@ def fields(**more: Any) -> dict[str, Any]:
 TENANT_DOORS: dict[str, Callable[[], dict[str, Any]]] = {
     "authorize": lambda: fields(action=LIST, resource=REPO),
     "invoke": lambda: fields(invocation=b"x", proofs=[b"y"]),
+    "revoke": lambda: fields(chain=[b"x"]),
     "stepup": lambda: fields(approval=new_id("ap")),
     "audit": fields,
 }

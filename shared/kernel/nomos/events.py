@@ -43,7 +43,6 @@ TENANT_CREATED: Final = "tenant.created"
 APP_CREATED: Final = "app.created"
 AGENT_CREATED: Final = "agent.created"
 AUDITOR_CREATED: Final = "auditor.created"
-KEY_ISSUED: Final = "key.issued"
 KEY_REVOKED: Final = "key.revoked"
 # stepup
 APPROVAL_REQUESTED: Final = "stepup.requested"

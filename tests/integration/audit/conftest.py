@@ -50,7 +50,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLI
 def envelope(number: int, tenant: str = "acme", **changes: Any) -> Envelope:
     made = Envelope(
         id=f"ev_{number:032x}",
-        type="authz.decision",
+        type="test.decision",
         tenant=tenant,
         actor=Actor(kind="agent", id="bot"),
         corr=f"rq_{number}",

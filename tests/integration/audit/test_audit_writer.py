@@ -18,7 +18,7 @@ from nomos_audit.writer import State, Writer
 
 
 def numbers(found: list[dict[str, Any]]) -> list[int]:
-    return [one["event"]["number"] for one in found if one["type"] == "authz.decision"]
+    return [one["event"]["number"] for one in found if one["type"] == "test.decision"]
 
 
 async def test_events_become_records_once_and_in_the_journals_order(stage: Any) -> None:
@@ -85,11 +85,11 @@ async def test_poison_is_recorded_and_what_follows_it_is_chained(stage: Any) -> 
     found = await stage.read_chain(client)
     assert [one["type"] for one in found] == [
         "audit.poison",
-        "authz.decision",
+        "test.decision",
         "audit.poison",
-        "authz.decision",
+        "test.decision",
         "audit.poison",
-        "authz.decision",
+        "test.decision",
     ]
     assert [one["event"]["svc"] for one in found if one["type"] == "audit.poison"] == ["policy", "policy", "unknown"]
 
@@ -102,7 +102,7 @@ async def test_a_message_deleted_from_the_journal_is_recorded_as_a_gap(stage: An
     await stage.writer()
     await stage.until(lambda: stage.is_consumed(client), "the journal to be consumed")
     found = await stage.read_chain(client)
-    assert [one["type"] for one in found] == ["authz.decision", "audit.gap", "audit.gap"] + ["authz.decision"] * 2
+    assert [one["type"] for one in found] == ["test.decision", "audit.gap", "audit.gap"] + ["test.decision"] * 2
     assert found[1]["event"] == {"first": 2, "kind": "journal", "last": 2, "stream": "INTAKE"}
 
 

@@ -295,4 +295,4 @@ async def test_the_journal_is_trimmed_only_up_to_what_is_signed(
 
     await stage.until(trimmed, "the journal to be trimmed")
     await fill(stage, client, 8, 2)
-    assert [one["type"] for one in await stage.read_chain(client)] == ["authz.decision"] * 50
+    assert [one["type"] for one in await stage.read_chain(client)] == ["test.decision"] * 50

@@ -20,7 +20,7 @@ SERVICES = {"AP": "policy", "AM": "minting", "AA": "audit"}
 def envelope(number: int = 0, tenant: str = "acme", **changes: Any) -> Envelope:
     made = Envelope(
         id=f"ev_{number:032x}",
-        type="authz.decision",
+        type="test.decision",
         tenant=tenant,
         actor=Actor(kind="agent", id="bot"),
         corr="rq_1",

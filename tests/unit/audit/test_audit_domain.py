@@ -113,7 +113,7 @@ def test_a_record_has_every_member_of_the_contract(journal: Any) -> None:
     assert msgspec.to_builtins(second.pc) == {"id": "p1", "n": 1, "svc": "policy"}
     assert msgspec.to_builtins(second.src) == {"i": 1, "q": 1, "s": "INTAKE"}
     assert second.ts == "2026-11-22T00:00:00.000000Z"
-    assert (second.type, second.tenant, second.corr, second.cause) == ("authz.decision", "acme", "rq_1", "")
+    assert (second.type, second.tenant, second.corr, second.cause) == ("test.decision", "acme", "rq_1", "")
 
 
 def test_two_writers_make_the_same_records_of_the_same_journal(journal: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_gap_in_a_producers_counters_is_recorded(journal: Any) -> None:
     journal.put("p1", 0, 2)
     journal.put("p1", 5, 1)
     found = records(journal.serialise())
-    assert [one.type for one in found] == ["authz.decision"] * 2 + [GAP, "authz.decision"]
+    assert [one.type for one in found] == ["test.decision"] * 2 + [GAP, "test.decision"]
     assert found[2].event == {
         "kind": "producer",
         "producer": "p1",
@@ -148,7 +148,7 @@ def test_a_hole_in_the_journal_is_recorded(journal: Any) -> None:
     journal.put("p1", 2)
     del journal.deliveries[1]
     found = records(journal.serialise())
-    assert [one.type for one in found] == ["authz.decision", GAP, GAP, "authz.decision"]
+    assert [one.type for one in found] == ["test.decision", GAP, GAP, "test.decision"]
     assert found[1].event == {"kind": "journal", "stream": "INTAKE", "first": 2, "last": 2}
     assert found[2].event["kind"] == "producer"
 
@@ -162,7 +162,7 @@ def test_a_message_that_is_no_batch_is_recorded_and_does_not_block(journal: Any)
     assert poison.event["sha256"] == sha256(b"\xc1 not msgpack").hexdigest()
     assert (poison.event["size"], poison.event["svc"], poison.event["position"]) == (13, "policy", 1)
     assert poison.event["reason"] == "malformed_record"
-    assert event.type == "authz.decision"
+    assert event.type == "test.decision"
     assert proposal.poisoned == 1
 
 
@@ -170,7 +170,7 @@ def test_an_event_that_is_no_record_is_recorded_in_its_place(journal: Any) -> No
     bad = journal.envelope(1, event={"ratio": 0.5})
     journal.put_events("p1", 0, [journal.envelope(0), bad, journal.envelope(2)])
     found = records(journal.serialise())
-    assert [one.type for one in found] == ["authz.decision", POISON, "authz.decision"]
+    assert [one.type for one in found] == ["test.decision", POISON, "test.decision"]
     assert (found[1].tenant, found[1].pc.n, found[1].src.i) == ("_sys", 1, 1)
     assert found[1].event["reason"] == "malformed_record"
     assert [one.tseq for one in found] == [0, 0, 1]
@@ -211,7 +211,7 @@ def test_an_account_that_is_no_service_is_recorded_as_poison(journal: Any) -> No
 def test_a_service_cannot_spend_the_counters_of_anothers_producer(journal: Any) -> None:
     journal.put("p1", 0, 50, account="AM")
     journal.put("p1", 0, 2, account="AP")
-    assert kinds(journal.serialise()) == ["authz.decision"] * 52
+    assert kinds(journal.serialise()) == ["test.decision"] * 52
 
 
 def test_a_message_larger_than_a_block_goes_on_in_the_next(journal: Any) -> None:

@@ -22,7 +22,7 @@ def _blocks(count: int) -> list[bytes]:
     head, found = empty_head(ORIGIN), []
     for n in range(count):
         event = Envelope(
-            id=f"ev_{n:032x}", type="authz.decision", tenant="acme", actor=Actor(kind="agent", id="bot"), corr="",
+            id=f"ev_{n:032x}", type="test.decision", tenant="acme", actor=Actor(kind="agent", id="bot"), corr="",
             cause="", event={"n": n},
         )  # fmt: skip
         batch = encode_batch("policy-1", n, [encode_envelope(event)])

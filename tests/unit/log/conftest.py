@@ -60,7 +60,7 @@ class Book:
             "tprev": "",
             "ts": format_ts(self._start + seq * 1_500_000),
             "tseq": 0,
-            "type": "authz.decision" if not own else "audit.note",
+            "type": "test.decision" if not own else "audit.note",
             "v": 1,
         }
 

@@ -100,7 +100,7 @@ def test_a_changed_proof_of_a_head_is_refused(change: Any) -> None:
 
 
 def test_only_a_statement_of_the_logs_own_counts() -> None:
-    for more in ({"kind": "authz.decision"}, {"of": "acme"}, {"seq": 4}):
+    for more in ({"kind": "test.decision"}, {"of": "acme"}, {"seq": 4}):
         proof, size, root = made(**more)  # type: ignore[arg-type]
         with pytest.raises((MalformedRecord, ProofFailed)):
             check_head(proof, "acme", size=size, root=root)

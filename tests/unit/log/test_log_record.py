@@ -47,7 +47,7 @@ def plain_record(**changes: Any) -> dict[str, Any]:
         "tprev": "0" * 64,
         "ts": "2026-11-22T10:00:00.000000Z",
         "tseq": 0,
-        "type": "authz.decision",
+        "type": "test.decision",
         "v": 1,
         **changes,
     }
@@ -206,7 +206,7 @@ def test_a_record_with_a_wrong_member_is_refused(changes: dict[str, Any]) -> Non
 def test_only_the_logs_own_records_have_no_source() -> None:
     own = {"pc": None, "src": None, "tenant": "_sys", "type": "audit.gap"}
     assert parse_record(canonical_bytes(plain_record(**own))).pc is None
-    for changed in ({"tenant": "acme"}, {"type": "authz.decision"}):
+    for changed in ({"tenant": "acme"}, {"type": "test.decision"}):
         with pytest.raises(MalformedRecord):
             parse_record(canonical_bytes(plain_record(**{**own, **changed})))
 

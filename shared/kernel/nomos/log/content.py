@@ -8,6 +8,7 @@ compared when its position is reached. For a tenant's bundle: the records lead t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,8 @@ from nomos.log.tree import ProofFailed, leaf_hash
 
 #: A line of a many-proof is 45 bytes; longer ones are no proof.
 _PROOF_LINE_MAX: Final = 128
+#: Unknown types of events that are told by name.
+_TOLD_MAX: Final = 10
 
 
 class Content:
@@ -78,6 +81,7 @@ class Content:
         usable = place is not None and place.seq in starts and place.level >= level and (place.strict or not strict)
         self._from = place if usable else None
         self._files = [one for one in index.files if self._from is None or one.first >= self._from.seq]
+        self._unknown: Counter[str] = Counter()
         #: The judge's state before the newest part, once all has been judged.
         self.place: Place | None = None
 
@@ -103,7 +107,11 @@ class Content:
         if self._tally.declared_gaps:
             self._tally.not_checked.append(f"what {self._tally.declared_gaps} declared gaps would have held")
         if self._level >= LEVEL_MEANING:
-            self._tally.checked.append("canonical form and members of each record read")
+            self._tally.checked.append("canonical form and members of each record read, and of each known event")
+            unknown = sum(self._unknown.values())
+            if unknown:
+                named = ", ".join(f"{kind} ({n})" for kind, n in self._unknown.most_common(_TOLD_MAX))
+                self._tally.not_checked.append(f"members of {unknown} events of types unknown here: {named}")
 
     def _summaries(self, sizes: tuple[int, ...], cuts: tuple[int, ...] = ()) -> Iterator[GroupSummary]:
         with_prev = self._index.kind == "tenant"
@@ -122,6 +130,7 @@ class Content:
             yield summary
             for gap in summary.gaps:
                 self._tell_gap(gap)
+            self._unknown.update(summary.unknown)
             done += summary.rows
             if self._progress is not None:
                 self._progress(done, total)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from nomos.errors import Malformed
+from nomos.eventschemas import is_known, what_is_wrong
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.parts import HASH_BYTES, GroupRows
 from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record
@@ -144,6 +145,7 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     gaps: tuple[Gap, ...]
     own: tuple[OwnRecord, ...]
     heads: tuple[HeadsCut, ...]
+    unknown: dict[str, int]
     bad: Bad | None
 
 
@@ -351,14 +353,19 @@ def check_sources(facts: Sequence[Facts]) -> tuple[dict[str, CounterSpan], Bad |
     return {name: CounterSpan(row, first, lasts[name]) for name, (row, first) in firsts.items()}, bad
 
 
-def check_meaning(rows: GroupRows) -> Bad | None:
-    """Level 2: each record is canonical and has every member."""
+def check_meaning(rows: GroupRows) -> tuple[dict[str, int], Bad | None]:
+    """Level 2: each record is canonical and has every member, and so has its event. Counts events of unknown types."""
+    unknown: dict[str, int] = {}
     for row in range(len(rows)):
         try:
-            parse_record(bytes(rows.record(row)))
+            record = parse_record(bytes(rows.record(row)))
         except Malformed as error:
-            return _tampered(row, error.detail)
-    return None
+            return unknown, _tampered(row, error.detail)
+        if not is_known(record.type):
+            unknown[record.type] = unknown.get(record.type, 0) + 1
+        elif (wrong := what_is_wrong(record.type, record.event)) is not None:
+            return unknown, _tampered(row, wrong)
+    return unknown, None
 
 
 def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[CompactRange, list[tuple[int, CompactRange]]]:
@@ -396,9 +403,8 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         lambda: check_members(facts),
         lambda: check_seqs(facts, dense=dense),
     ]
-    if level >= LEVEL_MEANING:
-        checks.append(lambda: check_meaning(rows))
-    found = [unread, bad_tenant, bad_producer, bad_source, *(check() for check in checks)]
+    unknown, bad_meaning = check_meaning(rows) if level >= LEVEL_MEANING else ({}, None)
+    found = [unread, bad_tenant, bad_producer, bad_source, bad_meaning, *(check() for check in checks)]
     bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
     first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
     placed = dense and first_seq >= 0
@@ -419,5 +425,6 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         gaps=tuple(gaps),
         own=own_records(rows, facts),
         heads=heads_at(rows, facts, cuts),
+        unknown=unknown,
         bad=bad,
     )

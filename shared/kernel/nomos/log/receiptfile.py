@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.errors import BadSignature, Malformed
+from nomos.eventschemas import what_is_wrong
 from nomos.log.chain import link
 from nomos.log.group import LEVEL_MEANING
 from nomos.log.memory import Memory
@@ -93,7 +94,7 @@ def verify_receipt_file(
         missing = f"the receipt's record cannot be read, and the proof is of it: {error.strerror}"
         tally.fail(Verdict.INCOMPLETE, missing, seq=receipt.index, file=record.name)
         return tally.report(level)
-    _judge_record(receipt.index, content, tenant, record.name, tally)
+    _judge_record(receipt.index, content, tenant, level, record.name, tally)
     leaf = leaf_hash(link(receipt.prev, content))
     try:
         verify_inclusion(receipt.index, checkpoint.size, leaf, receipt.path, checkpoint.root)
@@ -112,7 +113,9 @@ def verify_receipt_file(
     return tally.report(level)
 
 
-def _judge_record(index: int, content: bytes, tenant: str | None, name: str, tally: Tally) -> None:
+def _judge_record(  # noqa: PLR0917 - two facts of the receipt, three of the demand, the tally
+    index: int, content: bytes, tenant: str | None, level: int, name: str, tally: Tally
+) -> None:
     """Judges what the record says of itself. Its spelling is what the proof is of, so it must be canonical."""
     if len(content) > RECORD_BYTES_MAX:
         tally.fail(Verdict.TAMPERED, f"the record is longer than {RECORD_BYTES_MAX} bytes", seq=index, file=name)
@@ -122,6 +125,9 @@ def _judge_record(index: int, content: bytes, tenant: str | None, name: str, tal
     except Malformed as error:
         tally.fail(Verdict.TAMPERED, error.detail, seq=index, file=name)
         return
+    wrong = what_is_wrong(parsed.type, parsed.event) if level >= LEVEL_MEANING else None
+    if wrong is not None:
+        tally.fail(Verdict.TAMPERED, wrong, seq=index, file=name)
     if parsed.seq != index:
         tally.fail(Verdict.TAMPERED, f"the record says that it is record {parsed.seq}", seq=index, file=name)
     if tenant is not None and parsed.tenant != tenant:

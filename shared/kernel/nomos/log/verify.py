@@ -206,9 +206,9 @@ def _say_unchecked(level: int, index: ExportIndex, tally: Tally, *, is_compared:
             tally.not_checked.append("consistency between checkpoints of different sizes (needs the records: level 1)")
             tally.not_checked.append("parts against a signed digest (log.json is not signed)")
     if level < LEVEL_MEANING:
-        tally.not_checked.append("canonical form and members of each record (level 2)")
+        tally.not_checked.append("canonical form and members of each record and event (level 2)")
     else:
-        tally.not_checked.append("event schemas, sealed fields, passkeys' assertions")
+        tally.not_checked.append("sealed fields, passkeys' assertions")
     tokens = sum(one.n.endswith(".tsr") for one in index.others)
     if tokens:
         tally.not_checked.append(f"{tokens} time-stamp tokens (openssl ts -verify does)")

@@ -1,0 +1,119 @@
+"""What the payload of each known event must hold: member names and the kind of each value. A closed table.
+
+Decides level 2's question whether an event can be read as what its type says. An event may hold more members than its
+type demands (a later version may have added some), never fewer, and never one of another kind. A type that is not here
+is not judged; the caller says so. A text that is personal may be sealed (:data:`SEALED_MEMBERS`).
+
+A member's meaning never changes, so a line of this table never changes either: new members are added as optional
+(``?``), and what was recorded before stays readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from nomos import events
+
+#: A sealed personal text in place of a string; see audit-log "Erasure".
+SEALED_MEMBERS: Final = frozenset({"alg", "ct", "dek", "kc", "n"})
+
+_Kind = str
+_KINDS: Final[Mapping[_Kind, type]] = {"text": str, "integer": int, "flag": bool, "list": list, "object": dict}
+_GAP: Final = "kind: text, first: integer, last: integer, stream: text?, producer: text?, svc: text?, known: flag?"
+_REFUSED: Final = "code: text, detail: text, verb: text, service: text"
+_DECISION: Final = (
+    "decision: text, request: object, entities: list, policy_set: text, revision: integer, outcome: text, "
+    "reason: text, policies: list, passes: list, errors: list, alarm: flag, at_ms: integer, schema: text?, "
+    "platform: text?, approval: text?"
+)
+_ATTEMPTED: Final = (
+    "invocation: text, delegation: text, action: text, resource: text, connection: text, method: text, path: text, "
+    "request_sha256: text, deadline_ms: integer, root: text?, via: list?"
+)
+_APPROVED: Final = (
+    "approval: text, approver: text, credential_id: text, public_key: text, client_data_json: text, "
+    "authenticator_data: text, signature: text, rp_id: text, sign_count: integer, missing: integer, at: integer"
+)
+_MINTED: Final = (
+    "action: text, agent: text, agent_did: text, cid: text, connection: text, decision: text, digest: text, "
+    "expires_at: integer, issuer: text, resource: text"
+)
+_ENROLLED: Final = (
+    "approver: text, credential_id: text, public_key: text, sign_count: integer, aaguid: text, label: text, "
+    "backup_eligible: flag, at: integer"
+)
+_POISON: Final = (
+    "detail: text, reason: text, sha256: text, size: integer, svc: text, account: text?, stream: text?, "
+    "position: integer?"
+)
+_SPELLED: Final[Mapping[str, str]] = {
+    events.DECISION_MADE: _DECISION,
+    events.REQUEST_REFUSED: _REFUSED,
+    events.POLICY_PUT: (
+        "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?"
+    ),
+    events.DELEGATION_MINTED: _MINTED,
+    events.ISSUER_CREATED: "did: text",
+    events.ISSUER_ROTATED: "did: text, previous: text, at: integer, why: text",
+    events.DELEGATION_REVOKED: "cid: text, until: integer, why: text",
+    events.CALL_ATTEMPTED: _ATTEMPTED,
+    events.CALL_FINISHED: (
+        "invocation: text, outcome: text, status: integer, response_sha256: text, removed: list, bytes: integer, "
+        "code: text?, withheld: text?"
+    ),
+    events.CONNECTION_ADDED: "connector: text, name: text, key_id: text, base_url: text?",
+    events.TENANT_CREATED: "account: text, roles: object, tenant: text",
+    events.APP_CREATED: "app: text, env: text",
+    events.AGENT_CREATED: "agent: text, app: text, did: text, env: text, issued_at: integer, key: text",
+    events.AUDITOR_CREATED: "auditor: text, issued_at: integer, key: text",
+    events.KEY_REVOKED: "at: integer, key: text, name: text, role: text, why: text",
+    events.APPROVAL_REQUESTED: "approval: text, request: object, salt: text, args_text: text",
+    events.APPROVAL_APPROVED: _APPROVED,
+    events.APPROVAL_DENIED: "approval: text, approver: text, reason: text, at: integer",
+    events.APPROVAL_EXPIRED: "approval: text, at: integer",
+    events.APPROVAL_CANCELLED: "approval: text, by_kind: text, by: text, reason: text, at: integer",
+    events.APPROVAL_CONSUMED: "approval: text, agent: text, request: text, at: integer",
+    events.APPROVER_ADDED: "approver: text, tenant: text, name: text, user_handle: text, at: integer",
+    events.PASSKEY_ENROLLED: _ENROLLED,
+    "passkey.offered": "approver: text, challenge_sha256: text, expires_at: integer, at: integer",
+    "passkey.counter": "approver: text, credential_id: text, sign_count: integer",
+    events.COSIGNER_CREATED: "did: text",
+    "audit.gap": _GAP,
+    "audit.poison": _POISON,
+}
+
+
+def _table() -> dict[str, tuple[tuple[str, type, bool], ...]]:
+    read = {}
+    for kind, spelled in _SPELLED.items():
+        members = [one.split(": ") for one in spelled.split(", ")]
+        read[kind] = tuple((name, _KINDS[what.rstrip("?")], what.endswith("?")) for name, what in members)
+    return read
+
+
+#: Type -> (member, Python type, whether it may be absent).
+SCHEMAS: Final = _table()
+
+
+def is_known(kind: str) -> bool:
+    """Whether events of type ``kind`` are judged."""
+    return kind in SCHEMAS
+
+
+def what_is_wrong(kind: str, event: Mapping[str, object]) -> str | None:
+    """Why ``event`` is none of type ``kind``, or None. Of an unknown type nothing is wrong."""
+    for name, expected, is_optional in SCHEMAS.get(kind, ()):
+        value = event.get(name)
+        if value is None:
+            if is_optional:
+                continue
+            return f"the event has no {name}"
+        # Exactly this type: true is no integer.
+        if type(value) is not expected and not (expected is str and _is_sealed(value)):
+            return f"{name} of the event has another type"
+    return None
+
+
+def _is_sealed(value: object) -> bool:
+    return type(value) is dict and value.keys() == SEALED_MEMBERS and all(type(one) is str for one in value.values())
