@@ -1,4 +1,4 @@
-"""Reading one row group of an export without copying its records.
+"""Reading one row group of an export, column by column and not value by value.
 
 Decides that a part has exactly the columns that :mod:`nomos.log.archive` writes and no nulls. Judges nothing else:
 what is read here comes from hands that are not trusted. ``pyarrow`` is imported when a part is opened.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -29,23 +29,23 @@ HASH_BYTES: Final = 32
 class GroupRows(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of one row group. ``offsets`` has one entry more than there are rows.
 
-    ``times`` is the column ``ts`` in the spelling of records.
+    ``times`` is the column ``ts`` in microseconds since 1970.
     """
 
     seqs: list[int]
-    times: list[str]
+    times: list[int]
     tenants: list[str]
     types: list[str]
     hashes: bytes
     prevs: bytes | None
     offsets: list[int]
-    records: memoryview
+    records: bytes
 
     def __len__(self) -> int:
         return len(self.seqs)
 
-    def record(self, row: int) -> memoryview:
-        """The bytes of one record, not copied."""
+    def record(self, row: int) -> bytes:
+        """The bytes of one record."""
         return self.records[self.offsets[row] : self.offsets[row + 1]]
 
     def hash(self, row: int) -> bytes:
@@ -142,7 +142,7 @@ def find_rows(path: Path, types: frozenset[str]) -> Iterator[tuple[int, str, byt
             rows = part.read(group)
             for row, kind in enumerate(rows.types):
                 if kind in types:
-                    yield rows.seqs[row], kind, bytes(rows.record(row))
+                    yield rows.seqs[row], kind, rows.record(row)
 
 
 def _foreign() -> tuple[type[BaseException], ...]:
@@ -161,20 +161,15 @@ def _fixed(array: pa.Array) -> bytes:
     return bytes(memoryview(array.buffers()[1])[start : start + len(array) * HASH_BYTES])
 
 
+def _numbers(array: pa.Array, form: Literal["i", "q"], size: int) -> list[int]:
+    """The values of an array without nulls, by its buffer: many times faster than one Arrow value after the other."""
+    start = array.offset * size
+    return memoryview(array.buffers()[1])[start : start + len(array) * size].cast(form).tolist()
+
+
 def _words(array: pa.Array) -> list[str]:
     names = array.dictionary.to_pylist()
-    return [names[one] for one in array.indices.to_pylist()]
-
-
-def _spelled(array: pa.Array) -> list[str]:
-    """The column ``ts`` as records spell it, so that it can be compared without parsing each record's text."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
-
-    # Without a zone: the same UTC clock, and no zone database is needed.
-    texts = array.view(pa.timestamp("us")).cast(pa.string())
-    spelled: list[str] = pc.binary_join_element_wise(pc.utf8_replace_slice(texts, 10, 11, "T"), "Z", "").to_pylist()
-    return spelled
+    return [names[one] for one in _numbers(array.indices, "i", 4)]
 
 
 def _rows_of(columns: dict[str, pa.Array], *, with_prev: bool) -> GroupRows:
@@ -182,12 +177,13 @@ def _rows_of(columns: dict[str, pa.Array], *, with_prev: bool) -> GroupRows:
     _, offsets, content = records.buffers()
     begin = records.offset
     return GroupRows(
-        seqs=columns["seq"].to_pylist(),
-        times=_spelled(columns["ts"]),
+        seqs=_numbers(columns["seq"], "q", 8),
+        times=_numbers(columns["ts"], "q", 8),
         tenants=_words(columns["tenant"]),
         types=_words(columns["type"]),
         hashes=_fixed(columns["hash"]),
         prevs=_fixed(columns["prev"]) if with_prev else None,
         offsets=memoryview(offsets).cast("i")[begin : begin + len(records) + 1].tolist(),
-        records=memoryview(content) if content is not None else memoryview(b""),
+        # One copy, so that Arrow's memory can go, and because only bytes can be searched from behind.
+        records=content.to_pybytes() if content is not None else b"",
     )

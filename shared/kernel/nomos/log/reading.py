@@ -42,4 +42,4 @@ def read_records(directory: Path, index: ExportIndex, types: frozenset[str] | No
                 rows = part.read(group)
                 for row, kind in enumerate(rows.types):
                     if types is None or kind in types:
-                        yield parse_record(bytes(rows.record(row)))
+                        yield parse_record(rows.record(row))

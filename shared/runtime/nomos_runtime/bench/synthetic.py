@@ -30,7 +30,6 @@ _START: Final = 1_795_305_600_000_000
 _MICROSECONDS: Final = 50
 #: Leaves that the tree takes at once.
 _CHUNK: Final = 65_536
-_TEXT: Final = "The triage app may read issues and pull requests of every repository of its organisation."
 
 
 def sample(tenant: str) -> dict[str, object]:
@@ -40,11 +39,17 @@ def sample(tenant: str) -> dict[str, object]:
         "cause": "",
         "corr": "rq_0123456789abcdef0123456789abcdef",
         "event": {
+            "alarm": False,
+            "at_ms": 1_795_305_600_000,
             "decision": "dc_0123456789abcdef0123456789abcdef",
+            "entities": [],
+            "errors": [],
             "outcome": "allow",
-            "policies": [{"description": _TEXT, "id": "triage-reads"}],
+            "passes": [],
+            "policies": ["triage-reads"],
             "policy_set": sha256(b"a policy set").hexdigest(),
-            "request": {"action": "github:issues.list", "args": {"state": "open"}, "resource": "github:repo/acme/site"},
+            "reason": "",
+            "request": {"action": "github:issues.list", "args": {}, "resource": "github:repo/acme/site"},
             "revision": 12,
         },
         "id": "ev_0123456789abcdef0123456789abcdef",
