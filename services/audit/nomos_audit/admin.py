@@ -18,9 +18,12 @@ import msgspec
 
 from nomos.errors import LimitExceeded, Malformed, NotFound
 from nomos.ids import new_id
+from nomos.log.keyhistory import KeyHistory
+from nomos.log.proof import format_receipt
 from nomos_audit.export import export_log, read_tenant
 from nomos_audit.log import AuditLog
 from nomos_audit.receipts import Located, Receipts
+from nomos_audit.rotating import Rotation
 from nomos_audit.settings import AuditSettings
 from nomos_audit.statements import Statements
 from nomos_runtime.bus import Bus
@@ -80,7 +83,14 @@ class AuditAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
     def __init__(
-        self, settings: AuditSettings, bus: Bus, database: Database, log: AuditLog, statements: Statements
+        self,
+        settings: AuditSettings,
+        bus: Bus,
+        database: Database,
+        log: AuditLog,
+        statements: Statements,
+        *,
+        rotation: Rotation,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -88,6 +98,7 @@ class AuditAdmin:
         self._signer = log.signer
         self._tiles = log.tiles
         self._statements = statements
+        self._rotation = rotation
         self._receipts = Receipts(bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles)
         self._exports: dict[str, _Export] = {}
         self._opening: list[str] = []
@@ -97,6 +108,8 @@ class AuditAdmin:
         return {
             "read": (ReadParams, self.read),
             "checkpoint": (NoParams, self.checkpoint),
+            "rotate-key": (NoParams, self.rotate_key),
+            "keys": (NoParams, self.keys),
             "prove": (ProveParams, self.prove),
             "receipt": (ReceiptParams, self.receipt),
             "export-open": (NoParams, self.export_open),
@@ -114,6 +127,21 @@ class AuditAdmin:
         """Signs the log as it stands now."""
         note = await self._signer.checkpoint_now()
         return {"checkpoint": note.decode()}
+
+    async def rotate_key(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Goes over to the next key; answers when it is in force."""
+        return self._keys_of(await self._rotation.rotate())
+
+    async def keys(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The log's keys by size, each change with its proof."""
+        return self._keys_of(self._signer.keys)
+
+    def _keys_of(self, keys: KeyHistory) -> dict[str, object]:
+        turns = [
+            {"record": one.record.decode(), "receipt": format_receipt(one.receipt).decode()}
+            for one in self._signer.turns
+        ]
+        return {"key": str(keys.in_force), "since": keys.since, "lines": keys.trust_lines(), "turns": turns}
 
     async def prove(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """A record by its number, with its receipt: any record for the installation, its own for a tenant."""
@@ -160,7 +188,7 @@ class AuditAdmin:
                 self._bus.client,
                 folder,
                 origin=self._settings.origin,
-                key=self._signer.verifier_key,
+                keys=self._signer.keys,
                 tenant=None if tenant == "_" else tenant,
                 tiles=self._tiles,
                 head=head,

@@ -33,7 +33,7 @@ from nats.aio.client import Client
 from nomos.errors import Conflict, NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow
 from nomos.log.chain import link
-from nomos.log.checkpoint import Checkpoint, open_checkpoint
+from nomos.log.checkpoint import Checkpoint
 from nomos.log.heads import (
     ERASURE,
     SEAL,
@@ -60,7 +60,7 @@ from nomos.log.index import (
     parse_index,
     root_name,
 )
-from nomos.log.note import VerifierKey
+from nomos.log.keyhistory import short_name
 from nomos.log.record import Record, parse_record, parse_ts
 from nomos.log.roots import RootProofs, format_root_proofs, parse_root_proofs
 from nomos.log.tree import (
@@ -72,6 +72,7 @@ from nomos.log.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from nomos_audit.checkpoints import Signer
 from nomos_audit.dayparts import DayParts
 from nomos_audit.domain import JOURNAL
 from nomos_audit.follow import Follower, head_at
@@ -148,10 +149,9 @@ class Archiver:
         store: Store,
         *,
         origin: str,
-        keys: Callable[[], list[VerifierKey]],
+        signer: Signer,
         blinding_key: bytes,
         journal: Callable[[str, dict[str, Any]], Awaitable[None]],
-        sign: Callable[[], Awaitable[bytes]],
         tiles: Tiles,
         projected: Projected,
         is_active: Callable[[], bool],
@@ -168,10 +168,9 @@ class Archiver:
             database: the audit service's own.
             store: the archive.
             origin: the log's identity.
-            keys: the log's public keys; the newest last.
+            signer: signs the log as it stands, and knows its keys.
             blinding_key: 32 bytes, under which tenants' names are blinded in seals.
             journal: makes an event of the audit service durable.
-            sign: signs the log as it stands.
             tiles: the tree.
             projected: the table in which seals are looked up.
             is_active: whether this process is the active writer.
@@ -185,10 +184,9 @@ class Archiver:
         self._database = database
         self._store = store
         self._origin = origin
-        self._keys = keys
+        self._signer = signer
         self._blinding_key = blinding_key
         self._journal = journal
-        self._sign = sign
         self._tiles = tiles
         self._projected = projected
         self._is_active = is_active
@@ -239,7 +237,7 @@ class Archiver:
             return NOTHING
         newest = days[-1]
         proofs = parse_root_proofs(await self._store.get(root_name(newest, ".json")))
-        root = self._open(await self._store.get(root_name(newest)))
+        root = await self._signer.open_note(await self._store.get(root_name(newest)))
         found = await self._find_seal(newest, -1)
         leaf = leaf_hash(link(proofs.prev, proofs.seal))
         verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
@@ -270,9 +268,6 @@ class Archiver:
             files += [PartEntry(**msgspec.structs.asdict(one)) for one in seal.files]
         others = [FileEntry(n=name, sha256=digest_of(await self._store.get(name))) for name in names]
         return tuple(files), tuple(others)
-
-    def _open(self, note: bytes) -> Checkpoint:
-        return open_checkpoint(note, self._keys(), {}).checkpoint
 
     async def _settle(self) -> None:
         """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""
@@ -312,7 +307,7 @@ class Archiver:
             erasures=erasures,
             files=files,
             first=head.size,
-            keys=(str(self._keys()[-1]).rpartition("+")[0],),
+            keys=tuple(short_name(one) for one in self._signer.keys.during(head.size + 1, after.size + 1)),
             last=after.size - 1,
             pc_root=producers_root({name: one.next for name, one in after.producers.items()}).hex(),
             prev_seal=self.done.seal,
@@ -418,7 +413,7 @@ class Archiver:
         """Stores everything that goes with the day's root, the root last, then the index."""
         day, size = found.seal.day, found.record.seq + 1
         note = await self._note_of(size)
-        root = self._open(note)
+        root = await self._signer.open_note(note)
         proofs = await self._proofs(found, root, await self._tiles.reach(size))
         for name, content in self._tiles.files.stored(self.done.root_size, size):
             await self._store.put_new(name, content, await asyncio.to_thread(digest_of, content))
@@ -448,7 +443,7 @@ class Archiver:
             await self._store.put_new(root_name(day), note, digest_of(note))
         except Conflict:
             there = await self._store.get(root_name(day))
-            if self._open(there) != root:
+            if await self._signer.open_note(there) != root:
                 raise
             return there
         return note
@@ -473,7 +468,7 @@ class Archiver:
                 note = await find_note(self._client, size)
                 if note is not None:
                     return note
-                await self._sign()
+                await self._signer.checkpoint_now()
 
     async def _proofs(self, found: _Found, root: Checkpoint, subtree: Subtree) -> RootProofs:
         """The proofs of a day, checked as an auditor will check them."""

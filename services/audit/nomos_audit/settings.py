@@ -1,7 +1,8 @@
 """Settings of audit.
 
-Secrets: ``AUDIT_SIGN_KEY`` (32 bytes, base64url) signs checkpoints and nothing else; ``AUDIT_BLIND_KEY`` (likewise)
-blinds tenants' names in seals; ``AUDIT_ARCHIVE_ACCESS_KEY`` and ``AUDIT_ARCHIVE_SECRET_KEY`` open an S3 archive.
+Secrets: ``AUDIT_SIGN_KEY`` (32 bytes, base64url) signs checkpoints and nothing else; ``AUDIT_SIGN_KEY_NEXT`` (likewise,
+only while one key follows another) is the key that ``rotate-key`` goes over to; ``AUDIT_BLIND_KEY`` (likewise) blinds
+tenants' names in seals; ``AUDIT_ARCHIVE_ACCESS_KEY`` and ``AUDIT_ARCHIVE_SECRET_KEY`` open an S3 archive.
 """
 
 from __future__ import annotations
