@@ -6,11 +6,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from nomos.log.main import run_verify
+from nomos.errors import Misconfigured
+from nomos.log.consistency import is_consistency_file
+from nomos.log.main import run_verify, run_verify_consistency
 
 
 def verify(args: Namespace) -> int:
     """Exit 0 only when everything demanded was checked and is right."""
+    path = Path(args.dir)
+    if path.is_file() and _is_consistency(path):
+        return run_verify_consistency(path, Path(args.trust), args.json, sys.stdout, sys.stderr)
     return int(
         run_verify(
             Path(args.dir),
@@ -24,3 +29,11 @@ def verify(args: Namespace) -> int:
             workers=args.workers,
         )
     )
+
+
+def _is_consistency(path: Path) -> bool:
+    try:
+        with path.open("rb") as source:
+            return is_consistency_file(source.read(32))
+    except OSError as e:
+        raise Misconfigured(f"{path}: {e.strerror or e}") from e

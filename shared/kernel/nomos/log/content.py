@@ -20,12 +20,14 @@ from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_hea
 from nomos.log.heads import STATEMENTS, Statement
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
+from nomos.log.keyturns import KeyTurns
 from nomos.log.parts import find_rows
 from nomos.log.proof import many_root, parse_many_proof
 from nomos.log.report import FINDINGS_MAX, Tally, Verdict
 from nomos.log.seals import Seals
 from nomos.log.statements import Divergence, Found, Statements
 from nomos.log.tree import ProofFailed, leaf_hash
+from nomos.log.trust import TrustPolicy
 
 #: A line of a many-proof is 45 bytes; longer ones are no proof.
 _PROOF_LINE_MAX: Final = 128
@@ -41,6 +43,7 @@ class Content:
         seals: Seals,
         tally: Tally,
         *,
+        trust: TrustPolicy,
         statements: tuple[Found, ...] = (),
         level: int,
         strict: bool,
@@ -52,7 +55,8 @@ class Content:
             directory: the export.
             index: its index, unsigned.
             seals: the verified roots.
-            tally: takes what is found.
+            tally: takes what is found; holds the roots that were judged.
+            trust: the auditor's policy.
             statements: seals that stand beside the records, verified; others are found among the records.
             level: 1 or 2.
             strict: whether declared gaps, and a bundle without a proof of its end, make it incomplete.
@@ -62,6 +66,7 @@ class Content:
         self._index = index
         self._seals = seals
         self._tally = tally
+        self._trust = trust
         self._beside = statements
         self._level = level
         self._strict = strict
@@ -123,7 +128,8 @@ class Content:
     def _judge_log(self) -> None:
         signed = self._seals.roots
         statements = Statements(self._statements())
-        fold = LogFold(self._seals.newest.origin, signed, statements)
+        turns = KeyTurns(self._trust, self._tally.roots)
+        fold = LogFold(self._seals.newest.origin, signed, statements, turns)
         for summary in self._summaries(tuple(sorted(signed)), statements.cuts):
             fold.add(summary)
             self._tally.records = fold.size
@@ -131,12 +137,17 @@ class Content:
         self._at = None
         fold.finish()
         statements.finish(fold.size)
+        turns.finish()
         self._tally.checked += [
             f"records 0 to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
             f"root recomputed at {len(signed)} sizes, so they are consistent",
             "sources rise, and producers' counters have no gap that is not declared",
         ]
         self._tell_statements(statements)
+        self._tally.warnings += turns.warnings
+        self._tally.not_checked += turns.not_checked
+        if turns.proven:
+            self._tally.checked.append(f"{turns.proven} changes of key: record, and checkpoint signed by both keys")
 
     def _statements(self) -> Iterator[Found]:
         """Those beside the records, and those among them; of one that is both, the one beside."""

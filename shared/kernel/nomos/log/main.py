@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from nomos.errors import Malformed
+from nomos.errors import BadSignature, Malformed
 
 
 def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this order
@@ -57,3 +57,42 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
         return EXIT_USAGE
     stdout.write(render_json(report) if json else render_text(report))
     return report.verdict.exit_code
+
+
+def run_verify_consistency(path: Path, trust_path: Path, json: bool, stdout: TextIO, stderr: TextIO) -> int:
+    """Verifies a file of :mod:`nomos.log.consistency` and writes what it proves.
+
+    Args:
+        path: the file.
+        trust_path: the auditor's policy file; must not come with the proof.
+        json: whether to write one JSON object instead of lines.
+        stdout: takes the outcome.
+        stderr: takes what is wrong with the arguments.
+
+    Returns:
+        The exit status.
+    """
+    from nomos.log import consistency  # noqa: PLC0415
+    from nomos.log.note import NoKnownKey  # noqa: PLC0415
+    from nomos.log.report import EXIT_USAGE, Verdict, render_continuity  # noqa: PLC0415
+    from nomos.log.trust import parse_trust  # noqa: PLC0415
+
+    try:
+        trust = parse_trust(trust_path.read_bytes())
+        with path.open("rb") as source:
+            encoded = source.read(consistency.CONSISTENCY_BYTES_MAX + 1)
+    except Malformed as error:
+        stderr.write(f"nomos verify: trust policy: {error.detail}\n")
+        return EXIT_USAGE
+    except OSError as error:
+        stderr.write(f"nomos verify: {error.filename or error}: {error.strerror}\n")
+        return EXIT_USAGE
+    try:
+        found = consistency.verify_continues(consistency.parse_consistency(encoded), trust)
+        verdict, reason = Verdict.VERIFIED, None
+    except NoKnownKey as error:
+        found, verdict, reason = None, Verdict.UNVERIFIABLE, error.detail
+    except (Malformed, BadSignature) as error:
+        found, verdict, reason = None, Verdict.TAMPERED, error.detail
+    stdout.write(render_continuity(verdict, found, reason, json=json))
+    return verdict.exit_code

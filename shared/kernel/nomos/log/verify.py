@@ -85,6 +85,7 @@ def verify_export(
                     index,
                     archived.seals,
                     tally,
+                    trust=trust,
                     statements=archived.statements,
                     level=level,
                     strict=strict,
