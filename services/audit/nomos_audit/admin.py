@@ -20,6 +20,7 @@ from nomos.errors import LimitExceeded, Malformed, NotFound
 from nomos.ids import new_id
 from nomos.log.keyhistory import KeyHistory
 from nomos.log.proof import format_receipt
+from nomos_audit.continuing import prove_consistency
 from nomos_audit.export import export_log, read_tenant
 from nomos_audit.log import AuditLog
 from nomos_audit.receipts import Located, Receipts
@@ -64,6 +65,13 @@ class ReceiptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     tseq: int | None = None
     event: str | None = None
+
+
+class ConsistencyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two sizes that were signed; without ``newer`` the log as it stands."""
+
+    older: int
+    newer: int | None = None
 
 
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +120,7 @@ class AuditAdmin:
             "keys": (NoParams, self.keys),
             "prove": (ProveParams, self.prove),
             "receipt": (ReceiptParams, self.receipt),
+            "consistency": (ConsistencyParams, self.consistency),
             "export-open": (NoParams, self.export_open),
             "export-read": (FileParams, self.export_read),
             "export-close": (ExportParams, self.export_close),
@@ -156,6 +165,12 @@ class AuditAdmin:
         if p.event is not None and p.tseq is None:
             return await self._prove(await self._receipts.by_event(p.event, by.tenant))
         raise Malformed("a receipt is asked for by tseq or by event")
+
+    async def consistency(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The proof that one checkpoint continues another. It shows sizes and roots, and no tenant's record."""
+        p = msgspec.convert(params, ConsistencyParams)
+        proof = await prove_consistency(self._bus.client, self._signer, self._tiles, p.older, p.newer)
+        return {"proof": proof.decode()}
 
     async def _prove(self, found: Located) -> dict[str, object]:
         proof = await self._receipts.prove(found)

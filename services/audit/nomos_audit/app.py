@@ -82,7 +82,7 @@ class Audit:
         admin = self._admin = AuditAdmin(
             s, parts.bus, database, log, statements, rotation=Rotation(log.signer, journal=own.append)
         )
-        either = ("prove", "export-open", "export-read", "export-close")
+        either = ("prove", "consistency", "export-open", "export-read", "export-close")
         await parts.serve_admin(admin.verbs(), installation=("checkpoint", "rotate-key", "keys"), either=either)
         await parts.serving()
 
