@@ -8,6 +8,7 @@ For each day, in order; each step can be repeated, and after a crash at any poin
    already is taken as it is.
 3. The signer signs exactly the size that the seal completes: the daily root.
 4. Tiles, proofs, heads and root are stored, the root last of them; then the index ``log.json`` is replaced.
+5. Where authorities are configured the root gets its time-stamp tokens, and the index lists them.
 
 A day's records end before the first record of a later day, or where the chain ends once the day is over (records are
 stamped by the writer, one time for each block, so a range ends with a block). The clock names days; it orders nothing:
@@ -23,7 +24,7 @@ Trusted: the chain, as far as it was verified. Not trusted: the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -159,6 +160,7 @@ class Archiver:
         tool: str,
         grace_seconds: float = GRACE_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        stamp: Callable[[Collection[str]], Awaitable[tuple[FileEntry, ...]]] | None = None,
         after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
         """Takes what it works with.
@@ -178,7 +180,9 @@ class Archiver:
             tool: name and version of the program.
             grace_seconds: after midnight.
             retry_seconds: after the store did not answer.
-            after_root: called with day and note when a root is archived (time stamps, a second bucket).
+            stamp: called with the names that the index has when a root is archived; gives the time-stamp tokens that
+                are stored and not among them.
+            after_root: called with day and note then (a second bucket).
         """
         self._client = client
         self._database = database
@@ -194,6 +198,7 @@ class Archiver:
         self._tool = tool
         self._grace_seconds = grace_seconds
         self._retry_seconds = retry_seconds
+        self._stamp = stamp
         self._after_root = after_root
         self.done = NOTHING
 
@@ -434,6 +439,12 @@ class Archiver:
         await self._follow_root(day, note)
 
     async def _follow_root(self, day: str, note: bytes) -> None:
+        if self._stamp is not None:
+            tokens = await self._stamp({one.n for one in self.done.others})
+            if tokens:
+                # A crash before this leaves tokens that the next start lists.
+                self.done = msgspec.structs.replace(self.done, others=(*self.done.others, *tokens))
+                await self.replace_index()
         if self._after_root is not None:
             await self._after_root(day, note)
 

@@ -8,13 +8,14 @@ whoever waits on :meth:`AuditLog.run`, and the process must not go on as if noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 
+from nomos.log.index import FileEntry
 from nomos_audit.anchors import Anchor, DatabaseAnchor
 from nomos_audit.archiver import RETRY_SECONDS, Archiver
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
@@ -118,6 +119,7 @@ class AuditLog:
         tool: str,
         grace_seconds: float,
         retry_seconds: float = RETRY_SECONDS,
+        stamp: Callable[[Collection[str]], Awaitable[tuple[FileEntry, ...]]] | None = None,
         after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
         """Gives the log an archive; call before :meth:`run`. Arguments as of :class:`nomos_audit.archiver.Archiver`."""
@@ -136,6 +138,7 @@ class AuditLog:
             tool=tool,
             grace_seconds=grace_seconds,
             retry_seconds=retry_seconds,
+            stamp=stamp,
             after_root=after_root,
         )
 

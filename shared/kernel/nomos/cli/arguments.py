@@ -185,6 +185,7 @@ def log(words: Words) -> None:
     sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1)
     sub.add_argument("--tenant", default="", metavar="T", help="demand this tenant's bundle, not the whole log")
     sub.add_argument("--strict", action="store_true", help="warnings are failures")
+    sub.add_argument("--tsa-roots", default="", metavar="FILE", help="PEM of whom you trust for time stamps")
     sub.add_argument("--workers", type=int, default=1, help="processes that verify row groups")
 
 

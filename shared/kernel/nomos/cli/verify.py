@@ -27,6 +27,7 @@ def verify(args: Namespace) -> int:
             tenant=args.tenant or None,
             strict=args.strict,
             workers=args.workers,
+            tsa_roots=Path(args.tsa_roots) if args.tsa_roots else None,
         )
     )
 

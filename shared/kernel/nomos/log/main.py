@@ -24,6 +24,7 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
     tenant: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    tsa_roots: Path | None = None,
 ) -> int:
     """Verifies an export and writes the report.
 
@@ -37,6 +38,7 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
         tenant: the tenant whose bundle this must be; None demands a whole log.
         strict: whether gaps that the log itself declares make it incomplete.
         workers: processes to use.
+        tsa_roots: file of certificates of whom the auditor trusts for time stamps; None leaves tokens unchecked.
 
     Returns:
         The exit status.
@@ -47,10 +49,20 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
     try:
         trust_text = trust_path.read_bytes()
         report = verify_export(
-            directory, trust_text, level, now=int(time.time()), tenant=tenant, strict=strict, workers=workers
+            directory,
+            trust_text,
+            level,
+            now=int(time.time()),
+            tenant=tenant,
+            strict=strict,
+            workers=workers,
+            tsa_roots=None if tsa_roots is None else tsa_roots.read_bytes(),
         )
     except Malformed as error:
-        stderr.write(f"nomos verify: trust policy or level: {error.detail}\n")
+        stderr.write(f"nomos verify: trust policy, TSA roots or level: {error.detail}\n")
+        return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        stderr.write(f"nomos verify: {error.name} is not installed: install nomos-authz[verify]\n")
         return EXIT_USAGE
     except OSError as error:
         stderr.write(f"nomos verify: {error.filename or error}: {error.strerror or 'not a folder'}\n")
