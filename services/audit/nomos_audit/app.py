@@ -93,6 +93,8 @@ class Audit:
         found = self._parts.faults()
         if self._log.writer.state in (State.REFUSED, State.STOPPED):
             found.append(f"the writer is {self._log.writer.state.value}")
+        if (key := self._log.signer.lacks) is not None:
+            found.append(f"this process does not hold the log's key {key}, and signs nothing")
         return found
 
     async def stop(self) -> None:

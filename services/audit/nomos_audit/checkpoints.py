@@ -176,6 +176,12 @@ class Signer:
         return any(one.verifier_key == key for one in self._signers)
 
     @property
+    def lacks(self) -> str | None:
+        """The name of a key that must sign next and that this process does not hold; None where it can sign."""
+        keys = self._keys.at(self._tree.size + 1) if self._turned is None else self._turned.at(self._tree.size)
+        return next((short_name(one) for one in keys if not self.holds(one)), None)
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """The proofs of :attr:`keys`, oldest first."""
         return tuple(self._proven_turns)

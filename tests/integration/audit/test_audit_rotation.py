@@ -14,7 +14,7 @@ from nomos.events import Actor, Envelope
 from nomos.ids import new_id
 from nomos.log.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from nomos.log.heads import KEY
-from nomos.log.keyhistory import KeyChange, NotInForce, event_of_change, verify_turn
+from nomos.log.keyhistory import KeyChange, NotInForce, event_of_change, short_name, verify_turn
 from nomos.log.note import NoteSigner, VerifierKey, parse_note
 from nomos.log.proof import Receipt
 from nomos_audit.anchors import FileAnchor
@@ -182,6 +182,7 @@ async def test_a_record_whose_turn_was_not_signed_is_taken_up_by_whoever_holds_b
         with pytest.raises(Unavailable, match="does not hold the key"):
             await lacking.checkpoint_now()
     assert (turn, 1) not in await log.signed()
+    assert lacking.lacks == short_name(log.key(NEW))
     one = await log.signer(OLD, NEW)
     await one.checkpoint_now()
     assert (await log.signed())[-2:] == [(turn, 2), (turn + 3, 1)]
@@ -190,6 +191,7 @@ async def test_a_record_whose_turn_was_not_signed_is_taken_up_by_whoever_holds_b
     with pytest.raises(Unavailable, match="does not hold the key"):
         await lacking.checkpoint_now()
     assert lacking.keys == one.keys
+    assert (lacking.lacks, one.lacks) == (short_name(log.key(NEW)), None)
     await one.checkpoint_now()
     assert await lacking.checkpoint_now() == one.newest
     assert (await log.signer(NEW)).keys == one.keys

@@ -119,12 +119,13 @@ class Tsa:
         forever = (NOON - timedelta(days=3650), NOON + timedelta(days=36500))
         ca = (x509.BasicConstraints(ca=True, path_length=None), True)
         signs = (x509.KeyUsage(False, False, False, False, False, True, True, False, False), True)
-        self.root = certificate("root", self.root_key, "root", self.root_key, forever, ca, signs)
+        name = f"root {os.urandom(4).hex()}"
+        self.root = certificate(name, self.root_key, name, self.root_key, forever, ca, signs)
         valid = (NOON + timedelta(days=valid_days[0]), NOON + timedelta(days=valid_days[1]))
         leaf = (x509.BasicConstraints(ca=False, path_length=None), True)
         digital = (x509.KeyUsage(True, True, False, False, False, False, False, False, False), True)
         eku = (x509.ExtendedKeyUsage([purpose]), True)
-        self.leaf = certificate("stamps", self._key, "root", self.root_key, valid, leaf, digital, eku)
+        self.leaf = certificate("stamps", self._key, name, self.root_key, valid, leaf, digital, eku)
         self.at = NOON + timedelta(days=1)
         self.asked = 0
         #: What it does wrong.
