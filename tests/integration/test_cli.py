@@ -670,8 +670,8 @@ def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_ar
     assert missing.code == NO
     assert "no checkpoint of size 999999999 was signed" in missing.err
     assert "signed next to it: " in missing.err
-    for words in ([], ["3", "--from", "4"], ["--to", "4"], ["--from", "9", "--to", "4"], ["--from", "-1"]):
-        assert shell.nomos("prove", *words).code in (USAGE, NO), words
+    for words in (["3", "--from", "4"], ["--from", "9", "--to", "4"]):
+        assert shell.nomos("prove", *words).code == USAGE, words
 
 
 def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell: Shell, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class AuditAdmin:
     def _keys_of(self, keys: KeyHistory) -> dict[str, object]:
         turns = [
             {"record": one.record.decode(), "receipt": format_receipt(one.receipt).decode()}
-            for one in self._signer.turns
+            for one in self._signer.ring.turns
         ]
         return {"key": str(keys.in_force), "since": keys.since, "lines": keys.trust_lines(), "turns": turns}
 

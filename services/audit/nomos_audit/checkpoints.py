@@ -31,16 +31,17 @@ from typing import Final, NamedTuple
 
 from nats.aio.client import Client
 
-from nomos.errors import BadSignature, Fenced, Malformed, Misconfigured, RolledBack, Unavailable
-from nomos.log.checkpoint import Checkpoint, sign_checkpoint
+from nomos.errors import BadSignature, Fenced, Malformed, RolledBack, Unavailable
+from nomos.log.checkpoint import Checkpoint
 from nomos.log.heads import SEAL
-from nomos.log.keyhistory import KeyHistory, NotInForce, Turn, change_in, short_name
-from nomos.log.note import NoKnownKey, NoteSigner, VerifierKey
+from nomos.log.keyhistory import KeyHistory, NotInForce
+from nomos.log.note import NoKnownKey, VerifierKey
 from nomos.log.tree import CompactRange
 from nomos_audit.anchors import Anchor
 from nomos_audit.block import STREAM as CHAIN
 from nomos_audit.follow import Follower, block_holding, position_before
-from nomos_audit.keys import KEY_END, NoTurns, Turns, keep, load_history, read_turn
+from nomos_audit.keyring import Keyring
+from nomos_audit.keys import KEY_END, Turns
 from nomos_audit.notes import STREAM as _STREAM
 from nomos_audit.notes import find_note, size_of
 from nomos_audit.replay import HINT, VerifiedBlock, start_of
@@ -61,10 +62,6 @@ SIGNED: Final = "audit_checkpoint_signed"
 ANCHOR_AWAY: Final = "audit_anchor_away"
 SIGNER_AWAY: Final = "audit_signer_away"
 REFUSED: Final = "audit_checkpoint_refused"
-KEY_TURNED: Final = "audit_key_turned"
-KEY_IGNORED: Final = "audit_key_ignored"
-
-HELD_HINT: Final = "set AUDIT_SIGN_KEY to the log's key, and AUDIT_SIGN_KEY_NEXT to the one that follows while it does"
 
 #: How the bytes of a record end whose size is signed by itself. The members of a record are in order, so its type and
 #: version are last; only the log's own service may write these types.
@@ -122,18 +119,9 @@ class Signer:
         """
         self._client = client
         self._origin = origin
-        self._signers = [NoteSigner(origin, one) for one in (seed, next_seed) if one is not None]
-        held = [one.verifier_key for one in self._signers]
-        if len(set(held)) != len(held):
-            raise Misconfigured("AUDIT_SIGN_KEY_NEXT is the same key as AUDIT_SIGN_KEY")
-        self._next_key = held[1] if len(held) > 1 else None
-        self._turns = turns if turns is not None else NoTurns()
-        self._keys = KeyHistory.begin(held[0])
-        self._proven_turns: list[Turn] = []
-        # Whether the tree stands at a size that must be signed by itself and is not yet; and, where the record there
-        # changes the key, the keys from there on.
+        self._ring = Keyring(client, origin=origin, seed=seed, next_seed=next_seed, turns=turns)
+        # Whether the tree stands at a size that must be signed by itself and is not yet.
         self._at_stop = False
-        self._turned: KeyHistory | None = None
         self._anchors = tuple(anchors)
         self._may_sign = may_sign
         self._every_seconds = every_seconds
@@ -159,32 +147,22 @@ class Signer:
     @property
     def verifier_key(self) -> VerifierKey:
         """The key in force: the one that signs the log's next size."""
-        return self._keys.in_force
+        return self._ring.keys.in_force
+
+    @property
+    def ring(self) -> Keyring:
+        """The keys of the log."""
+        return self._ring
 
     @property
     def keys(self) -> KeyHistory:
-        """All keys of the log, as far as they are proven by notes that both keys signed."""
-        return self._keys
-
-    @property
-    def next_key(self) -> VerifierKey | None:
-        """The key of ``AUDIT_SIGN_KEY_NEXT``, also when it is in force already; None where there is none."""
-        return self._next_key
-
-    def holds(self, key: VerifierKey) -> bool:
-        """Whether this process can sign with ``key``."""
-        return any(one.verifier_key == key for one in self._signers)
+        """All keys of the log, as far as they are proven."""
+        return self._ring.keys
 
     @property
     def lacks(self) -> str | None:
         """The name of a key that must sign next and that this process does not hold; None where it can sign."""
-        keys = self._keys.at(self._tree.size + 1) if self._turned is None else self._turned.at(self._tree.size)
-        return next((short_name(one) for one in keys if not self.holds(one)), None)
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The proofs of :attr:`keys`, oldest first."""
-        return tuple(self._proven_turns)
+        return self._ring.lacks(self._tree.size)
 
     @property
     def newest(self) -> bytes | None:
@@ -200,13 +178,13 @@ class Signer:
             Unavailable: as :meth:`checkpoint_now`.
         """
         try:
-            return self._keys.open(note).checkpoint
+            return self._ring.keys.open(note).checkpoint
         except (NoKnownKey, NotInForce):
             if size_of(note) <= self.size:
                 raise
         # Another signer is ahead, and the key has changed there.
         await self.checkpoint_now()
-        return self._keys.open(note).checkpoint
+        return self._ring.keys.open(note).checkpoint
 
     async def open(self) -> None:
         """Compares the chain with the newest checkpoint of all places, and reads what came after it.
@@ -223,34 +201,23 @@ class Signer:
         stored = await last_message(self._client, STREAM)
         notes.append(None if stored is None else stored.payload)
         there = [one for one in notes if one is not None]
-        held = [one.verifier_key for one in self._signers]
-        try:
-            newest = max(there, key=size_of, default=None)
-            self._keys, self._proven_turns = await load_history(self._client, self._origin, held, newest, self._turns)
-            for note in there:
-                opened = self._keys.open(note).checkpoint
-                if self._newest is not None and opened.size == self._newest.size and opened != self._newest:
-                    raise RolledBack(f"two signed roots for size {opened.size}", hint=HINT)
-                if self._newest is None or opened.size > self._newest.size:
-                    self._newest, self._note = opened, note
-        except (NoKnownKey, NotInForce) as error:
-            error.hint = error.hint or HELD_HINT
-            raise
-        self._forget_old()
+        await self._ring.load(max(there, key=size_of, default=None))
+        for note in there:
+            opened = self._ring.open(note)
+            if self._newest is not None and opened.size == self._newest.size and opened != self._newest:
+                raise RolledBack(f"two signed roots for size {opened.size}", hint=HINT)
+            if self._newest is None or opened.size > self._newest.size:
+                self._newest, self._note = opened, note
         await self._start_from(self._newest)
         await self._read()
-
-    def _forget_old(self) -> None:
-        """Lets go of keys that have been followed: they must not sign any more."""
-        wanted = (self._keys.in_force, self._next_key)
-        self._signers = [one for one in self._signers if one.verifier_key in wanted]
 
     async def _start_from(self, checkpoint: Checkpoint | None) -> None:
         """Puts the follower behind the block that holds the checkpoint's last record, if the roots agree there."""
         if self._follower is not None:
             await self._follower.close()
         self._pieces.clear()
-        self._at_stop, self._turned = False, None
+        self._at_stop = False
+        self._ring.forget()
         if checkpoint is None or checkpoint.size == 0:
             self._follower, self._tree = Follower(self._client, start_of(self._origin)), CompactRange()
             return
@@ -284,27 +251,10 @@ class Signer:
             if piece.intake is not None:
                 self._intake = piece.intake
             if piece.stop is not None:
-                self._at_stop, self._turned = True, self._turn_at(piece.stop)
+                self._at_stop = True
+                self._ring.meet(piece.stop, self._tree.size, is_signed=self._newest is not None)
                 return True
         return False
-
-    def _turn_at(self, record: bytes) -> KeyHistory | None:
-        """The keys from the tree's size on, where ``record``, its last, changes them."""
-        if not record.endswith(KEY_END):
-            return None
-        size = self._tree.size
-        try:
-            change = change_in(record)
-        except Malformed as error:
-            observe.say("audit", KEY_IGNORED, size=size, detail=error.detail)
-            return None
-        if change is not None and change.key == self._keys.in_force and self._newest is None:
-            # A log that was never signed, and we hold the new key alone: the old one must sign the turn as well.
-            return KeyHistory.begin(change.prev).turn(change, size)
-        if change is None or not self._keys.follows(change):
-            observe.say("audit", KEY_IGNORED, size=size, detail="the record does not follow from the key in force")
-            return None
-        return self._keys.turn(change, size)
 
     def _following(self) -> Follower:
         if self._follower is None:
@@ -349,42 +299,14 @@ class Signer:
                     raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed")
                 assert self._note is not None
                 return self._note
-        keys = self._turned if self._turned is not None else self._keys
-        note = sign_checkpoint(checkpoint, [self._signer_of(one, checkpoint.size) for one in keys.at(checkpoint.size)])
+        note = self._ring.sign(checkpoint)
         await self._persist(note, 0 if stored is None else stored.seq)
         # Durable from here on; a crash now leaves a note that the next signer finds and agrees with.
         self._newest, self._note, self._signed_intake = checkpoint, note, self._intake
         observe.say("audit", SIGNED, size=checkpoint.size)
-        if self._turned is not None:
-            await self._turn(self._turned, note)
+        await self._ring.turn(note)
         await self._publish(checkpoint.size, note)
         return note
-
-    def _signer_of(self, key: VerifierKey, size: int) -> NoteSigner:
-        for one in self._signers:
-            if one.verifier_key == key:
-                return one
-        raise Unavailable(
-            f"this process does not hold the key {short_name(key)}, which must sign size {size}", hint=HELD_HINT
-        )
-
-    async def _turn(self, keys: KeyHistory, note: bytes) -> None:
-        """Goes over to ``keys``, of which the durable ``note`` is the proof."""
-        self._keys, self._turned = keys, None
-        self._forget_old()
-        observe.say("audit", KEY_TURNED, size=keys.since, key=short_name(keys.in_force))
-        while True:
-            try:
-                turn = await read_turn(self._client, self._origin, note)
-            except Unavailable:
-                # A crash here loses nothing: the next start derives the same turn from the same note.
-                raise_if_cancelled()
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            break
-        assert turn is not None, "the record is the last one of the tree that was signed"
-        self._proven_turns.append(turn)
-        await keep(self._turns, keys.since, turn)
 
     async def _open_newest(self, note: bytes) -> Checkpoint:
         """Opens the newest note of the stream, after going over to what it tells of keys.
@@ -395,10 +317,10 @@ class Signer:
             BadSignature: it was not signed by the keys that must sign its size.
         """
         size = size_of(note)
-        if self._turned is not None and size >= self._tree.size:
-            await self._take_turn(self._turned)
+        if self._ring.is_turning and size >= self._tree.size:
+            await self._take_turn()
         try:
-            return (self._turned if self._turned is not None else self._keys).open(note).checkpoint
+            return self._ring.open(note)
         except (NoKnownKey, NotInForce):
             # Perhaps of a key whose record is in the part of the chain that comes next.
             if size <= self._tree.size or not (self._at_stop or await self._following().is_behind()):
@@ -406,16 +328,16 @@ class Signer:
             self._at_stop = False
         raise Fenced(f"another signer has signed size {size}, with a key that is new to this process")
 
-    async def _take_turn(self, keys: KeyHistory) -> None:
+    async def _take_turn(self) -> None:
         """Goes over to ``keys`` by another signer's note of the tree's size, which both keys must have signed."""
         note = await find_note(self._client, self._tree.size)
         if note is None:
             raise RolledBack(f"a larger size was signed than {self._tree.size}, where the key changes", hint=HINT)
-        checkpoint = keys.open(note).checkpoint
+        checkpoint = self._ring.open(note)
         if checkpoint.root != self._tree.root():
             raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed", hint=HINT)
+        await self._ring.turn(note)
         self._newest, self._note, self._at_stop = checkpoint, note, False
-        await self._turn(keys, note)
         raise Fenced(f"another signer has signed size {checkpoint.size}")
 
     async def _agree_with(self, other: Checkpoint, note: bytes) -> None:

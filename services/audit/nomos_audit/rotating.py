@@ -44,7 +44,7 @@ class Rotation:
             Unavailable: the bus does not answer, or the turn is late; ask again.
         """
         async with self._lock:
-            following = self._signer.next_key
+            following = self._signer.ring.next_key
             if following is None:
                 raise Misconfigured(
                     "this process holds no next key",
@@ -54,7 +54,7 @@ class Rotation:
             before = self._signer.keys.in_force
             if before == following:
                 return self._signer.keys
-            if not self._signer.holds(before):
+            if not self._signer.ring.holds(before):
                 raise Conflict(
                     f"another process went over to {short_name(before)}, which this one does not hold",
                     hint="set AUDIT_SIGN_KEY to it, and AUDIT_SIGN_KEY_NEXT to one that is the same in every process",

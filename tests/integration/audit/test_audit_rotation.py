@@ -136,7 +136,7 @@ async def test_after_the_rotation_the_new_key_alone_starts_the_log_and_proves_th
     # An anchor that was away holds a note of the old key.
     again = await log.signer(NEW, None, behind)
     assert again.keys == keys
-    [turn] = again.turns
+    [turn] = again.ring.turns
     assert verify_turn(turn, log.key(OLD)) == verify_turn(turn, log.key(NEW))
     await log.grow(1)
     await again.checkpoint_now()
@@ -229,7 +229,7 @@ async def test_a_signer_that_slept_through_a_rotation_catches_up_by_the_note_of_
     newest = await one.checkpoint_now()
     assert await sleeper.checkpoint_now() == newest
     assert sleeper.keys == one.keys
-    assert sleeper.turns == one.turns
+    assert sleeper.ring.turns == one.ring.turns
     # Exactly at the turn as well.
     at_turn, two = await log.signer(NEW, THIRD), await log.signer(NEW, THIRD)
     await log.rotation(two).rotate()
@@ -336,15 +336,15 @@ async def test_turns_are_proven_from_the_table_when_the_chain_was_rolled_and_a_f
     keys = await log.rotation(one).rotate()
     await log.grow(2)
     await one.checkpoint_now()
-    assert tuple(await table.all()) == one.turns
+    assert tuple(await table.all()) == one.ring.turns
     # A false row: a turn with another path. It is not believed, and replaced from the chain.
-    [turn] = one.turns
+    [turn] = one.ring.turns
     false = Receipt(prev=turn.receipt.prev, index=2, path=(bytes(32),), checkpoint=turn.receipt.checkpoint)
     async with database.transaction() as connection:
         await connection.execute("DELETE FROM audit_keys")
     await table.keep(3, type(turn)(record=turn.record, receipt=false))
     assert (await log.signer(NEW, turns=table)).keys == keys
-    assert tuple(await table.all()) == one.turns
+    assert tuple(await table.all()) == one.ring.turns
     # The chain without the block of the record and those before it.
     js = log.client.jetstream()
     config = (await js.stream_info("CHAIN")).config
