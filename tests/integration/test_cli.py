@@ -653,8 +653,10 @@ def test_a_record_is_proven_by_its_number_and_a_receipt_by_counter_or_event(shel
 
 
 def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_are_refused(shell: Shell) -> None:
-    made = [shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"]]
     name = shell.tenant()
+    made = [shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"]]
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    tail_until(shell, ["--tenant", name], "ucan.minted")
     made.append(shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"])
     low, high = made
     assert low < high
