@@ -652,11 +652,17 @@ def test_a_record_is_proven_by_its_number_and_a_receipt_by_counter_or_event(shel
         assert (said.code, said.out) == (NO, ""), said
 
 
-def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_are_refused(shell: Shell) -> None:
-    name = shell.tenant()
+def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_are_refused(
+    shell: Shell, tenant: str
+) -> None:
+    name = tenant
     made = [shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"]]
+    tail = ("audit", "tail", "--tenant", name, "--json")
+    before = len(records(shell.ok(*tail)))
     shell.ok("authorize", *READ, "--creds", f"{name}.creds")
-    tail_until(shell, ["--tenant", name], "ucan.minted")
+    end = time.monotonic() + 30
+    while len(records(shell.ok(*tail))) == before:
+        assert time.monotonic() < end, "the log did not grow"
     made.append(shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"])
     low, high = made
     assert low < high
@@ -676,8 +682,8 @@ def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_ar
         assert shell.nomos("prove", *words).code == USAGE, words
 
 
-def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell: Shell, tmp_path: Path) -> None:
-    name = shell.tenant()
+def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell: Shell, tenant: str) -> None:
+    name = tenant
     shell.ok("audit", "export", "--out", f"{name}.before", "--json")
     shell.ok("audit", "receipt", "--tenant", name, "0", "--out", f"{name}.old")
     only = shell.ok("audit", "keys", "--json").json
@@ -689,8 +695,6 @@ def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell
     since = new["since"]
     assert (len(new["lines"]), new["missing"]) == (2, new["lines"])
     assert new["lines"][0] == f"{only['lines'][0]} sizes:0-{since}"
-    # Asked again, it only says so.
-    assert shell.ok("audit", "rotate-key", "--json").json["lines"] == new["lines"]
     shell.ok("tenant", "create", shell.new("tenant"))
     # Under the old trust file the log can not be judged any more, and nothing is claimed.
     assert shell.nomos("audit", "export", "--out", f"{name}.unjudged").code == CANNOT_TELL
@@ -700,7 +704,6 @@ def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell
     record = proof.with_name(proof.name + ".record").read_bytes()
     assert verify_receipt(parse_receipt(proof.read_bytes()), record, parse_trust(old.encode())).checkpoint.size == since
     assert new["key"] in record.decode()
-    assert shell.nomos("audit", "keys", "--proofs", "turns").code == USAGE
 
     lines = shell.ok("audit", "keys").out.splitlines()[:2]
     assert lines == new["lines"]
