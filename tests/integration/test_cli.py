@@ -27,13 +27,14 @@ from nomos.errors import Misconfigured
 from nomos.log.chain import NO_HASH, link
 from nomos.log.checkpoint import parse_checkpoint
 from nomos.log.headproof import check_head, parse_head
-from nomos.log.note import parse_note
+from nomos.log.note import NoteSigner, parse_note
 from nomos.log.proof import parse_receipt, verify_receipt
 from nomos.log.record import canonical_bytes
 from nomos.log.trust import parse_trust
 from nomos_runtime.bench.authorize import quantile
 from nomos_runtime.commands.bench import parse_in_flight
 from nomos_runtime.commands.doctor import State, judge_stream
+from nomos_runtime.local import write_private
 from nomos_runtime.topology import STREAMS
 
 pytestmark = pytest.mark.system
@@ -160,6 +161,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOMOS_", "XDG_"))}
     made = Shell(folder, {**kept, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"})
     made.path("token").write_text(made.token, encoding="ascii")
+    # The key that follows the log's key, in a test below; until then it does nothing.
+    made.path("data/secrets").mkdir(mode=0o700, parents=True)
+    write_private(made.path("data/secrets/AUDIT_SIGN_KEY_NEXT"), secrets.token_urlsafe(32))
     up = ["nomos.cli.main", "up", "--data", "data", "--connectors", str(ROOT / "connectors"), "--archive"]
     upstream = ["nomos_runtime.embedded.upstream", "--bodies", str(ROOT / "tests/fixtures/github")]
     running, made.ready = started(made, up, "up.json")
@@ -677,6 +681,81 @@ def test_a_record_is_proven_by_its_number_and_a_receipt_by_counter_or_event(shel
     for words in (["prove", "999999999"], ["prove", str(made["seq"]), "--tenant", shell.tenant()]):
         said = shell.nomos(*words)
         assert (said.code, said.out) == (NO, ""), said
+
+
+def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_are_refused(
+    shell: Shell, tenant: str
+) -> None:
+    name = tenant
+    made = [shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"]]
+    tail = ("audit", "tail", "--tenant", name, "--json")
+    before = len(records(shell.ok(*tail)))
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    end = time.monotonic() + 30
+    while len(records(shell.ok(*tail))) == before:
+        assert time.monotonic() < end, "the log did not grow"
+    made.append(shell.ok("audit", "export", "--out", shell.new("export"), "--json").json["size"])
+    low, high = made
+    assert low < high
+    between = ("prove", "--from", str(low), "--to", str(high))
+    said = shell.ok(*between, "--out", f"{name}.consistency", "--json").json
+    assert (said["from"], said["to"]) == (low, high)
+    trust = ("--trust", shell.ready["trust"])
+    assert shell.ok("verify", f"{name}.consistency", *trust, "--json").json["verdict"] == "verified"
+    assert shell.ok("prove", "--from", str(low), "--tenant", name, "--json").json["to"] >= high
+    # Nothing is overwritten; a size that nobody signed is refused with those next to it.
+    assert shell.nomos(*between, "--out", f"{name}.consistency").code == USAGE
+    missing = shell.nomos("prove", "--from", str(low), "--to", "999999999")
+    assert missing.code == NO
+    assert "no checkpoint of size 999999999 was signed" in missing.err
+    assert "signed next to it: " in missing.err
+    for words in (["3", "--from", "4"], ["--from", "9", "--to", "4"]):
+        assert shell.nomos("prove", *words).code == USAGE, words
+
+
+def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell: Shell, tenant: str) -> None:
+    name = tenant
+    shell.ok("audit", "export", "--out", f"{name}.before", "--json")
+    shell.ok("audit", "receipt", "--tenant", name, "0", "--out", f"{name}.old")
+    only = shell.ok("audit", "keys", "--json").json
+    assert (len(only["lines"]), only["missing"], only["since"]) == (1, [], 0)
+    old = Path(shell.ready["trust"]).read_text(encoding="utf-8")
+    assert only["lines"][0] in old
+
+    new = shell.ok("audit", "rotate-key", "--json").json
+    since = new["since"]
+    assert (len(new["lines"]), new["missing"]) == (2, new["lines"])
+    assert new["lines"][0] == f"{only['lines'][0]} sizes:0-{since}"
+    shell.ok("tenant", "create", shell.new("tenant"))
+    # Under the old trust file the log can not be judged any more, and nothing is claimed.
+    assert shell.nomos("audit", "export", "--out", f"{name}.unjudged").code == CANNOT_TELL
+    # The auditor's way to the new key: the record of the change, under the checkpoint that both keys signed.
+    shell.ok("audit", "keys", "--proofs", "turns")
+    proof = shell.path(f"turns/key-{since}.tlog-proof")
+    record = proof.with_name(proof.name + ".record").read_bytes()
+    assert verify_receipt(parse_receipt(proof.read_bytes()), record, parse_trust(old.encode())).checkpoint.size == since
+    assert new["key"] in record.decode()
+
+    lines = shell.ok("audit", "keys").out.splitlines()[:2]
+    assert lines == new["lines"]
+    Path(shell.ready["trust"]).write_text("\n".join([*lines, "quorum none", ""]), encoding="utf-8")
+    trust = ("--trust", shell.ready["trust"])
+    assert shell.ok("audit", "keys", "--json").json["missing"] == []
+    assert shell.ok("verify", f"{name}.before", *trust, "--level", "2").code == YES
+    policy = parse_trust(Path(shell.ready["trust"]).read_bytes())
+    receipt = shell.path(f"{name}.old")
+    verify_receipt(
+        parse_receipt(receipt.read_bytes()), receipt.with_name(receipt.name + ".record").read_bytes(), policy
+    )
+    shell.ok("audit", "export", "--out", f"{name}.after")
+    said = shell.ok("verify", f"{name}.after", *trust, "--json").json
+    assert "1 changes of key: record, and checkpoint signed by both keys" in said["checked"]
+    # A trust file that leads to no key of this log gets no lines.
+    stranger = NoteSigner(said["origin"], secrets.token_bytes(32)).verifier_key
+    Path(shell.ready["trust"]).write_text(f"log {stranger}\nquorum none\n", encoding="utf-8")
+    refused = shell.nomos("audit", "keys")
+    assert (refused.code, refused.out) == (NO, "")
+    Path(shell.ready["trust"]).write_text("\n".join([*lines, "quorum none", ""]), encoding="utf-8")
 
 
 def test_an_export_that_fails_leaves_nothing_behind(shell: Shell, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ WITHOUT_TENANT = {
     "migrations": "names of files",
     "audit_projection": "one position",
     "audit_checkpoints": "signed sizes and hashes",
+    "audit_keys": "public keys of the log, and their proofs",
 }
 #: Names of A's things say so, so that any of them is found in an answer to B. What B itself sends does not.
 MARK = "alphas"
@@ -283,6 +284,9 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "cancel"): lambda w: {"approval": w.a.pending, "why": "mine"},
     ("audit", "read"): lambda w: {"limit": 10_000},
     ("audit", "checkpoint"): nothing,
+    ("audit", "rotate-key"): nothing,
+    ("audit", "keys"): nothing,
+    ("audit", "consistency"): lambda w: {"older": w.a.seq},
     ("audit", "prove"): lambda w: {"seq": w.a.seq},
     ("audit", "receipt"): lambda w: {"event": w.a.event},
     ("audit", "export-open"): nothing,
@@ -295,8 +299,8 @@ REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
     ("identity", "key-revoke"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
-    ("audit", "checkpoint"), ("audit", "export-read"), ("audit", "export-close"), ("audit", "prove"),
-    ("audit", "receipt"),
+    ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "keys"), ("audit", "export-read"),
+    ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"),
     *((service, verb) for service, verb in VERBS if verb == "ready"),
 }  # fmt: skip
 

@@ -18,9 +18,13 @@ import msgspec
 
 from nomos.errors import LimitExceeded, Malformed, NotFound
 from nomos.ids import new_id
+from nomos.log.keyhistory import KeyHistory
+from nomos.log.proof import format_receipt
+from nomos_audit.continuing import prove_consistency
 from nomos_audit.export import export_log, read_tenant
 from nomos_audit.log import AuditLog
 from nomos_audit.receipts import Located, Receipts
+from nomos_audit.rotating import Rotation
 from nomos_audit.settings import AuditSettings
 from nomos_audit.statements import Statements
 from nomos_runtime.bus import Bus
@@ -63,6 +67,13 @@ class ReceiptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     event: str | None = None
 
 
+class ConsistencyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two sizes that were signed; without ``newer`` the log as it stands."""
+
+    older: int
+    newer: int | None = None
+
+
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An open export."""
 
@@ -80,7 +91,14 @@ class AuditAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
     def __init__(
-        self, settings: AuditSettings, bus: Bus, database: Database, log: AuditLog, statements: Statements
+        self,
+        settings: AuditSettings,
+        bus: Bus,
+        database: Database,
+        log: AuditLog,
+        statements: Statements,
+        *,
+        rotation: Rotation,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -88,6 +106,7 @@ class AuditAdmin:
         self._signer = log.signer
         self._tiles = log.tiles
         self._statements = statements
+        self._rotation = rotation
         self._receipts = Receipts(bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles)
         self._exports: dict[str, _Export] = {}
         self._opening: list[str] = []
@@ -97,8 +116,11 @@ class AuditAdmin:
         return {
             "read": (ReadParams, self.read),
             "checkpoint": (NoParams, self.checkpoint),
+            "rotate-key": (NoParams, self.rotate_key),
+            "keys": (NoParams, self.keys),
             "prove": (ProveParams, self.prove),
             "receipt": (ReceiptParams, self.receipt),
+            "consistency": (ConsistencyParams, self.consistency),
             "export-open": (NoParams, self.export_open),
             "export-read": (FileParams, self.export_read),
             "export-close": (ExportParams, self.export_close),
@@ -115,6 +137,21 @@ class AuditAdmin:
         note = await self._signer.checkpoint_now()
         return {"checkpoint": note.decode()}
 
+    async def rotate_key(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Goes over to the next key; answers when it is in force."""
+        return self._keys_of(await self._rotation.rotate())
+
+    async def keys(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The log's keys by size, each change with its proof."""
+        return self._keys_of(self._signer.keys)
+
+    def _keys_of(self, keys: KeyHistory) -> dict[str, object]:
+        turns = [
+            {"record": one.record.decode(), "receipt": format_receipt(one.receipt).decode()}
+            for one in self._signer.ring.turns
+        ]
+        return {"key": str(keys.in_force), "since": keys.since, "lines": keys.trust_lines(), "turns": turns}
+
     async def prove(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """A record by its number, with its receipt: any record for the installation, its own for a tenant."""
         p = msgspec.convert(params, ProveParams)
@@ -128,6 +165,12 @@ class AuditAdmin:
         if p.event is not None and p.tseq is None:
             return await self._prove(await self._receipts.by_event(p.event, by.tenant))
         raise Malformed("a receipt is asked for by tseq or by event")
+
+    async def consistency(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The proof that one checkpoint continues another. It shows sizes and roots, and no tenant's record."""
+        p = msgspec.convert(params, ConsistencyParams)
+        proof = await prove_consistency(self._bus.client, self._signer, self._tiles, p.older, p.newer)
+        return {"proof": proof.decode()}
 
     async def _prove(self, found: Located) -> dict[str, object]:
         proof = await self._receipts.prove(found)
@@ -160,7 +203,7 @@ class AuditAdmin:
                 self._bus.client,
                 folder,
                 origin=self._settings.origin,
-                key=self._signer.verifier_key,
+                keys=self._signer.keys,
                 tenant=None if tenant == "_" else tenant,
                 tiles=self._tiles,
                 head=head,

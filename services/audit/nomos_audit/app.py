@@ -18,6 +18,7 @@ from nomos_audit.arrivals import Arrivals
 from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
 from nomos_audit.own import OwnEvents
+from nomos_audit.rotating import Rotation
 from nomos_audit.settings import AuditSettings
 from nomos_audit.statements import Statements
 from nomos_audit.writer import State
@@ -33,9 +34,17 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 class Audit:
     """The running service: one candidate for the single writer, its projections and its readers."""
 
-    def __init__(self, settings: AuditSettings, seed: bytes, blinding_key: bytes, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: AuditSettings,
+        seed: bytes,
+        next_seed: bytes | None,
+        blinding_key: bytes,
+        env: Mapping[str, str],
+    ) -> None:
         self._settings = settings
         self._seed = seed
+        self._next_seed = next_seed
         self._blinding_key = blinding_key
         self._env = env
         self._stack = ExitStack()
@@ -56,6 +65,7 @@ class Audit:
             database,
             origin=s.origin,
             seed=self._seed,
+            next_seed=self._next_seed,
             writer_id=new_id("wr"),
             services=self._services,
             now=lambda: time.time_ns() // 1000,
@@ -69,9 +79,11 @@ class Audit:
         parts.spawn(log.run())
         await parts.follow({"identity": parts.directory.apply})
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
-        admin = self._admin = AuditAdmin(s, parts.bus, database, log, statements)
-        either = ("prove", "export-open", "export-read", "export-close")
-        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=either)
+        admin = self._admin = AuditAdmin(
+            s, parts.bus, database, log, statements, rotation=Rotation(log.signer, journal=own.append)
+        )
+        either = ("prove", "consistency", "export-open", "export-read", "export-close")
+        await parts.serve_admin(admin.verbs(), installation=("checkpoint", "rotate-key", "keys"), either=either)
         await parts.serving()
 
     def faults(self) -> list[str]:
@@ -81,6 +93,8 @@ class Audit:
         found = self._parts.faults()
         if self._log.writer.state in (State.REFUSED, State.STOPPED):
             found.append(f"the writer is {self._log.writer.state.value}")
+        if (key := self._log.signer.lacks) is not None:
+            found.append(f"this process does not hold the log's key {key}, and signs nothing")
         return found
 
     async def stop(self) -> None:
@@ -96,9 +110,12 @@ class Audit:
 
 def build(env: Mapping[str, str]) -> Audit:
     """Audit from its environment."""
+    following = "AUDIT_SIGN_KEY_NEXT"
+    has_next = bool(env.get(following) or env.get(f"{following}_FILE"))
     return Audit(
         checked(load(AuditSettings, NAME, env)),
         parse_seed(secret("AUDIT_SIGN_KEY", env)),
+        parse_seed(secret(following, env)) if has_next else None,
         parse_seed(secret("AUDIT_BLIND_KEY", env)),
         env,
     )

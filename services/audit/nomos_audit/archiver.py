@@ -8,6 +8,7 @@ For each day, in order; each step can be repeated, and after a crash at any poin
    already is taken as it is.
 3. The signer signs exactly the size that the seal completes: the daily root.
 4. Tiles, proofs, heads and root are stored, the root last of them; then the index ``log.json`` is replaced.
+5. Where authorities are configured the root gets its time-stamp tokens, and the index lists them.
 
 A day's records end before the first record of a later day, or where the chain ends once the day is over (records are
 stamped by the writer, one time for each block, so a range ends with a block). The clock names days; it orders nothing:
@@ -23,7 +24,7 @@ Trusted: the chain, as far as it was verified. Not trusted: the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -33,7 +34,7 @@ from nats.aio.client import Client
 from nomos.errors import Conflict, NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow
 from nomos.log.chain import link
-from nomos.log.checkpoint import Checkpoint, open_checkpoint
+from nomos.log.checkpoint import Checkpoint
 from nomos.log.heads import (
     ERASURE,
     SEAL,
@@ -60,7 +61,7 @@ from nomos.log.index import (
     parse_index,
     root_name,
 )
-from nomos.log.note import VerifierKey
+from nomos.log.keyhistory import short_name
 from nomos.log.record import Record, parse_record, parse_ts
 from nomos.log.roots import RootProofs, format_root_proofs, parse_root_proofs
 from nomos.log.tree import (
@@ -72,6 +73,7 @@ from nomos.log.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from nomos_audit.checkpoints import Signer
 from nomos_audit.dayparts import DayParts
 from nomos_audit.domain import JOURNAL
 from nomos_audit.follow import Follower, head_at
@@ -148,10 +150,9 @@ class Archiver:
         store: Store,
         *,
         origin: str,
-        keys: Callable[[], list[VerifierKey]],
+        signer: Signer,
         blinding_key: bytes,
         journal: Callable[[str, dict[str, Any]], Awaitable[None]],
-        sign: Callable[[], Awaitable[bytes]],
         tiles: Tiles,
         projected: Projected,
         is_active: Callable[[], bool],
@@ -159,6 +160,7 @@ class Archiver:
         tool: str,
         grace_seconds: float = GRACE_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        stamp: Callable[[Collection[str]], Awaitable[tuple[FileEntry, ...]]] | None = None,
         after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
         """Takes what it works with.
@@ -168,10 +170,9 @@ class Archiver:
             database: the audit service's own.
             store: the archive.
             origin: the log's identity.
-            keys: the log's public keys; the newest last.
+            signer: signs the log as it stands, and knows its keys.
             blinding_key: 32 bytes, under which tenants' names are blinded in seals.
             journal: makes an event of the audit service durable.
-            sign: signs the log as it stands.
             tiles: the tree.
             projected: the table in which seals are looked up.
             is_active: whether this process is the active writer.
@@ -179,16 +180,17 @@ class Archiver:
             tool: name and version of the program.
             grace_seconds: after midnight.
             retry_seconds: after the store did not answer.
-            after_root: called with day and note when a root is archived (time stamps, a second bucket).
+            stamp: called with the names that the index has when a root is archived; gives the time-stamp tokens that
+                are stored and not among them.
+            after_root: called with day and note then (a second bucket).
         """
         self._client = client
         self._database = database
         self._store = store
         self._origin = origin
-        self._keys = keys
+        self._signer = signer
         self._blinding_key = blinding_key
         self._journal = journal
-        self._sign = sign
         self._tiles = tiles
         self._projected = projected
         self._is_active = is_active
@@ -196,6 +198,7 @@ class Archiver:
         self._tool = tool
         self._grace_seconds = grace_seconds
         self._retry_seconds = retry_seconds
+        self._stamp = stamp
         self._after_root = after_root
         self.done = NOTHING
 
@@ -239,7 +242,7 @@ class Archiver:
             return NOTHING
         newest = days[-1]
         proofs = parse_root_proofs(await self._store.get(root_name(newest, ".json")))
-        root = self._open(await self._store.get(root_name(newest)))
+        root = await self._signer.open_note(await self._store.get(root_name(newest)))
         found = await self._find_seal(newest, -1)
         leaf = leaf_hash(link(proofs.prev, proofs.seal))
         verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
@@ -270,9 +273,6 @@ class Archiver:
             files += [PartEntry(**msgspec.structs.asdict(one)) for one in seal.files]
         others = [FileEntry(n=name, sha256=digest_of(await self._store.get(name))) for name in names]
         return tuple(files), tuple(others)
-
-    def _open(self, note: bytes) -> Checkpoint:
-        return open_checkpoint(note, self._keys(), {}).checkpoint
 
     async def _settle(self) -> None:
         """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""
@@ -312,7 +312,7 @@ class Archiver:
             erasures=erasures,
             files=files,
             first=head.size,
-            keys=(str(self._keys()[-1]).rpartition("+")[0],),
+            keys=tuple(short_name(one) for one in self._signer.keys.during(head.size + 1, after.size + 1)),
             last=after.size - 1,
             pc_root=producers_root({name: one.next for name, one in after.producers.items()}).hex(),
             prev_seal=self.done.seal,
@@ -418,7 +418,7 @@ class Archiver:
         """Stores everything that goes with the day's root, the root last, then the index."""
         day, size = found.seal.day, found.record.seq + 1
         note = await self._note_of(size)
-        root = self._open(note)
+        root = await self._signer.open_note(note)
         proofs = await self._proofs(found, root, await self._tiles.reach(size))
         for name, content in self._tiles.files.stored(self.done.root_size, size):
             await self._store.put_new(name, content, await asyncio.to_thread(digest_of, content))
@@ -439,6 +439,12 @@ class Archiver:
         await self._follow_root(day, note)
 
     async def _follow_root(self, day: str, note: bytes) -> None:
+        if self._stamp is not None:
+            tokens = await self._stamp({one.n for one in self.done.others})
+            if tokens:
+                # A crash before this leaves tokens that the next start lists.
+                self.done = msgspec.structs.replace(self.done, others=(*self.done.others, *tokens))
+                await self.replace_index()
         if self._after_root is not None:
             await self._after_root(day, note)
 
@@ -448,7 +454,7 @@ class Archiver:
             await self._store.put_new(root_name(day), note, digest_of(note))
         except Conflict:
             there = await self._store.get(root_name(day))
-            if self._open(there) != root:
+            if await self._signer.open_note(there) != root:
                 raise
             return there
         return note
@@ -473,7 +479,7 @@ class Archiver:
                 note = await find_note(self._client, size)
                 if note is not None:
                     return note
-                await self._sign()
+                await self._signer.checkpoint_now()
 
     async def _proofs(self, found: _Found, root: Checkpoint, subtree: Subtree) -> RootProofs:
         """The proofs of a day, checked as an auditor will check them."""

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from nomos.errors import Misconfigured
+from cryptography.x509 import Certificate
+
+from nomos.errors import Malformed, Misconfigured
+from nomos.log.timestamps import parse_roots
 from nomos_audit.log import AuditLog
 from nomos_audit.mirror import Mirror
 from nomos_audit.own import OwnEvents
 from nomos_audit.settings import AuditSettings
+from nomos_audit.stamping import AUTHORITIES_MAX, Authority, Stamper
 from nomos_audit.store.folder import FolderStore
 from nomos_audit.store.port import Store
 from nomos_runtime.settings import secret
@@ -21,7 +25,7 @@ def checked(settings: AuditSettings) -> AuditSettings:
     """The settings, if they make sense together.
 
     Raises:
-        Misconfigured: more than one chain, or a mirror without an archive.
+        Misconfigured: more than one chain; a mirror or time stamps without an archive; too many authorities.
     """
     if settings.chains != 1:
         raise Misconfigured(
@@ -30,7 +34,17 @@ def checked(settings: AuditSettings) -> AuditSettings:
         )
     if settings.archive_mirror and not settings.archive:
         raise Misconfigured("archive_mirror without archive: there are no roots to mirror")
+    authorities = authorities_of(settings)
+    if authorities and not settings.archive:
+        raise Misconfigured("archive_tsa without archive: there are no roots to stamp")
+    if len(authorities) > AUTHORITIES_MAX or len(set(authorities)) != len(authorities):
+        raise Misconfigured(f"archive_tsa names at most {AUTHORITIES_MAX} authorities, each once")
     return settings
+
+
+def authorities_of(settings: AuditSettings) -> list[str]:
+    """The URLs of ``archive_tsa``."""
+    return settings.archive_tsa.replace(",", " ").split()
 
 
 async def open_archive(
@@ -48,6 +62,7 @@ async def open_archive(
     after_root = None
     if settings.archive_mirror:
         after_root = Mirror(store, await open_store(settings.archive_mirror, settings, env)).follow
+    stamper = _stamper(store, settings)
     log.archive(
         store,
         blinding_key=blinding_key,
@@ -55,8 +70,25 @@ async def open_archive(
         now=lambda: time.time_ns() // 1000,
         tool=f"nomos {version('nomos-authz-audit')}",
         grace_seconds=settings.archive_grace_seconds,
+        stamp=None if stamper is None else stamper.follow,
         after_root=after_root,
     )
+
+
+def _stamper(store: Store, settings: AuditSettings) -> Stamper | None:
+    urls = authorities_of(settings)
+    if not urls:
+        return None
+    roots: list[Certificate] = []
+    if settings.archive_tsa_roots:
+        try:
+            roots = parse_roots(Path(settings.archive_tsa_roots).read_bytes())
+        except OSError as error:
+            raise Misconfigured(f"archive_tsa_roots cannot be read: {error.strerror}", cause=str(error)) from error
+        except Malformed as error:
+            raise Misconfigured(f"archive_tsa_roots is {error.detail}", cause=error.cause) from error
+    development = settings.environment == "development"
+    return Stamper(store, [Authority(url, roots=roots, development=development) for url in urls])
 
 
 async def open_store(url: str, settings: AuditSettings, env: Mapping[str, str]) -> Store:

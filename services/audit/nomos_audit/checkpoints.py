@@ -13,7 +13,10 @@ Rules, in order:
    two signers at the same size make the same note.
 6. A log that holds a seal is signed at exactly the size that the seal completes, before it is signed at a larger one:
    that checkpoint is the daily root. The same holds for the record of a new key.
-7. Anchors get it then. One that fails is reported and tried again with the next note; it does not stop the log.
+7. The size that the record of a new key completes is signed by both keys, smaller sizes by the old one alone, larger
+   ones by the new one alone (:mod:`nomos.log.keyhistory`). A process that does not hold a key that must sign refuses:
+   it signs nothing from there on, and goes on reading; another process, or this one after a restart, signs.
+8. Anchors get it then. One that fails is reported and tried again with the next note; it does not stop the log.
 
 Trusted: this process with the signing key. An attacker who controls it can sign a false root; the witnesses and
 everyone who kept an earlier checkpoint see that it is not consistent.
@@ -29,18 +32,23 @@ from typing import Final, NamedTuple
 from nats.aio.client import Client
 
 from nomos.errors import BadSignature, Fenced, Malformed, RolledBack, Unavailable
-from nomos.log.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from nomos.log.heads import KEY, SEAL
-from nomos.log.note import NoteSigner, VerifierKey
+from nomos.log.checkpoint import Checkpoint
+from nomos.log.heads import SEAL
+from nomos.log.keyhistory import KeyHistory, NotInForce
+from nomos.log.note import NoKnownKey, VerifierKey
 from nomos.log.tree import CompactRange
 from nomos_audit.anchors import Anchor
 from nomos_audit.block import STREAM as CHAIN
-from nomos_audit.follow import Follower, block_of, position_before
+from nomos_audit.follow import Follower, block_holding, position_before
+from nomos_audit.keyring import Keyring
+from nomos_audit.keys import KEY_END, Turns
+from nomos_audit.notes import STREAM as _STREAM
+from nomos_audit.notes import find_note, size_of
 from nomos_audit.replay import HINT, VerifiedBlock, start_of
 from nomos_audit.streams import append, last_message, raise_if_cancelled, stream_state
 from nomos_runtime import observe
 
-STREAM: Final = "CHECKPOINT"
+STREAM: Final = _STREAM
 SUBJECT: Final = "checkpoint.0"
 #: A log that has grown is signed at least this often.
 CHECKPOINT_SECONDS: Final = 10.0
@@ -57,24 +65,25 @@ REFUSED: Final = "audit_checkpoint_refused"
 
 #: How the bytes of a record end whose size is signed by itself. The members of a record are in order, so its type and
 #: version are last; only the log's own service may write these types.
-_STOPS: Final = tuple(f'"type":"{kind}","v":1}}'.encode() for kind in (SEAL, KEY))
+_STOPS: Final = (f'"type":"{SEAL}","v":1}}'.encode(), KEY_END)
 
 
 class _Piece(NamedTuple):
-    """A part of a block: chain hashes, and the journal position where the block is complete."""
+    """A part of a block: chain hashes, the journal position where the block is complete, and the record of a stop."""
 
     hashes: Sequence[bytes]
     intake: int | None
-    is_stop: bool
+    stop: bytes | None
 
 
 def _pieces(block: VerifiedBlock, begin: int) -> Iterator[_Piece]:
     """The block from record ``begin`` on, cut behind each record whose size is signed by itself."""
     for index in range(begin, len(block.hashes)):
-        if block.block.records[index].endswith(_STOPS):
-            yield _Piece(block.hashes[begin : index + 1], None, True)
+        record = block.block.records[index]
+        if record.endswith(_STOPS):
+            yield _Piece(block.hashes[begin : index + 1], None, record)
             begin = index + 1
-    yield _Piece(block.hashes[begin:], block.block.intake, False)
+    yield _Piece(block.hashes[begin:], block.block.intake, None)
 
 
 class Signer:
@@ -86,6 +95,8 @@ class Signer:
         *,
         origin: str,
         seed: bytes,
+        next_seed: bytes | None = None,
+        turns: Turns | None = None,
         anchors: Sequence[Anchor] = (),
         may_sign: Callable[[], bool],
         every_seconds: float = CHECKPOINT_SECONDS,
@@ -96,16 +107,21 @@ class Signer:
             client: connected to the account that owns the streams.
             origin: the log's identity and the name of its key.
             seed: the 32 bytes of ``AUDIT_SIGN_KEY``.
+            next_seed: those of ``AUDIT_SIGN_KEY_NEXT``, the key that follows while it does.
+            turns: where changes of key are kept besides the chain.
             anchors: where notes are kept besides ``CHECKPOINT``.
             may_sign: whether this process is the active writer.
             every_seconds: between two checkpoints of a growing log.
 
         Raises:
-            MalformedRecord: the origin or the seed's length is not allowed.
+            MalformedRecord: the origin or a seed's length is not allowed.
+            Misconfigured: both seeds are the same.
         """
         self._client = client
         self._origin = origin
-        self._signer = NoteSigner(origin, seed)
+        self._ring = Keyring(client, origin=origin, seed=seed, next_seed=next_seed, turns=turns)
+        # Whether the tree stands at a size that must be signed by itself and is not yet.
+        self._at_stop = False
         self._anchors = tuple(anchors)
         self._may_sign = may_sign
         self._every_seconds = every_seconds
@@ -130,44 +146,78 @@ class Signer:
 
     @property
     def verifier_key(self) -> VerifierKey:
-        """The public key, for the auditor's trust file."""
-        return self._signer.verifier_key
+        """The key in force: the one that signs the log's next size."""
+        return self._ring.keys.in_force
+
+    @property
+    def ring(self) -> Keyring:
+        """The keys of the log."""
+        return self._ring
+
+    @property
+    def keys(self) -> KeyHistory:
+        """All keys of the log, as far as they are proven."""
+        return self._ring.keys
+
+    @property
+    def lacks(self) -> str | None:
+        """The name of a key that must sign next and that this process does not hold; None where it can sign."""
+        return self._ring.lacks(self._tree.size)
 
     @property
     def newest(self) -> bytes | None:
         """The newest signed note that this process knows."""
         return self._note
 
+    async def open_note(self, note: bytes) -> Checkpoint:
+        """The checkpoint of a note that every key signed that must sign its size. Reads on where a key is new to us.
+
+        Raises:
+            BadSignature: it was not signed by the keys that must sign its size.
+            Malformed: not a checkpoint.
+            Unavailable: as :meth:`checkpoint_now`.
+        """
+        try:
+            return self._ring.keys.open(note).checkpoint
+        except (NoKnownKey, NotInForce):
+            if size_of(note) <= self.size:
+                raise
+        # Another signer is ahead, and the key has changed there.
+        await self.checkpoint_now()
+        return self._ring.keys.open(note).checkpoint
+
     async def open(self) -> None:
         """Compares the chain with the newest checkpoint of all places, and reads what came after it.
 
         Raises:
             RolledBack: the chain is behind the checkpoint or differs from it.
-            BadSignature: a kept note was not signed by this log's key.
+            BadSignature: a kept note was not signed by the key of this log that must sign its size, or not by one
+                that this process holds or can prove.
             Malformed: a kept note, or a block, breaks its format.
+            Misconfigured: the two keys do not follow each other.
             Unavailable: a place cannot be read.
         """
         notes = [await one.newest() for one in self._anchors]
         stored = await last_message(self._client, STREAM)
         notes.append(None if stored is None else stored.payload)
-        for note in notes:
-            if note is not None:
-                opened = self._open_note(note)
-                if self._newest is not None and opened.size == self._newest.size and opened != self._newest:
-                    raise RolledBack(f"two signed roots for size {opened.size}", hint=HINT)
-                if self._newest is None or opened.size > self._newest.size:
-                    self._newest, self._note = opened, note
+        there = [one for one in notes if one is not None]
+        await self._ring.load(max(there, key=size_of, default=None))
+        for note in there:
+            opened = self._ring.open(note)
+            if self._newest is not None and opened.size == self._newest.size and opened != self._newest:
+                raise RolledBack(f"two signed roots for size {opened.size}", hint=HINT)
+            if self._newest is None or opened.size > self._newest.size:
+                self._newest, self._note = opened, note
         await self._start_from(self._newest)
         await self._read()
-
-    def _open_note(self, note: bytes) -> Checkpoint:
-        return open_checkpoint(note, [self._signer.verifier_key], {}).checkpoint
 
     async def _start_from(self, checkpoint: Checkpoint | None) -> None:
         """Puts the follower behind the block that holds the checkpoint's last record, if the roots agree there."""
         if self._follower is not None:
             await self._follower.close()
         self._pieces.clear()
+        self._at_stop = False
+        self._ring.forget()
         if checkpoint is None or checkpoint.size == 0:
             self._follower, self._tree = Follower(self._client, start_of(self._origin)), CompactRange()
             return
@@ -176,17 +226,9 @@ class Signer:
         size = newest.size if newest is not None else 0
         if size < checkpoint.size:
             raise RolledBack(f"the log has {size} records, but {checkpoint.size} have been signed for", hint=HINT)
-        sequence = await block_of(self._client, checkpoint.size - 1, last)
-        position, before = await position_before(self._client, self._origin, sequence)
         # The tree before this block is what the block before it claims: the signed root proves it, or refutes it here.
-        tree = CompactRange.from_hashes(position.size, before.range if before is not None else ())
-        follower = Follower(self._client, position)
-        block = None
-        while block is None:
-            found = await follower.take(1.0)
-            block = found[0] if found else None
-        await follower.close()
-        cut = checkpoint.size - position.size
+        tree, block = await block_holding(self._client, self._origin, checkpoint.size - 1, last)
+        cut = checkpoint.size - tree.size
         tree.extend(block.hashes[:cut])
         if tree.root() != checkpoint.root:
             raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed", hint=HINT)
@@ -208,7 +250,9 @@ class Signer:
             self._tree.extend(piece.hashes)
             if piece.intake is not None:
                 self._intake = piece.intake
-            if piece.is_stop:
+            if piece.stop is not None:
+                self._at_stop = True
+                self._ring.meet(piece.stop, self._tree.size, is_signed=self._newest is not None)
                 return True
         return False
 
@@ -222,14 +266,18 @@ class Signer:
 
         Raises:
             RolledBack: the log contradicts a checkpoint.
-            Unavailable: the bus does not answer, or other signers were faster each time.
+            BadSignature: a checkpoint was not signed by the keys that must sign its size.
+            Unavailable: the bus does not answer, other signers were faster each time, or this process does not hold a
+                key that must sign.
         """
         async with self._lock:
             for _ in range(ATTEMPTS_MAX):
                 await self._read()
                 try:
-                    while self._advance():
+                    # A size at which an attempt failed is signed before the tree grows.
+                    while self._at_stop or self._advance():
                         await self._sign()
+                        self._at_stop = False
                     return await self._sign()
                 except Fenced:
                     # Another signer's note came first: read on from it.
@@ -239,7 +287,7 @@ class Signer:
     async def _sign(self) -> bytes:
         stored = await last_message(self._client, STREAM)
         if stored is not None:
-            await self._agree_with(self._open_note(stored.payload), stored.payload)
+            await self._agree_with(await self._open_newest(stored.payload), stored.payload)
         checkpoint = Checkpoint(origin=self._origin, size=self._tree.size, root=self._tree.root())
         if self._newest is not None:
             if checkpoint.size < self._newest.size:
@@ -251,13 +299,46 @@ class Signer:
                     raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed")
                 assert self._note is not None
                 return self._note
-        note = sign_checkpoint(checkpoint, [self._signer])
+        note = self._ring.sign(checkpoint)
         await self._persist(note, 0 if stored is None else stored.seq)
         # Durable from here on; a crash now leaves a note that the next signer finds and agrees with.
         self._newest, self._note, self._signed_intake = checkpoint, note, self._intake
         observe.say("audit", SIGNED, size=checkpoint.size)
+        await self._ring.turn(note)
         await self._publish(checkpoint.size, note)
         return note
+
+    async def _open_newest(self, note: bytes) -> Checkpoint:
+        """Opens the newest note of the stream, after going over to what it tells of keys.
+
+        Raises:
+            Fenced: another signer is ahead; the tree is to be grown before the note can be judged.
+            RolledBack: the key changes at the tree's size, and the notes there do not say so.
+            BadSignature: it was not signed by the keys that must sign its size.
+        """
+        size = size_of(note)
+        if self._ring.is_turning and size >= self._tree.size:
+            await self._take_turn()
+        try:
+            return self._ring.open(note)
+        except (NoKnownKey, NotInForce):
+            # Perhaps of a key whose record is in the part of the chain that comes next.
+            if size <= self._tree.size or not (self._at_stop or await self._following().is_behind()):
+                raise
+            self._at_stop = False
+        raise Fenced(f"another signer has signed size {size}, with a key that is new to this process")
+
+    async def _take_turn(self) -> None:
+        """Goes over to ``keys`` by another signer's note of the tree's size, which both keys must have signed."""
+        note = await find_note(self._client, self._tree.size)
+        if note is None:
+            raise RolledBack(f"a larger size was signed than {self._tree.size}, where the key changes", hint=HINT)
+        checkpoint = self._ring.open(note)
+        if checkpoint.root != self._tree.root():
+            raise RolledBack(f"the log's root at size {checkpoint.size} is not the one that was signed", hint=HINT)
+        await self._ring.turn(note)
+        self._newest, self._note, self._at_stop = checkpoint, note, False
+        raise Fenced(f"another signer has signed size {checkpoint.size}")
 
     async def _agree_with(self, other: Checkpoint, note: bytes) -> None:
         """Takes over a note that another signer made, after checking it against the chain.

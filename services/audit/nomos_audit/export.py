@@ -19,9 +19,10 @@ from nats.aio.client import Client
 
 from nomos.errors import NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow, write_export
-from nomos.log.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from nomos.log.checkpoint import Checkpoint, parse_checkpoint
 from nomos.log.index import HEAD_NAME, ExportIndex
-from nomos.log.note import VerifierKey, parse_note
+from nomos.log.keyhistory import KeyHistory
+from nomos.log.note import parse_note
 from nomos.log.proof import many_proof
 from nomos.log.record import INTEGER_MAX
 from nomos.log.tree import HASH_BYTES, CompactRange, Subtree
@@ -53,11 +54,11 @@ class _Tenant(msgspec.Struct):
 _tenants = msgspec.json.Decoder(_Tenant)
 
 
-async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, bytes]]:
-    """Size and note of the newest :data:`CHECKPOINTS_MAX` checkpoints, rising, each verified with the log's key.
+async def read_checkpoints(client: Client, keys: KeyHistory) -> list[tuple[int, bytes]]:
+    """Size and note of the newest :data:`CHECKPOINTS_MAX` checkpoints, rising, each verified with the keys of its size.
 
     Raises:
-        BadSignature: one was not signed by ``key``.
+        BadSignature: one was not signed by the keys that must sign its size.
         MalformedRecord: one breaks its format.
         RolledBack: sizes do not rise, but for one tree that was signed again with witnesses.
         Unavailable: the bus does not answer.
@@ -70,7 +71,7 @@ async def read_checkpoints(client: Client, key: VerifierKey) -> list[tuple[int, 
         for stored in await asyncio.gather(*(message_at(client, CHECKPOINT_STREAM, seq) for seq in part)):
             if stored is None:
                 raise RolledBack("a signed checkpoint is gone", hint=HINT)
-            _keep(found, open_checkpoint(stored.payload, [key], {}).checkpoint, stored.payload)
+            _keep(found, keys.open(stored.payload).checkpoint, stored.payload)
     return found
 
 
@@ -91,7 +92,7 @@ async def export_log(
     directory: Path,
     *,
     origin: str,
-    key: VerifierKey,
+    keys: KeyHistory,
     tenant: str | None = None,
     tiles: Tiles | None = None,
     head: Callable[[bytes], Awaitable[bytes]] | None = None,
@@ -103,7 +104,7 @@ async def export_log(
         client: connected to the account that owns the streams.
         directory: the folder to fill; empty or absent.
         origin: the log's identity.
-        key: the log's public key.
+        keys: the log's public keys.
         tenant: whose bundle; None for the whole log.
         tiles: the tree, from which a bundle's proof is made; without, 32 bytes for each record of the log are held.
         head: gives the bundle's ``head.json`` for the newest checkpoint.
@@ -115,7 +116,7 @@ async def export_log(
         Unavailable: the bus does not answer.
         OSError: the folder is not empty or cannot be written.
     """
-    notes = await read_checkpoints(client, key)
+    notes = await read_checkpoints(client, keys)
     if not notes or notes[-1][0] == 0:
         raise NotFound("the log has no signed record yet")
     size = notes[-1][0]

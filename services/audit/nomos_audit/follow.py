@@ -12,6 +12,7 @@ from typing import Final
 from nats.aio.client import Client
 
 from nomos.errors import RolledBack
+from nomos.log.tree import CompactRange
 from nomos_audit.block import STREAM, Block, parse_block
 from nomos_audit.head import Head, empty_head
 from nomos_audit.replay import HINT, Position, VerifiedBlock, evolve, head_before, position_of, start_of, verify_block
@@ -129,6 +130,34 @@ async def position_before(client: Client, origin: str, sequence: int) -> tuple[P
         return start_of(origin), None
     block, _ = await block_at(client, sequence - 1)
     return Position(block=sequence - 1, size=block.size, hash=block.head), block
+
+
+async def block_holding(client: Client, origin: str, seq: int, last_block: int) -> tuple[CompactRange, VerifiedBlock]:
+    """The block that holds record ``seq``, its links checked, and the tree before it as the block before claims it.
+
+    The claim is proven, or refuted, by a signed root at any later size.
+
+    Args:
+        client: the connection.
+        origin: the log's identity.
+        seq: a record below the size of block ``last_block``.
+        last_block: the newest block to look at.
+
+    Raises:
+        RolledBack: a block is missing or does not continue the chain.
+        MalformedRecord: a message of the chain is no block.
+        Unavailable: the bus does not answer.
+    """
+    position, before = await position_before(client, origin, await block_of(client, seq, last_block))
+    tree = CompactRange.from_hashes(position.size, before.range if before is not None else ())
+    follower = Follower(client, position)
+    try:
+        while True:
+            found = await follower.take(1.0)
+            if found:
+                return tree, found[0]
+    finally:
+        await follower.close()
 
 
 async def head_at(client: Client, origin: str, last: int | None) -> Head:

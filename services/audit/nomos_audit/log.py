@@ -8,17 +8,19 @@ whoever waits on :meth:`AuditLog.run`, and the process must not go on as if noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 
+from nomos.log.index import FileEntry
 from nomos_audit.anchors import Anchor, DatabaseAnchor
 from nomos_audit.archiver import RETRY_SECONDS, Archiver
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
 from nomos_audit.domain import JOURNAL
+from nomos_audit.keys import TurnTable
 from nomos_audit.projections import TableProjection
 from nomos_audit.store.port import Store
 from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
@@ -61,6 +63,7 @@ class AuditLog:
         *,
         origin: str,
         seed: bytes,
+        next_seed: bytes | None = None,
         writer_id: str,
         services: Mapping[str, str],
         now: Callable[[], int],
@@ -76,6 +79,7 @@ class AuditLog:
             database: the audit service's own, migrated.
             origin: the log's identity, constant for its life: a URL without scheme, no ``+``, no space.
             seed: the 32 bytes of ``AUDIT_SIGN_KEY``.
+            next_seed: those of ``AUDIT_SIGN_KEY_NEXT``, the key that follows while it does.
             writer_id: unique for this process.
             services: account key as the server stamps it -> service name.
             now: microseconds since 1970, UTC.
@@ -87,7 +91,8 @@ class AuditLog:
         Raises:
             RolledBack: the chain is behind a checkpoint or differs from it.
             BadSignature: a checkpoint was not signed by this log's key.
-            Malformed: a checkpoint or block breaks its format; the origin or seed is not allowed.
+            Malformed: a checkpoint or block breaks its format; the origin or a seed is not allowed.
+            Misconfigured: the two keys do not follow each other.
             Unavailable: the bus, the database or an anchor does not answer.
         """
         writer = Writer(client, origin=origin, writer_id=writer_id, services=services, now=now)
@@ -95,6 +100,8 @@ class AuditLog:
             client,
             origin=origin,
             seed=seed,
+            next_seed=next_seed,
+            turns=TurnTable(database),
             anchors=(DatabaseAnchor(database), *anchors),
             may_sign=lambda: writer.is_active,
             every_seconds=checkpoint_seconds,
@@ -112,6 +119,7 @@ class AuditLog:
         tool: str,
         grace_seconds: float,
         retry_seconds: float = RETRY_SECONDS,
+        stamp: Callable[[Collection[str]], Awaitable[tuple[FileEntry, ...]]] | None = None,
         after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
         """Gives the log an archive; call before :meth:`run`. Arguments as of :class:`nomos_audit.archiver.Archiver`."""
@@ -120,10 +128,9 @@ class AuditLog:
             self.database,
             store,
             origin=self.origin,
-            keys=lambda: [self.signer.verifier_key],
+            signer=self.signer,
             blinding_key=blinding_key,
             journal=journal,
-            sign=self.signer.checkpoint_now,
             tiles=self.tiles,
             projected=self.table,
             is_active=lambda: self.writer.is_active,
@@ -131,6 +138,7 @@ class AuditLog:
             tool=tool,
             grace_seconds=grace_seconds,
             retry_seconds=retry_seconds,
+            stamp=stamp,
             after_root=after_root,
         )
 

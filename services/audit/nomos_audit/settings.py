@@ -1,7 +1,8 @@
 """Settings of audit.
 
-Secrets: ``AUDIT_SIGN_KEY`` (32 bytes, base64url) signs checkpoints and nothing else; ``AUDIT_BLIND_KEY`` (likewise)
-blinds tenants' names in seals; ``AUDIT_ARCHIVE_ACCESS_KEY`` and ``AUDIT_ARCHIVE_SECRET_KEY`` open an S3 archive.
+Secrets: ``AUDIT_SIGN_KEY`` (32 bytes, base64url) signs checkpoints and nothing else; ``AUDIT_SIGN_KEY_NEXT`` (likewise,
+only while one key follows another) is the key that ``rotate-key`` goes over to; ``AUDIT_BLIND_KEY`` (likewise) blinds
+tenants' names in seals; ``AUDIT_ARCHIVE_ACCESS_KEY`` and ``AUDIT_ARCHIVE_SECRET_KEY`` open an S3 archive.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
         archive_region: of the bucket.
         archive_lock: Object Lock: ``required``, ``auto`` (where the bucket has it), or ``off``.
         archive_mirror: another bucket ``s3://bucket/prefix`` (or folder) for daily roots; empty for none.
+        archive_tsa: URLs of at most two independent time-stamp authorities (RFC 3161), with a space or comma between;
+            empty for none.
+        archive_tsa_roots: PEM file of the certificates that vouch for their tokens; empty to leave this to the auditor.
         archive_grace_seconds: after midnight UTC before a day without later records is sealed.
         environment: ``production``, or ``development``, which alone lets a store on loopback speak without TLS.
         chains: number of chains; 1. See docs/adr/0012 for how a deployment splits.
@@ -40,6 +44,8 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
     archive_region: str = "us-east-1"
     archive_lock: Literal["required", "auto", "off"] = "auto"
     archive_mirror: str = ""
+    archive_tsa: str = ""
+    archive_tsa_roots: str = ""
     archive_grace_seconds: float = 30.0
     environment: str = "production"
     chains: int = 1

@@ -34,6 +34,7 @@ from nomos.log.heads import (
     tenant_leaf,
     tenant_leaves,
 )
+from nomos.log.keyhistory import short_name
 from nomos.log.note import parse_note
 from nomos.log.record import parse_record
 from nomos.log.tree import inclusion_path
@@ -110,7 +111,7 @@ class Statements:
         leaves = [tenant_leaf(one) for one in tenant_leaves(head.tenants, self._blinding_key)]
         return Statement(
             last=head.size - 1,
-            keys=(str(self._log.signer.verifier_key).rpartition("+")[0],),
+            keys=(short_name(self._log.signer.verifier_key),),
             pc_root=producers_root({name: one.next for name, one in head.producers.items()}).hex(),
             src=(Place(s=JOURNAL, q=head.intake),),
             tenants=Roots(n=len(leaves), root=root_of(leaves).hex()),

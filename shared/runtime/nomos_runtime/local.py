@@ -48,6 +48,8 @@ SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
 }
+#: Secrets that a service has only while their file is there: the key that follows the log's key.
+TRANSIENT: Final[dict[str, tuple[str, ...]]] = {"audit": ("AUDIT_SIGN_KEY_NEXT",)}
 
 
 class Local:
@@ -158,6 +160,10 @@ class Local:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):
             env[f"{name}_FILE"] = str(self._secret(name))
+        for name in TRANSIENT.get(service, ()):
+            path = self.directory / "secrets" / name
+            if path.exists():
+                env[f"{name}_FILE"] = str(path)
         if service == "audit" and self.seaweed is not None:
             env |= self._archive(self.seaweed)
         return env
@@ -191,8 +197,10 @@ class Local:
 
     def _write_public(self, installation: Installation) -> None:
         write_public(self.directory / "accounts.json", json.dumps(installation.accounts))
-        seed = base64.urlsafe_b64decode(self._secret("AUDIT_SIGN_KEY").read_text(encoding="ascii") + "=")
-        write_public(self.trust, f"log {NoteSigner(ORIGIN, seed).verifier_key}\nquorum none\n")
+        # Written once: when another key has followed, its lines are the operator's to put there (nomos audit keys).
+        if not self.trust.exists():
+            seed = base64.urlsafe_b64decode(self._secret("AUDIT_SIGN_KEY").read_text(encoding="ascii") + "=")
+            write_public(self.trust, f"log {NoteSigner(ORIGIN, seed).verifier_key}\nquorum none\n")
         if not self.operator_creds.exists():
             user = Nkey.new(USER)
             jwt = issue_user(

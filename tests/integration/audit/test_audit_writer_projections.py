@@ -13,6 +13,7 @@ import pytest
 
 from nomos.errors import Conflict, MalformedRecord, NotFound, RolledBack
 from nomos.log.chain import link
+from nomos.log.keyhistory import KeyHistory
 from nomos.log.note import NoteSigner
 from nomos.log.record import parse_object
 from nomos.log.report import Verdict
@@ -228,28 +229,31 @@ async def test_an_export_is_verified_offline_with_the_key_alone(
     await fill(stage, client, 6, 6)
     await log.signer.checkpoint_now()
     trust = f"log {log.signer.verifier_key}\nquorum none\n".encode()
-    key = log.signer.verifier_key
+    keys = log.signer.keys
 
-    index = await export_log(client, tmp_path / "out-log", origin=stage.origin, key=key)
+    index = await export_log(client, tmp_path / "out-log", origin=stage.origin, keys=keys)
     assert sum(one.rows for one in index.files) == 61
     whole = verify_export(tmp_path / "out-log", trust, 2, now=int(time.time()))
     assert whole.verdict is Verdict.VERIFIED, whole
 
-    await export_log(client, tmp_path / "out-t1", origin=stage.origin, key=key, tenant="t1")
+    await export_log(client, tmp_path / "out-t1", origin=stage.origin, keys=keys, tenant="t1")
     bundle = verify_export(tmp_path / "out-t1", trust, 2, now=int(time.time()), tenant="t1")
     assert bundle.verdict is Verdict.VERIFIED, bundle
 
     with pytest.raises(NotFound):
-        await export_log(client, tmp_path / "out-none", origin=stage.origin, key=key, tenant="nobody")
+        await export_log(client, tmp_path / "out-none", origin=stage.origin, keys=keys, tenant="nobody")
     with pytest.raises(FileExistsError):
-        await export_log(client, tmp_path / "out-log", origin=stage.origin, key=key)
+        await export_log(client, tmp_path / "out-log", origin=stage.origin, keys=keys)
 
 
 async def test_an_export_of_a_log_that_is_not_signed_is_refused(stage: Any, seed: bytes, tmp_path: Path) -> None:
     client = await stage.connect()
     with pytest.raises(NotFound):
         await export_log(
-            client, tmp_path / "out-log", origin=stage.origin, key=NoteSigner(stage.origin, seed).verifier_key
+            client,
+            tmp_path / "out-log",
+            origin=stage.origin,
+            keys=KeyHistory.begin(NoteSigner(stage.origin, seed).verifier_key),
         )
 
 

@@ -185,14 +185,22 @@ def log(words: Words) -> None:
     sub = words.add("receipt", doing, lazy("receipts", "receipt"), group=group, tenant=True)
     sub.add_argument("record", metavar="TSEQ|EVENT_ID", help="the record's number among the tenant's, or its id")
     sub.add_argument("--out", required=True, metavar="FILE", help="the receipt; the record goes to FILE.record")
-    sub = words.add("prove", "a record of the log with its proof", lazy("receipts", "prove"))
-    sub.add_argument("seq", type=int, metavar="SEQ", help="the record's number in the log")
+    doing = "print the log's keys as lines of a trust file, each proven by the one before"
+    sub = words.add("keys", doing, lazy("logkeys", "keys"), group=group)
+    sub.add_argument("--proofs", default="", metavar="DIR", help="write the proof of each change of key here")
+    doing = "go over to the key AUDIT_SIGN_KEY_NEXT of the audit service"
+    words.add("rotate-key", doing, lazy("logkeys", "rotate_key"), group=group)
+    doing = "a record of the log, or that one checkpoint continues another, with its proof"
+    sub = words.add("prove", doing, lazy("receipts", "prove"))
+    sub.add_argument("seq", type=int, nargs="?", metavar="SEQ", help="the record's number in the log")
+    sub.add_argument("--from", dest="older", type=int, metavar="SIZE", help="instead of SEQ: a size that was signed")
+    sub.add_argument("--to", dest="newer", type=int, metavar="SIZE", help="a later one; else the log as it stands")
     sub.add_argument("--tenant", default="", metavar="T", help="as this tenant's operator")
     sub.add_argument("--out", default="", metavar="FILE", help="the receipt; the record goes to FILE.record")
 
-    doing = "verify an archive, an export, a tenant's bundle or a receipt, offline"
+    doing = "verify an archive, an export, a tenant's bundle, a receipt or a proof of consistency, offline"
     sub = words.add("verify", doing, lazy("verify", "verify"), context=False)
-    sub.add_argument("path", metavar="PATH", help="the folder, or a receipt's file with its record beside it")
+    sub.add_argument("path", metavar="PATH", help="the folder; or a receipt, with its record beside it; or a proof")
     sub.add_argument("--trust", required=True, metavar="FILE", help="your own policy: whose signatures count")
     sub.add_argument("--level", type=int, choices=(0, 1, 2), default=1, help="0 seals, 1 content (default), 2 meaning")
     asked = "demand this tenant's bundle, not the whole log"
@@ -201,6 +209,7 @@ def log(words: Words) -> None:
     sub.add_argument("--full", action="store_true", help="with --state: read also what was verified before")
     sub.add_argument("--record", default="", metavar="FILE", help="the record of a receipt (default: beside it)")
     sub.add_argument("--strict", action="store_true", help="warnings are failures")
+    sub.add_argument("--tsa-roots", default="", metavar="FILE", help="PEM of whom you trust for time stamps")
     sub.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: by size)")
     sub.add_argument("--quiet", action="store_true", help="no progress on a terminal")
 

@@ -1,4 +1,6 @@
-"""``prove`` and ``audit receipt``: one record of the log with its proof, checked before it is kept.
+"""``prove`` and ``audit receipt``: one record of the log, or the way from one checkpoint to another, with its proof.
+
+Checked before it is kept.
 
 The receipt is written to the file that was named, the record's canonical bytes beside it with ``.record`` behind the
 name. Both together, and the trust file, are all that a check needs, on any machine and without the service.
@@ -17,9 +19,10 @@ import msgspec
 from nomos.cli.context import Context, load_context
 from nomos.cli.output import Exit, error, result
 from nomos.errors import BadSignature, Malformed, MalformedRecord, Misconfigured
+from nomos.log.consistency import parse_consistency, verify_continues
 from nomos.log.proof import parse_receipt, verify_receipt
 from nomos.log.record import Record, parse_record
-from nomos.log.trust import parse_trust
+from nomos.log.trust import TrustPolicy, parse_trust
 from nomos.operator import INSTALLATION, Operator
 
 RECORD_SUFFIX: Final = ".record"
@@ -33,8 +36,19 @@ class _Proved(msgspec.Struct, frozen=True):
     receipt: str
 
 
+class _Continuity(msgspec.Struct, frozen=True):
+    proof: str
+
+
 def prove(args: Namespace) -> int:
-    """``nomos prove SEQ``: a record by its number in the log; of one tenant only with ``--tenant``."""
+    """``nomos prove SEQ``: a record by its number in the log; of one tenant only with ``--tenant``.
+
+    ``nomos prove --from SIZE [--to SIZE]``: that one checkpoint continues another.
+    """
+    if (args.seq is None) == (args.older is None) or (args.newer is not None and args.older is None):
+        raise Misconfigured("name a record's number, or --from and a size")
+    if args.older is not None:
+        return _prove_continuity(args)
     if args.seq < 0:
         raise Misconfigured("a record's number is 0 or more")
 
@@ -42,6 +56,38 @@ def prove(args: Namespace) -> int:
         return record.seq == args.seq and args.tenant in ("", record.tenant)
 
     return _run(args, "prove", args.tenant or INSTALLATION, {"seq": args.seq}, is_asked)
+
+
+def _prove_continuity(args: Namespace) -> int:
+    context, out, trust = _prepared(args)
+    params = {"older": args.older} | ({} if args.newer is None else {"newer": args.newer})
+    try:
+        proof = _proof_in(asyncio.run(_ask(context, "consistency", args.tenant or INSTALLATION, params))).encode()
+        older, newer = (one.checkpoint for one in verify_continues(parse_consistency(proof), trust))
+        if older.size != args.older or args.newer not in (None, newer.size):
+            raise MalformedRecord(f"the service proves other sizes: {older.size} and {newer.size}")
+    except (MalformedRecord, BadSignature) as e:
+        error(f"the proof does not verify: {e.detail}", "nothing was kept; keep both checkpoints, and export the log")
+        return Exit.NO
+    if out is not None:
+        _keep(out, proof)
+    members = {
+        "origin": newer.origin,
+        "from": older.size,
+        "to": newer.size,
+        "proof": proof.decode(),
+        "out": args.out or None,
+    }
+    lines = [f"size {newer.size} of {newer.origin} continues size {older.size}"]
+    result(args, "prove", members, [*lines, f"  proof {out}" if out else proof.decode()])
+    return Exit.YES
+
+
+def _proof_in(reply: dict[str, Any]) -> str:
+    try:
+        return msgspec.convert(reply, _Continuity).proof
+    except msgspec.ValidationError as e:
+        raise Malformed("the audit service sent another answer", cause=str(e)) from e
 
 
 def receipt(args: Namespace) -> int:
@@ -59,14 +105,7 @@ def receipt(args: Namespace) -> int:
 def _run(
     args: Namespace, command: str, tenant: str, params: dict[str, object], is_asked: Callable[[Record], bool]
 ) -> int:
-    context = load_context(args)
-    out = Path(args.out) if args.out else None
-    if out is not None and (out.exists() or _beside(out).exists()):
-        raise Misconfigured(f"{args.out} exists", hint="name another; nothing is overwritten")
-    try:
-        trust = parse_trust(Path(context.trust).read_bytes())
-    except OSError as e:
-        raise Misconfigured(f"{e.filename}: {e.strerror or e}") from e
+    context, out, trust = _prepared(args)
     reply = asyncio.run(_ask(context, command.rsplit(maxsplit=1)[-1], tenant, params))
     try:
         proved = msgspec.convert(reply, _Proved)
@@ -102,6 +141,18 @@ def _run(
         args, command, members, [*lines, *([f"  receipt {out}, record {_beside(out)}"] if out else [proved.receipt])]
     )
     return Exit.YES
+
+
+def _prepared(args: Namespace) -> tuple[Context, Path | None, TrustPolicy]:
+    """The installation, where to write, and whom the operator trusts."""
+    context = load_context(args)
+    out = Path(args.out) if args.out else None
+    if out is not None and (out.exists() or _beside(out).exists()):
+        raise Misconfigured(f"{args.out} exists", hint="name another; nothing is overwritten")
+    try:
+        return context, out, parse_trust(Path(context.trust).read_bytes())
+    except OSError as e:
+        raise Misconfigured(f"{e.filename}: {e.strerror or e}") from e
 
 
 async def _ask(context: Context, verb: str, tenant: str, params: dict[str, object]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_hea
 from nomos.log.heads import STATEMENTS, Statement
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
+from nomos.log.keyturns import KeyTurns
 from nomos.log.memory import Place
 from nomos.log.parts import find_rows
 from nomos.log.proof import many_root, parse_many_proof
@@ -28,6 +29,7 @@ from nomos.log.report import FINDINGS_MAX, Tally, Verdict
 from nomos.log.seals import Seals
 from nomos.log.statements import Divergence, Found, Statements
 from nomos.log.tree import ProofFailed, leaf_hash
+from nomos.log.trust import TrustPolicy
 
 #: A line of a many-proof is 45 bytes; longer ones are no proof.
 _PROOF_LINE_MAX: Final = 128
@@ -45,6 +47,7 @@ class Content:
         seals: Seals,
         tally: Tally,
         *,
+        trust: TrustPolicy,
         statements: tuple[Found, ...] = (),
         level: int,
         strict: bool,
@@ -58,7 +61,8 @@ class Content:
             directory: the export.
             index: its index, unsigned.
             seals: the verified roots.
-            tally: takes what is found.
+            tally: takes what is found; holds the roots that were judged.
+            trust: the auditor's policy.
             statements: seals that stand beside the records, verified; others are found among the records.
             level: 1 or 2.
             strict: whether declared gaps, and a bundle without a proof of its end, make it incomplete.
@@ -70,6 +74,7 @@ class Content:
         self._index = index
         self._seals = seals
         self._tally = tally
+        self._trust = trust
         self._beside = statements
         self._level = level
         self._strict = strict
@@ -150,7 +155,8 @@ class Content:
         first = 0 if self._from is None else self._from.seq
         signed = {size: root for size, root in self._seals.roots.items() if size > first}
         statements = Statements(self._statements())
-        fold = LogFold(self._seals.newest.origin, signed, statements)
+        turns = KeyTurns(self._trust, self._tally.roots, first=first)
+        fold = LogFold(self._seals.newest.origin, signed, statements, turns)
         passed = 0 if self._from is None else fold.resume(self._from)
         self._tally.from_size = first
         newest, place = self._files[-1].n, None
@@ -163,6 +169,7 @@ class Content:
         self._at = None
         fold.finish()
         statements.finish(fold.size)
+        turns.finish()
         self.place = place
         self._tally.checked += [
             f"records {first} to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
@@ -172,6 +179,10 @@ class Content:
         if self._from is not None:
             self._tell_skipped(first, len(self._seals.roots) - len(signed), passed)
         self._tell_statements(statements)
+        self._tally.warnings += turns.warnings
+        self._tally.not_checked += turns.not_checked
+        if turns.proven:
+            self._tally.checked.append(f"{turns.proven} changes of key: record, and checkpoint signed by both keys")
 
     def _tell_skipped(self, first: int, roots: int, passed: int) -> None:
         """What an earlier run checked, and this one took from the state file."""

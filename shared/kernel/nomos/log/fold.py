@@ -11,6 +11,7 @@ from typing import Final
 
 from nomos.log.chain import NO_HASH, genesis, link
 from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, HeadsCut, TenantSpan, judge_counter
+from nomos.log.keyturns import KeyTurns
 from nomos.log.memory import Place, RememberedGap
 from nomos.log.report import Verdict
 from nomos.log.statements import Divergence, Statements
@@ -110,9 +111,16 @@ def _first(found: list[Bad]) -> Bad | None:
 class LogFold:
     """The whole log from record 0. Give it the summaries in order, then :meth:`finish`."""
 
-    def __init__(self, origin: str, signed: Mapping[int, bytes], statements: Statements | None = None) -> None:
-        """Takes the log's origin, the verified roots by tree size, and what judges statements of heads."""
+    def __init__(
+        self,
+        origin: str,
+        signed: Mapping[int, bytes],
+        statements: Statements | None = None,
+        turns: KeyTurns | None = None,
+    ) -> None:
+        """Takes the log's origin, the verified roots by tree size, and what judges statements and changes of key."""
         self._statements = statements or Statements(())
+        self._turns = turns
         self._head = genesis(origin)
         self._tree = CompactRange()
         self._signed = signed
@@ -184,6 +192,8 @@ class LogFold:
             self._statements.judge_heads(cut.cut, *self._counters.heads(cut))
         for own in summary.own:
             self._statements.judge_record(own)
+            if self._turns is not None:
+                self._turns.judge_record(own)
         assert summary.tree is not None
         self._tree.merge(summary.tree)
         self._head = summary.last_hash

@@ -32,7 +32,7 @@ _PART_NAME = re.compile(r"day=[0-9]{4}-[0-9]{2}-[0-9]{2}/part-[0-9]{3,6}\.parque
 ROOTS_NAME: Final = "roots"
 HEAD_NAME: Final = "head.json"
 _DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_ROOT_NAME = re.compile(rf"roots/{_DAY}(?:\.json|\.heads|\.[0-9]{{1,2}}\.tsr)?")
+_ROOT_NAME = re.compile(rf"roots/{_DAY}(?:\.json|\.heads|(?:\.[0-9]{{1,2}})?\.tsr)?")
 _OTHER_NAME = re.compile(rf"checkpoint|checkpoints/[0-9]{{12,19}}|proof|head\.json|{_ROOT_NAME.pattern}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -79,7 +79,7 @@ def is_part_name(name: str) -> bool:
 
 
 def root_name(day: str, suffix: str = "") -> str:
-    """The name of a day's root (``""``), its proofs (``.json``), its heads (``.heads``) or a token (``.0.tsr``)."""
+    """The name of a day's root (``""``), its proofs (``.json``), heads (``.heads``) or token (``.tsr``, ``.2.tsr``)."""
     return f"{ROOTS_NAME}/{day}{suffix}"
 
 

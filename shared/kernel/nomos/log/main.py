@@ -1,8 +1,8 @@
 """``nomos verify`` without its argument parser: files in, report out, exit status back.
 
 Decides the exit status: 0 verified, 1 tampered or incomplete, 2 usage, 3 cannot tell; what kind of thing was named (a
-folder, or a receipt); and how progress is shown on a terminal. Imports the verifier when it runs, so that the command
-line starts fast; reads no network, no environment and no configuration.
+folder, a receipt, a proof of consistency); and how progress is shown on a terminal. Imports the verifier when it runs,
+so that the command line starts fast; reads no network, no environment and no configuration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from nomos.errors import Malformed
+from nomos.errors import BadSignature, Malformed
 
 if TYPE_CHECKING:
     from nomos.log.memory import Memory
@@ -43,6 +43,7 @@ class Demand:
         state: the file of what earlier runs verified; None remembers nothing.
         full: whether to read all records, also those that an earlier run verified.
         record: the record of a receipt; None looks beside it.
+        tsa_roots: certificates of whom the auditor trusts for time stamps; None leaves tokens unchecked.
         quiet: whether to show no progress on a terminal.
     """
 
@@ -56,6 +57,7 @@ class Demand:
     state: Path | None = None
     full: bool = False
     record: Path | None = None
+    tsa_roots: Path | None = None
     quiet: bool = False
 
 
@@ -78,6 +80,8 @@ def run_verify(demand: Demand, stdout: TextIO, stderr: TextIO) -> int:
     from nomos.log.report import EXIT_USAGE, Verdict, render_json, render_text  # noqa: PLC0415
 
     try:
+        if _is_consistency(demand.path):
+            return _run_consistency(demand, stdout)
         memory = None if demand.state is None else Memory.load(demand.state)
         report = _verify(demand, memory, stderr)
         if memory is not None and demand.state is not None and report.verdict is Verdict.VERIFIED:
@@ -86,7 +90,10 @@ def run_verify(demand: Demand, stdout: TextIO, stderr: TextIO) -> int:
         stderr.write(f"nomos verify: {error}\n")
         return EXIT_USAGE
     except Malformed as error:
-        stderr.write(f"nomos verify: trust policy, state or level: {error.detail}\n")
+        stderr.write(f"nomos verify: trust policy, TSA roots, state or level: {error.detail}\n")
+        return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        stderr.write(f"nomos verify: {error.name} is not installed: install nomos-authz[verify]\n")
         return EXIT_USAGE
     except OSError as error:
         stderr.write(f"nomos verify: {error.filename or error}: {error.strerror or 'not a folder'}\n")
@@ -129,10 +136,41 @@ def _verify(demand: Demand, memory: Memory | None, stderr: TextIO) -> Report:
             memory=memory,
             full=demand.full,
             progress=shown,
+            tsa_roots=None if demand.tsa_roots is None else demand.tsa_roots.read_bytes(),
         )
     finally:
         if shown is not None:
             shown.clear()
+
+
+def _is_consistency(path: Path) -> bool:
+    from nomos.log.consistency import is_consistency_file  # noqa: PLC0415
+
+    if not path.is_file():
+        return False
+    with path.open("rb") as source:
+        return is_consistency_file(source.read(32))
+
+
+def _run_consistency(demand: Demand, stdout: TextIO) -> int:
+    """Verifies a file of :mod:`nomos.log.consistency`; raises for arguments as the rest does."""
+    from nomos.log import consistency  # noqa: PLC0415
+    from nomos.log.note import NoKnownKey  # noqa: PLC0415
+    from nomos.log.report import Verdict, render_continuity  # noqa: PLC0415
+    from nomos.log.trust import parse_trust  # noqa: PLC0415
+
+    trust = parse_trust(demand.trust.read_bytes())
+    with demand.path.open("rb") as source:
+        encoded = source.read(consistency.CONSISTENCY_BYTES_MAX + 1)
+    try:
+        found = consistency.verify_continues(consistency.parse_consistency(encoded), trust)
+        verdict, reason = Verdict.VERIFIED, None
+    except NoKnownKey as error:
+        found, verdict, reason = None, Verdict.UNVERIFIABLE, error.detail
+    except (Malformed, BadSignature) as error:
+        found, verdict, reason = None, Verdict.TAMPERED, error.detail
+    stdout.write(render_continuity(verdict, found, reason, json=demand.json))
+    return verdict.exit_code
 
 
 def _check_is_receipt(path: Path) -> None:
@@ -145,7 +183,7 @@ def _check_is_receipt(path: Path) -> None:
     name = PROOF_HEADER.partition("@")[0].encode()
     with path.open("rb") as source:
         if source.read(len(name)) != name:
-            raise _Usage(f"{path}: neither a folder nor a receipt")
+            raise _Usage(f"{path}: neither a folder nor a receipt nor a proof of consistency")
 
 
 def _check_folder(path: Path) -> None:

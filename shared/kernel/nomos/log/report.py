@@ -12,7 +12,11 @@ from typing import Final
 
 import msgspec
 
+from nomos.log.checkpoint import VerifiedCheckpoint
+
 REPORT_SCHEMA: Final = "nomos.verify/1"
+CONTINUITY_SCHEMA: Final = "nomos.verify-consistency/1"
+_RECORDS_UNCHECKED: Final = "the records: an export, an archive or a receipt proves them"
 #: Exit status for wrong arguments, an unreadable folder or a malformed trust policy.
 EXIT_USAGE: Final = 2
 #: Findings beyond this number are counted, not listed.
@@ -207,3 +211,42 @@ def render_text(report: Report) -> str:
 def _printable(line: str) -> str:
     """The export chose some of these characters; none of them may steer the reader's terminal."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
+
+
+def render_continuity(
+    verdict: Verdict, found: tuple[VerifiedCheckpoint, VerifiedCheckpoint] | None, reason: str | None, *, json: bool
+) -> str:
+    """The outcome of a proof of consistency, as one JSON object with a newline, or as lines for a human."""
+    ends = [] if found is None else [(name, one) for name, one in zip(("from", "to"), found, strict=True)]
+    origin = None if found is None else found[0].checkpoint.origin
+    if json:
+        spelled = {
+            "schema": CONTINUITY_SCHEMA,
+            "verdict": verdict.value,
+            "reason": reason,
+            "origin": origin,
+            **{
+                name: {
+                    "size": one.checkpoint.size,
+                    "root": base64_of(one.checkpoint.root),
+                    "keys": [str(key) for key in one.keys],
+                    "witnesses": {each.witness.name: each.time for each in one.cosignatures},
+                }
+                for name, one in ends
+            },
+            "not_checked": [_RECORDS_UNCHECKED],
+        }
+        return msgspec.json.encode(spelled).decode() + "\n"
+    lines = [f"{verdict.value.upper()} consistency"]
+    if reason is not None:
+        lines.append(f"first        {verdict.value}: {reason}")
+    if origin is not None:
+        lines.append(f"log          {origin}")
+    for name, one in ends:
+        lines.append(f"{name:<13}size {one.checkpoint.size}, root {base64_of(one.checkpoint.root)}")
+        lines += [f"  signed by  {key}" for key in one.keys]
+        lines += [f"  witness    {each.witness.name} at {each.time}" for each in one.cosignatures]
+    if ends:
+        lines.append("checked      the tree of the first size is a prefix of the tree of the second")
+    lines.append(f"not checked  {_RECORDS_UNCHECKED}")
+    return "".join(f"{_printable(line)}\n" for line in lines)

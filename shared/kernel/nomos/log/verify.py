@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nomos.errors import Malformed, MalformedRecord
 from nomos.log.archived import Archived, read_archive
@@ -33,8 +33,12 @@ from nomos.log.memory import Memory
 from nomos.log.remembering import Remembering
 from nomos.log.report import Report, Tally, Verdict
 from nomos.log.seals import Seals, read_seals
+from nomos.log.stamped import judge_tokens
 from nomos.log.tiles import is_tile_path
 from nomos.log.trust import NO_QUORUM, TrustPolicy, parse_trust
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 LEVELS: Final = (0, 1, 2)
 
@@ -51,6 +55,7 @@ def verify_export(
     memory: Memory | None = None,
     full: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    tsa_roots: bytes | None = None,
 ) -> Report:
     """Verifies the export in ``directory``.
 
@@ -66,13 +71,14 @@ def verify_export(
         memory: what earlier runs verified; takes the outcome of a success, and is not written here.
         full: whether to read all records, also those that an earlier run verified.
         progress: told how many of how many records have been judged.
+        tsa_roots: certificates in PEM of whom the auditor trusts for time stamps; None leaves tokens unchecked.
 
     Returns:
         The report. It never says ``verified`` for an export without records or signatures.
 
     Raises:
-        Malformed: the trust policy is malformed, the level unknown, or the memory of other keys. Never raised for the
-            export's content.
+        Malformed: the trust policy or the roots are malformed, the level unknown, or the memory of other keys. Never
+            raised for the export's content.
         NotADirectoryError: ``directory`` is no folder.
     """
     if level not in LEVELS:
@@ -80,12 +86,14 @@ def verify_export(
     trust = parse_trust(trust_text)
     if not directory.is_dir():
         raise NotADirectoryError(directory.name)
+    stampers = None if tsa_roots is None else _parse_tsa_roots(tsa_roots)
     tally = Tally()
     index = _read_index(directory, tally)
     if index is None or not _is_demanded(index, tenant, tally):
         return tally.report(level)
     archived = _read_signed(directory, index, trust, now, tally, strict=strict)
     _check_files(directory, index, tally)
+    judge_tokens(directory, index, stampers, now, tally, strict=strict)
     if trust.quorum == NO_QUORUM:
         tally.not_checked.append("witnesses: the policy demands none")
     content = None
@@ -100,6 +108,7 @@ def verify_export(
                 index,
                 archived.seals,
                 tally,
+                trust=trust,
                 statements=archived.statements,
                 level=level,
                 strict=strict,
@@ -113,6 +122,13 @@ def verify_export(
     if before is not None and archived is not None and report.verdict is Verdict.VERIFIED:
         before.remember(archived.seals, report, None if content is None else content.place, now)
     return report
+
+
+def _parse_tsa_roots(pem: bytes) -> list[Certificate]:
+    # Time stamps are optional, and so is the package that reads them.
+    from nomos.log.timestamps import parse_roots  # noqa: PLC0415
+
+    return parse_roots(pem)
 
 
 def _read_signed(
@@ -209,9 +225,6 @@ def _say_unchecked(level: int, index: ExportIndex, tally: Tally, *, is_compared:
         tally.not_checked.append("canonical form and members of each record and event (level 2)")
     else:
         tally.not_checked.append("sealed fields, passkeys' assertions")
-    tokens = sum(one.n.endswith(".tsr") for one in index.others)
-    if tokens:
-        tally.not_checked.append(f"{tokens} time-stamp tokens (openssl ts -verify does)")
     seen = "" if is_compared else ", or an earlier run saw another one"
     tally.not_checked.append(f"whether a newer checkpoint exists{seen}")
     tally.not_checked.append("records that were cut after the newest checkpoint, with the counters of that time")
