@@ -71,7 +71,9 @@ class Audit:
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
         admin = self._admin = AuditAdmin(s, parts.bus, database, log, statements)
         either = ("prove", "export-open", "export-read", "export-close")
-        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=either)
+        # The log of a tenant that was closed or erased stays to be read and proven.
+        closed = ("read", "receipt", *either)
+        await parts.serve_admin(admin.verbs(), installation=("checkpoint",), either=either, closed=closed)
         await parts.serving()
 
     def faults(self) -> list[str]:

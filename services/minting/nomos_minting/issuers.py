@@ -30,6 +30,7 @@ class Issuers:
         self._sealer = sealer
         self._keys: dict[str, SigningKey] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._closed: set[str] = set()
 
     def opened(self, tenant: str) -> SigningKey | None:
         """The tenant's key if it is in memory: the hot path, without a wait."""
@@ -46,8 +47,14 @@ class Issuers:
             if known is not None:
                 return known
             key = await self._open(tenant) or await self._create(tenant)
-            self._keys[tenant] = key
+            if tenant not in self._closed:
+                self._keys[tenant] = key
             return key
+
+    def forget(self, tenant: str) -> None:
+        """Keeps no key of a closed tenant in memory from now on."""
+        self._closed.add(tenant)
+        self._keys.pop(tenant, None)
 
     async def _open(self, tenant: str) -> SigningKey | None:
         if not await self._store.load(tenant, STREAM):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.events import CONNECTION_ADDED
+from nomos.events import CONNECTION_ADDED, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
@@ -57,7 +57,13 @@ class Proxy:
                 development_origins.update(c.origin for c in connections.of_tenant(fact.tenant) if c.origin)
 
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED,)))
-        await parts.follow({"identity": parts.directory.apply, "minting": issuers.apply, NAME: apply})
+
+        def identify(fact: Fact) -> None:
+            parts.directory.apply(fact)
+            if fact.type == TENANT_CLOSED:
+                credentials.forget(fact.tenant)
+
+        await parts.follow({"identity": identify, "minting": issuers.apply, NAME: apply})
         upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
         broker = Broker(
             settings=s,

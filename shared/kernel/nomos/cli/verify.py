@@ -22,5 +22,6 @@ def verify(args: Namespace) -> int:
             tenant=args.tenant or None,
             strict=args.strict,
             workers=args.workers,
+            keys_path=Path(args.keys) if args.keys else None,
         )
     )

@@ -8,12 +8,13 @@ compared when its position is reached. For a tenant's bundle: the records lead t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from nomos.errors import BadSignature, Malformed
+from nomos.log.erasure import Erasures
 from nomos.log.fold import LogFold, TenantFold
 from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_head
@@ -45,6 +46,7 @@ class Content:
         level: int,
         strict: bool,
         workers: int,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
         """Takes what signatures vouch for.
 
@@ -57,6 +59,7 @@ class Content:
             level: 1 or 2.
             strict: whether declared gaps, and a bundle without a proof of its end, make it incomplete.
             workers: processes that judge row groups.
+            keys: people's keys that were disclosed, by id; None where none were given.
         """
         self._directory = directory
         self._index = index
@@ -66,6 +69,7 @@ class Content:
         self._level = level
         self._strict = strict
         self._workers = workers
+        self._erasures = Erasures(keys, strict=strict)
         self._at: GroupTask | None = None
 
     def judge(self) -> None:
@@ -91,6 +95,7 @@ class Content:
             self._tally.not_checked.append(f"what {self._tally.declared_gaps} declared gaps would have held")
         if self._level >= LEVEL_MEANING:
             self._tally.checked.append("canonical form and members of each record read")
+            self._erasures.tell(self._tally)
 
     def _summaries(self, sizes: tuple[int, ...], cuts: tuple[int, ...] = ()) -> Iterator[GroupSummary]:
         with_prev = self._index.kind == "tenant"
@@ -106,6 +111,9 @@ class Content:
         )
         for self._at, summary in judged:
             yield summary
+            wrong = self._erasures.take(summary.keys)
+            if wrong is not None:
+                raise Divergence(*wrong)
             for gap in summary.gaps:
                 self._tell_gap(gap)
 

@@ -16,6 +16,7 @@ import msgspec
 
 from nomos.errors import Malformed
 from nomos.ids import SYSTEM_TENANT
+from nomos.log.erasure import KeyFacts, key_rows, read_keys
 from nomos.log.parts import HASH_BYTES, GroupRows
 from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record
 from nomos.log.report import Verdict
@@ -145,6 +146,7 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     own: tuple[OwnRecord, ...]
     heads: tuple[HeadsCut, ...]
     bad: Bad | None
+    keys: KeyFacts = KeyFacts((), 0, None)
 
 
 _FACTS = msgspec.json.Decoder(Facts)
@@ -398,7 +400,11 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
     ]
     if level >= LEVEL_MEANING:
         checks.append(lambda: check_meaning(rows))
-    found = [unread, bad_tenant, bad_producer, bad_source, *(check() for check in checks)]
+    keys = KeyFacts((), 0, None)
+    if level >= LEVEL_MEANING:
+        keys = read_keys((row, bytes(rows.record(row))) for row in key_rows([one.type for one in facts]))
+    bad_field = None if keys.bad is None else _tampered(*keys.bad)
+    found = [unread, bad_tenant, bad_producer, bad_source, bad_field, *(check() for check in checks)]
     bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
     first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
     placed = dense and first_seq >= 0
@@ -420,4 +426,5 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         own=own_records(rows, facts),
         heads=heads_at(rows, facts, cuts),
         bad=bad,
+        keys=keys,
     )

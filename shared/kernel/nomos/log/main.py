@@ -24,6 +24,7 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
     tenant: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    keys_path: Path | None = None,
 ) -> int:
     """Verifies an export and writes the report.
 
@@ -37,20 +38,30 @@ def run_verify(  # noqa: PLR0917 - the command's contract gives the six in this 
         tenant: the tenant whose bundle this must be; None demands a whole log.
         strict: whether gaps that the log itself declares make it incomplete.
         workers: processes to use.
+        keys_path: a file of people's keys (a disclosure); None opens no sealed field.
 
     Returns:
         The exit status.
     """
+    from nomos.log.erasure import parse_disclosure  # noqa: PLC0415
     from nomos.log.report import EXIT_USAGE, render_json, render_text  # noqa: PLC0415
     from nomos.log.verify import verify_export  # noqa: PLC0415
 
     try:
         trust_text = trust_path.read_bytes()
+        keys = None if keys_path is None else parse_disclosure(keys_path.read_bytes())
         report = verify_export(
-            directory, trust_text, level, now=int(time.time()), tenant=tenant, strict=strict, workers=workers
+            directory,
+            trust_text,
+            level,
+            now=int(time.time()),
+            tenant=tenant,
+            strict=strict,
+            workers=workers,
+            keys=keys,
         )
     except Malformed as error:
-        stderr.write(f"nomos verify: trust policy or level: {error.detail}\n")
+        stderr.write(f"nomos verify: trust policy, keys or level: {error.detail}\n")
         return EXIT_USAGE
     except OSError as error:
         stderr.write(f"nomos verify: {error.filename or error}: {error.strerror or 'not a folder'}\n")

@@ -10,8 +10,8 @@ then from level 1 the records (:mod:`nomos.log.content`). Levels:
    their order and days, the roots' consistency, and the digests that the seals sign.
 1. Level 0, and every link, every leaf, the root at every checkpoint size, ``seq``/``tseq``/``tprev``, sources and
    producers' counters, typed columns.
-2. Level 1, and the canonical form and members of each record. What of level 2 does not exist yet is listed under
-   "not checked".
+2. Level 1, the canonical form and members of each record, sealed fields and erasures. What of level 2 does not exist
+   yet is listed under "not checked".
 
 A demanded tenant is part of the question, not of the export: without it a tenant's bundle is not accepted, so that a
 log that has been cut down to one tenant cannot pass for the log.
@@ -19,6 +19,7 @@ log that has been cut down to one tenant cannot pass for the log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -45,6 +46,7 @@ def verify_export(
     tenant: str | None = None,
     strict: bool = False,
     workers: int = 1,
+    keys: Mapping[str, bytes] | None = None,
 ) -> Report:
     """Verifies the export in ``directory``.
 
@@ -57,6 +59,7 @@ def verify_export(
         strict: whether events that the log itself declares missing (``audit.gap``) make it incomplete; otherwise
             they are told as warnings.
         workers: processes that judge row groups; 1 means this one.
+        keys: people's keys that were disclosed to the auditor, by id, to open sealed fields at level 2.
 
     Returns:
         The report. It never says ``verified`` for an export without records or signatures.
@@ -89,6 +92,7 @@ def verify_export(
                     level=level,
                     strict=strict,
                     workers=workers,
+                    keys=keys,
                 ).judge()
         _say_unchecked(level, index, tally)
     return tally.report(level)
@@ -187,7 +191,7 @@ def _say_unchecked(level: int, index: ExportIndex, tally: Tally) -> None:
     if level < LEVEL_MEANING:
         tally.not_checked.append("canonical form and members of each record (level 2)")
     else:
-        tally.not_checked.append("event schemas, sealed fields, passkeys' assertions")
+        tally.not_checked.append("event schemas, passkeys' assertions")
     tokens = sum(one.n.endswith(".tsr") for one in index.others)
     if tokens:
         tally.not_checked.append(f"{tokens} time-stamp tokens (openssl ts -verify does)")
