@@ -53,7 +53,7 @@ class ExportSubjectParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 class EraseTenantParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A closed tenant, and why it is erased (stands in the log in plain text)."""
 
-    tenant: str
+    name: str
     basis: str
 
 
@@ -145,22 +145,22 @@ class Erasing:
         """Destroys every key of a closed tenant that this service holds, and records it."""
         p = msgspec.convert(params, EraseTenantParams)
         check_basis(p.basis)
-        await self._responder.known_tenant(parse_slug(p.tenant, "tenant"))
-        if not self._directory.is_closed(p.tenant):
+        await self._responder.known_tenant(parse_slug(p.name, "tenant"))
+        if not self._directory.is_closed(p.name):
             await self._refresh()
-        if not self._directory.is_closed(p.tenant):
+        if not self._directory.is_closed(p.name):
             raise Refused("only a closed tenant is erased", hint="nomos tenant erase closes it first")
         subjects, secrets = await erase_tenant(
             self._store,
             None if self._people is None else self._people.subjects,
-            p.tenant,
+            p.name,
             service=self._service,
             basis=p.basis,
             by=by.actor,
             corr=by.request,
             now=int(time.time()),
         )
-        return {"service": self._service, "tenant": p.tenant, "subjects": subjects, "secrets": secrets}
+        return {"service": self._service, "tenant": p.name, "subjects": subjects, "secrets": secrets}
 
     def _known(self) -> People:
         if self._people is None:

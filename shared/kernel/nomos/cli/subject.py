@@ -74,7 +74,7 @@ def tenant_erase(args: Namespace) -> int:
         async with await Operator.connect(context.operator_creds, url=context.bus_url) as operator:
             await operator.ask("identity", "tenant-close", name=args.tenant, basis=args.basis)
             return [
-                await operator.ask(service, "tenant-erase", timeout_ms=ERASE_MS, tenant=args.tenant, basis=args.basis)
+                await operator.ask(service, "tenant-erase", timeout_ms=ERASE_MS, name=args.tenant, basis=args.basis)
                 for service in HOLDING
             ]
 

@@ -139,12 +139,21 @@ class Content:
         self._at = None
         fold.finish()
         statements.finish(fold.size)
+        if self._level >= LEVEL_MEANING:
+            self._judge_erasures(statements)
         self._tally.checked += [
             f"records 0 to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
             f"root recomputed at {len(signed)} sizes, so they are consistent",
             "sources rise, and producers' counters have no gap that is not declared",
         ]
         self._tell_statements(statements)
+
+    def _judge_erasures(self, statements: Statements) -> None:
+        for seal in statements.seals:
+            found = self._erasures.number(seal.first, seal.last)
+            if found != seal.erasures:
+                told = f"the seal of {seal.day} counts {seal.erasures} erasures, the records {found}"
+                self._tally.fail(Verdict.TAMPERED, told)
 
     def _statements(self) -> Iterator[Found]:
         """Those beside the records, and those among them; of one that is both, the one beside."""

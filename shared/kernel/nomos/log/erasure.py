@@ -207,6 +207,10 @@ class Erasures:
         self._opened += 1
         return None
 
+    def number(self, first: int, last: int) -> int:
+        """How many erasures stand in records ``first`` to ``last``."""
+        return sum(first <= seq <= last for seq in self._erased.values())
+
     def tell(self, tally: Tally) -> None:
         """Puts what was found of sealed fields into ``tally``."""
         erased = [(dek, seq) for dek, seq in self._erased.items() if self._fields.get(dek)]

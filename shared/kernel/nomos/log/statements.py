@@ -79,7 +79,6 @@ class Statements:
         self._days: dict[str, Seal] = {}
         self.judged = 0
         self.unblinded = 0
-        self.erasures = 0
         self.warnings: list[str] = []
         for one in self._found.values():
             try:
@@ -97,6 +96,11 @@ class Statements:
     def newest_day(self) -> str | None:
         """The newest day that a seal in the log closes."""
         return None if self._seal is None else self._seal[0].day
+
+    @property
+    def seals(self) -> tuple[Seal, ...]:
+        """The seals judged so far, in order."""
+        return tuple(self._days.values())
 
     def judge_heads(self, cut: int, tenants: Mapping[str, tuple[int, str]], producers: Mapping[str, int]) -> None:
         """Compares the heads at a position with what the statements say of it.
