@@ -18,11 +18,12 @@ from nomos.log.erasure import Erasures
 from nomos.log.fold import LogFold, TenantFold
 from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_head
-from nomos.log.heads import STATEMENTS, Statement
+from nomos.log.heads import SEAL, STATEMENTS, Statement, parse_seal
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
 from nomos.log.parts import find_rows
 from nomos.log.proof import many_root, parse_many_proof
+from nomos.log.record import parse_record
 from nomos.log.report import FINDINGS_MAX, Tally, Verdict
 from nomos.log.seals import Seals
 from nomos.log.statements import Divergence, Found, Statements
@@ -149,7 +150,9 @@ class Content:
         self._tell_statements(statements)
 
     def _judge_erasures(self, statements: Statements) -> None:
-        for seal in statements.seals:
+        # An archive's newest seals stand beside the records that they close, verified, and not among them yet.
+        beside = [parse_seal(parse_record(one.record).event) for one in self._beside if one.type == SEAL]
+        for seal in {one.day: one for one in (*beside, *statements.seals)}.values():
             found = self._erasures.number(seal.first, seal.last)
             if found != seal.erasures:
                 told = f"the seal of {seal.day} counts {seal.erasures} erasures, the records {found}"
