@@ -13,14 +13,22 @@ import pytest
 from nomos.agent import StepUpRequired
 from nomos.cli.main import main
 from nomos.errors import NomosError
+from nomos.events import Actor
 from nomos.log.erasure import parse_disclosure
 from nomos.log.record import parse_record
 from nomos.log.report import Verdict, render_text
 from nomos.log.sealedfield import SUBJECT_ERASED, SUBJECT_NAMED, dek_of
 from nomos.log.verify import verify_export
+from nomos.messages import AuditRecords, Decoder, Failure, ReadAudit
 from nomos_runtime.embedded.postgres import OWNERS
+from nomos_runtime.subjects import Subjects
+from nomos_stepup.approvers import RemoveApprover
+from nomos_stepup.store import StepupStore
 
 DELETE, REPO = "github:repos.delete", "github:repo/acme/site"
+
+
+audit_reply = Decoder.of(AuditRecords | Failure, "audit reply")
 
 
 async def refused(work: Any, *codes: str) -> None:
@@ -112,6 +120,11 @@ async def test_an_erased_auditor_reads_nothing_any_more(scene: Any) -> None:
     assert erased.event["subject"] == auditor.name
     (key,) = (await ask("identity", "key-list", tenant))["keys"]
     assert key["revoked"]
+    # Refused by the service or, once the server has dropped the connection, not answered.
+    asked = scene.command(ReadAudit, limit=1)
+    await refused(
+        auditor.connection.ask(f"req.audit.{auditor.name}", asked, audit_reply, 2_000), "revoked", "unavailable"
+    )
 
 
 @pytest.mark.parametrize("basis", ["", "  ", "two\nlines", "x" * 201])
@@ -194,6 +207,7 @@ async def test_a_tenant_is_erased_in_every_service_and_no_other_tenant_is_touche
     await refused(bot.agent.authorize(DELETE, REPO, timeout_ms=2_000), "unavailable", "revoked")
     await refused(ask("stepup", "approver-add", a, name="late"), "revoked")
     await refused(ask("identity", "app-create", a, name="late"), "revoked")
+    assert {("approver-add", "revoked"), ("app-create", "revoked")} <= set(await scene.refusals(a))
     await recorded(scene, a, "tenant.erased")
     bundle = await exported(scene, a, tmp_path / "bundle")
     trust = scene.installation.local.trust.read_bytes()
@@ -203,3 +217,46 @@ async def test_a_tenant_is_erased_in_every_service_and_no_other_tenant_is_touche
 
     wait = await others.agent.authorize(DELETE, REPO)
     assert (await scene.approve(b, wait.approval, passkey_b))["approver"] == name_b
+
+
+async def test_adding_and_erasing_a_person_go_on_after_a_crash_at_each_step(scene: Any) -> None:
+    tenant, ask = await scene.tenant(connection=False, policy=""), scene.operator.ask
+    stepup = scene.installation.services["stepup"]
+    subjects = Subjects(stepup._parts.store, stepup._sealer)
+    store = StepupStore(stepup._parts.store, stepup._sealer, subjects)
+    run, by = scene.installation.run, Actor(kind="operator", id="dev")
+    # Died with the name known, before the approver was added.
+    subject = await run(subjects.enrol(tenant, "approver", "ada", by=by, corr="", now=1))
+    await refused(ask("stepup", "passkey-offer", tenant, name="ada"), "not_found")
+    assert (await ask("stepup", "approver-add", tenant, name="ada"))["subject"] == subject
+    # Died with the right taken away, before the key was destroyed.
+    await run(store.decide_approver(tenant, subject, RemoveApprover(now=2), by, ""))
+    done = await ask("stepup", "subject-erase", tenant, name="ada", basis="asked")
+    assert done["erased"] == 1
+    kinds = [e.type for e in await scene.events(tenant) if e.event.get("approver", e.event.get("subject")) == subject]
+    assert kinds == [SUBJECT_NAMED, "approver.added", "approver.removed", SUBJECT_ERASED]
+
+
+async def test_the_commands_list_erase_and_ask_before_a_tenant_is_destroyed(
+    scene: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenant, ask = await scene.tenant(connection=False, policy=""), scene.operator.ask
+    made = await ask("stepup", "approver-add", tenant, name="ada")
+
+    async def run(*words: str) -> int:
+        context = ["--context", str(scene.installation.local.context), "--tenant", tenant]
+        return await asyncio.to_thread(main, [*words, *context])
+
+    assert await run("subject", "list") == 0
+    assert f"{made['subject']}  approver  ada" in capsys.readouterr().out
+    assert await run("subject", "erase", "ada", "--basis", "asked") == 0
+    assert f"{made['subject']} (approver) erased by stepup" in capsys.readouterr().out
+    assert await run("subject", "erase", "ada", "--basis", "asked") == 0
+    assert "nothing to erase" in capsys.readouterr().out
+    assert await run("subject", "export", "ada", "--out", str(scene.directory / "none.json")) == 1
+    assert not (scene.directory / "none.json").exists()
+    assert await run("tenant", "erase", "--basis", "ended") == 2
+    assert {"tenant": tenant, "closed": False} in (await ask("identity", "tenant-list"))["tenants"]
+    assert await run("tenant", "erase", "--basis", "ended", "--yes") == 0
+    assert "identity" in capsys.readouterr().out
+    assert {"tenant": tenant, "closed": True} in (await ask("identity", "tenant-list"))["tenants"]
