@@ -260,3 +260,20 @@ async def test_the_commands_list_erase_and_ask_before_a_tenant_is_destroyed(
     assert await run("tenant", "erase", "--basis", "ended", "--yes") == 0
     assert "identity" in capsys.readouterr().out
     assert {"tenant": tenant, "closed": True} in (await ask("identity", "tenant-list"))["tenants"]
+
+
+async def test_services_start_again_with_an_erased_tenant_in_their_history(scene: Any) -> None:
+    tenant, ask = await scene.tenant(), scene.operator.ask
+    await scene.approver(tenant)
+    await ask("identity", "tenant-close", name=tenant, basis="ended")
+    for service in ("policy", "minting", "proxy", "stepup", "identity"):
+        await ask(service, "tenant-erase", name=tenant, basis="ended")
+    installation = scene.installation
+    for service in ("identity", "stepup", "minting", "proxy"):
+        await installation.stop_service(service)
+        await installation.start_service(service)
+    for service in installation.services.values():
+        await scene.until(lambda service=service: not service.faults(), "a service without faults")
+    await refused(ask("stepup", "approver-add", tenant, name="late"), "revoked")
+    # A new tenant is served as ever.
+    assert isinstance(await (await scene.agent(await scene.tenant())).agent.authorize(DELETE, REPO), StepUpRequired)
