@@ -256,7 +256,8 @@ class Scene:
     async def auditor(self, tenant: str) -> Person:
         user, name = Nkey.new(USER), self.name("auditor")
         made = await self.operator.ask("identity", "auditor-create", tenant, name=name, key=user.public)
-        return await self.connect(Person(self.credentials("auditor", name, tenant, str(made["jwt"]), user)))
+        credentials = self.credentials("auditor", str(made["subject"]), tenant, str(made["jwt"]), user)
+        return await self.connect(Person(credentials))
 
     async def tenant_operator(self, tenant: str) -> Operator:
         """An operator who may name this one tenant."""

@@ -269,7 +269,7 @@ def test_a_tenant_is_created_once_and_listed(shell: Shell) -> None:
     made = shell.ok("tenant", "create", name, "--json").json
     assert made["schema"] == "nomos.tenant-create/1"
     assert made["tenant"] == name
-    assert {"tenant": name} in shell.ok("tenant", "list", "--json").json["tenants"]
+    assert {"tenant": name, "closed": False} in shell.ok("tenant", "list", "--json").json["tenants"]
     again = shell.nomos("tenant", "create", name)
     assert (again.code, again.out) == (NO, "")
     assert "conflict" in again.err

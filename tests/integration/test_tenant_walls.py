@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from nacl.public import PrivateKey
 
 from nomos import messages
 from nomos.agent import Allowed, StepUpRequired
@@ -252,10 +253,14 @@ async def connection(w: World) -> dict[str, Any]:
     return {"connector": "github", "name": "mine", "sealed_bearer": seal_bearer(str(key["public_key"]), "x" * 20)}
 
 
+#: Services that know people, and the key of somebody who would read what they know.
+PEOPLE = ("identity", "stepup")
+READER = base64.urlsafe_b64encode(bytes(PrivateKey.generate().public_key)).decode()
 #: Every verb, with parameters that aim at A's things.
 VERBS: dict[tuple[str, str], Params] = {
     ("identity", "tenant-create"): lambda w: {"name": w.a.tenant},
     ("identity", "tenant-list"): nothing,
+    ("identity", "tenant-close"): lambda w: {"name": w.a.tenant, "basis": "mine"},
     ("identity", "app-create"): lambda w: {"name": "mine"},
     ("identity", "agent-create"): lambda w: {
         "app": f"{MARK}-app", "name": "mine", "key": Nkey.new(USER).public, "did": SigningKey(os.urandom(32)).did,
@@ -282,6 +287,13 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "approval-show"): lambda w: {"approval": w.a.pending},
     ("stepup", "approve"): assertion,
     ("stepup", "cancel"): lambda w: {"approval": w.a.pending, "why": "mine"},
+    **{(s, "subject-list"): nothing for s in PEOPLE},
+    **{(s, "subject-erase"): lambda w: {"name": w.a.approver, "basis": "mine"} for s in PEOPLE},
+    **{(s, "subject-export"): lambda w: {"name": w.a.approver, "reader": READER} for s in PEOPLE},
+    **{
+        (s, "tenant-erase"): lambda w: {"name": w.a.tenant, "basis": "mine"}
+        for s in ("identity", "policy", "proxy", "stepup", "minting")
+    },
     ("audit", "read"): lambda w: {"limit": 10_000},
     ("audit", "checkpoint"): nothing,
     ("audit", "rotate-key"): nothing,
@@ -300,8 +312,8 @@ REFUSED = {
     ("identity", "key-revoke"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "keys"), ("audit", "export-read"),
-    ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"),
-    *((service, verb) for service, verb in VERBS if verb == "ready"),
+    ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
+    *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip
 
 

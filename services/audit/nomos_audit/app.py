@@ -83,7 +83,10 @@ class Audit:
             s, parts.bus, database, log, statements, rotation=Rotation(log.signer, journal=own.append)
         )
         either = ("prove", "consistency", "export-open", "export-read", "export-close")
-        await parts.serve_admin(admin.verbs(), installation=("checkpoint", "rotate-key", "keys"), either=either)
+        # The log of a tenant that was closed or erased stays to be read and proven.
+        closed = ("read", "receipt", *either)
+        installation = ("checkpoint", "rotate-key", "keys")
+        await parts.serve_admin(admin.verbs(), installation=installation, either=either, closed=closed)
         await parts.serving()
 
     def faults(self) -> list[str]:

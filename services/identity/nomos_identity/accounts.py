@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import Final
 
 import nats
 import nats.errors
@@ -16,11 +17,15 @@ from nats.aio.client import Client
 
 from nomos.creds import Nkey
 from nomos.errors import Unavailable
-from nomos_identity.domain import keys_of
+from nomos_identity.domain import closed_at, keys_of
 from nomos_runtime.bus import CONNECT_SECONDS, RECONNECT_WAIT_SECONDS
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.provision import push_account
 from nomos_runtime.topology.issue import account_jwt_for_tenant
+from nomos_runtime.topology.roles import TenantLimits
+
+#: In the revocations of an account: all of its users.
+EVERY_USER: Final = "*"
 
 
 class Accounts:
@@ -68,13 +73,18 @@ class Accounts:
         """
         # One at a time: an older picture of the same tenant must not overtake a newer one.
         async with self._lock:
-            created = (await self._store.load(tenant, "tenant"))[0].envelope.event
+            tenant_history = [s.envelope for s in await self._store.load(tenant, "tenant")]
+            created, closed = tenant_history[0].event, closed_at(tenant_history)
             roles = created["roles"]
             if not isinstance(roles, dict):
                 raise TypeError("tenant.created names its role keys")
             history = [
                 s.envelope for prefix in ("agent/", "auditor/") for s in await self._store.load_matching(tenant, prefix)
             ]
+            revocations = {k.key: k.revoked_at for k in keys_of(history).values() if k.revoked}
+            if closed is not None:
+                # Every user that was issued until then; together with the limit, no connection stays or comes.
+                revocations[EVERY_USER] = closed
             token = account_jwt_for_tenant(
                 tenant=tenant,
                 account=str(created["account"]),
@@ -82,7 +92,8 @@ class Accounts:
                 accounts=self._accounts,
                 operator=self._operator,
                 issued_at=int(time.time()),
-                revocations={k.key: k.revoked_at for k in keys_of(history).values() if k.revoked},
+                limits=None if closed is None else TenantLimits(connections=0),
+                revocations=revocations,
             )
             await push_account(self._claims, token)
 

@@ -8,20 +8,22 @@ from typing import Final
 
 from nomos.creds import OPERATOR, Nkey
 from nomos.errors import NomosError
-from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CREATED
+from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED, TENANT_CREATED
 from nomos.messages import Fact
 from nomos_identity.accounts import Accounts
-from nomos_identity.handlers import INSTALLATION_VERBS, IdentityAdmin
+from nomos_identity.handlers import INSTALLATION_VERBS, KIND, IdentityAdmin
 from nomos_identity.settings import IdentitySettings
 from nomos_runtime import observe
+from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import load_accounts, reader_tokens
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
+from nomos_runtime.subjects import Subjects
 
 NAME: Final = "identity"
-FACTS: Final = (TENANT_CREATED, APP_CREATED, AGENT_CREATED, AUDITOR_CREATED, KEY_REVOKED)
+FACTS: Final = (TENANT_CREATED, APP_CREATED, AGENT_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED)
 
 
 class Identity:
@@ -46,7 +48,7 @@ class Identity:
 
         def apply(fact: Fact) -> None:
             parts.directory.apply(fact)
-            if serving and fact.type in (TENANT_CREATED, KEY_REVOKED):
+            if serving and fact.type in (TENANT_CREATED, KEY_REVOKED, TENANT_CLOSED):
                 # Also where the command that changed it got no answer: what is in the log is told to the servers.
                 parts.spawn(accounts.push(fact.tenant))
 
@@ -55,15 +57,18 @@ class Identity:
         serving = True
         for tenant in parts.directory.tenants:
             await accounts.push(tenant)
+        subjects = Subjects(store, self._sealer)
         admin = IdentityAdmin(
             settings=self._settings,
             store=store,
             sealer=self._sealer,
+            subjects=subjects,
             accounts=accounts,
             directory=parts.directory,
             refresh=parts.refresh,
         )
-        await parts.serve_admin(admin.verbs(), installation=INSTALLATION_VERBS)
+        people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
+        await parts.serve_admin(admin.verbs(), installation=INSTALLATION_VERBS, people=people)
         parts.spawn(self._reconcile(parts, accounts))
         await parts.serving()
 

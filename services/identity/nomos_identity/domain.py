@@ -12,7 +12,16 @@ import msgspec
 
 from nomos.creds import USER, parse_public_key
 from nomos.errors import Conflict, Malformed, NotFound
-from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CREATED, Actor, Envelope
+from nomos.events import (
+    AGENT_CREATED,
+    APP_CREATED,
+    AUDITOR_CREATED,
+    KEY_REVOKED,
+    TENANT_CLOSED,
+    TENANT_CREATED,
+    Actor,
+    Envelope,
+)
 from nomos.ids import parse_slug
 from nomos.keys import VerifyKey, parse_did
 
@@ -116,7 +125,7 @@ def parse_user_key(text: str) -> VerifyKey:
 
 
 def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int, by: Actor, corr: str) -> Envelope:
-    """The first event of an auditor, who may read the tenant's log and nothing else."""
+    """The first event of an auditor, who may read the tenant's log and nothing else. ``name`` is their subject id."""
     parse_slug(name, "auditor")
     parse_user_key(key)
     return _envelope(
@@ -127,6 +136,23 @@ def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int
         corr=corr,
         event={"auditor": name, "issued_at": now, "key": key},
     )
+
+
+def tenant_closed(event_id: str, *, tenant: str, basis: str, now: int, by: Actor, corr: str) -> Envelope:
+    """The event after which the tenant takes no connection and gets nothing new. Only its erasure comes after."""
+    return _envelope(
+        event_id,
+        TENANT_CLOSED,
+        tenant=tenant,
+        by=by,
+        corr=corr,
+        event={"at": now, "basis": basis, "tenant": tenant},
+    )
+
+
+def closed_at(history: Iterable[Envelope]) -> int | None:
+    """When the tenant of this history was closed, Unix seconds, or None."""
+    return next((int(str(e.event["at"])) for e in history if e.type == TENANT_CLOSED), None)
 
 
 def keys_of(history: Iterable[Envelope]) -> dict[str, Key]:

@@ -23,17 +23,27 @@ from nomos_runtime.directory import Directory
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.responder import NoParams, Operator, Verb
 from nomos_runtime.sealing import Sealer
+from nomos_runtime.subjects import Subjects, check_basis
 from nomos_runtime.topology.issue import issue_user, new_tenant_keys
 
 ROLE_KEY_PURPOSE: Final = "role-key-v1"
 #: Verbs that no operator of one tenant reaches.
-INSTALLATION_VERBS: Final = ("tenant-create", "tenant-list")
+INSTALLATION_VERBS: Final = ("tenant-create", "tenant-list", "tenant-close")
+#: What the people of this service are to it.
+KIND: Final = "auditor"
 
 
 class NameParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A name."""
 
     name: str
+
+
+class CloseParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant to close for good, and why (stands in the log in plain text)."""
+
+    name: str
+    basis: str
 
 
 class AppParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +85,7 @@ class IdentityAdmin:
         settings: IdentitySettings,
         store: EventStore,
         sealer: Sealer,
+        subjects: Subjects,
         accounts: Accounts,
         directory: Directory,
         refresh: Callable[[], Awaitable[None]],
@@ -82,6 +93,7 @@ class IdentityAdmin:
         self._settings = settings
         self._store = store
         self._sealer = sealer
+        self._subjects = subjects
         self._accounts = accounts
         self._directory = directory
         self._refresh = refresh
@@ -91,6 +103,7 @@ class IdentityAdmin:
         return {
             "tenant-create": (NameParams, self.tenant_create),
             "tenant-list": (NoParams, self.tenant_list),
+            "tenant-close": (CloseParams, self.tenant_close),
             "app-create": (AppParams, self.app_create),
             "agent-create": (AgentParams, self.agent_create),
             "auditor-create": (AuditorParams, self.auditor_create),
@@ -119,7 +132,24 @@ class IdentityAdmin:
     async def tenant_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The tenants."""
         await self._refresh()
-        return {"tenants": [{"tenant": t} for t in self._directory.tenants]}
+        tenants = self._directory.tenants
+        return {"tenants": [{"tenant": t, "closed": self._directory.is_closed(t)} for t in tenants]}
+
+    async def tenant_close(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Closes a tenant: from its event on nothing new is accepted of it; the servers drop its connections."""
+        p = msgspec.convert(params, CloseParams)
+        check_basis(p.basis)
+        history = [s.envelope for s in await self._store.load(parse_slug(p.name, "tenant"), "tenant")]
+        if not history:
+            raise NotFound("there is no such tenant")
+        if domain.closed_at(history) is None:
+            now = int(time.time())
+            event = domain.tenant_closed(
+                new_id("ev"), tenant=p.name, basis=p.basis, now=now, by=by.actor, corr=by.request
+            )
+            await self._store.append(p.name, "tenant", len(history), [event])
+        await self._accounts.push(p.name)
+        return {"tenant": p.name, "closed": True}
 
     async def app_create(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Creates an app."""
@@ -154,12 +184,33 @@ class IdentityAdmin:
         p = msgspec.convert(params, AuditorParams)
         now = int(time.time())
         await self._check_new(by.tenant, p.key)
+        parse_slug(p.name, KIND)
+        domain.parse_user_key(p.key)
+        # The bus and every record know the auditor by this; their name stands sealed in one event.
+        subject = await self._subjects.enrol(by.tenant, KIND, p.name, by=by.actor, corr=by.request, now=now)
         event = domain.auditor_created(
-            new_id("ev"), tenant=by.tenant, name=p.name, key=p.key, now=now, by=by.actor, corr=by.request
+            new_id("ev"), tenant=by.tenant, name=subject, key=p.key, now=now, by=by.actor, corr=by.request
         )
-        await self._append(by.tenant, f"auditor/{p.name}", event, f"auditor {p.name} exists")
-        jwt = await self._issue(by.tenant, "auditor", p.name, p.key, now)
-        return {"tenant": by.tenant, "auditor": p.name, "key": p.key, "jwt": jwt}
+        await self._append(by.tenant, f"auditor/{subject}", event, f"auditor {p.name} exists")
+        jwt = await self._issue(by.tenant, "auditor", subject, p.key, now)
+        return {"tenant": by.tenant, "auditor": p.name, "subject": subject, "key": p.key, "jwt": jwt}
+
+    async def release(self, by: Operator, subject: str) -> None:
+        """Revokes an auditor's key, before their name is erased."""
+        history = [s.envelope for s in await self._store.load(by.tenant, f"auditor/{subject}")]
+        for key in domain.keys_of(history).values():
+            if not key.revoked:
+                event = domain.key_revoked(
+                    new_id("ev"), tenant=by.tenant, key=key, why="", now=int(time.time()), by=by.actor, corr=by.request
+                )
+                await self._store.append(by.tenant, f"auditor/{subject}", len(history), [event])
+        # Again where an earlier call was cut short after its event.
+        await self._accounts.push(by.tenant)
+
+    async def held(self, tenant: str, subject: str) -> dict[str, object]:
+        """What identity holds of an auditor beside their name: the bus key and its times."""
+        history = [s.envelope for s in await self._store.load(tenant, f"auditor/{subject}")]
+        return {"keys": [msgspec.to_builtins(key) for key in domain.keys_of(history).values()]}
 
     async def key_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The keys of the tenant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from nomos.events import DELEGATION_REVOKED, ISSUER_CREATED, ISSUER_ROTATED, TENANT_CREATED
+from nomos.events import DELEGATION_REVOKED, ISSUER_CREATED, ISSUER_ROTATED, TENANT_CLOSED, TENANT_CREATED
 from nomos.messages import Fact
 from nomos_minting.handlers import Mint, decoder
 from nomos_minting.issuers import Issuers
@@ -38,11 +38,17 @@ class Minting:
         store = await parts.open_store()
         issuers = Issuers(store, self._sealer)
 
+        async def make_issuer(tenant: str) -> None:
+            if not parts.directory.is_closed(tenant):
+                await issuers.key(tenant)
+
         def apply(fact: Fact) -> None:
             parts.directory.apply(fact)
             if fact.type == TENANT_CREATED:
                 # Ahead of the first request, which would create it otherwise.
-                parts.spawn(issuers.key(fact.tenant))
+                parts.spawn(make_issuer(fact.tenant))
+            if fact.type == TENANT_CLOSED:
+                issuers.forget(fact.tenant)
 
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, FACTS))
         await parts.follow({"identity": apply, NAME: issuers.apply})

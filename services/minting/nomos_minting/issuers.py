@@ -39,6 +39,7 @@ class Issuers:
         self._keys: dict[str, SigningKey] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._retired: set[tuple[str, str]] = set()
+        self._closed: set[str] = set()
 
     def opened(self, tenant: str) -> SigningKey | None:
         """The tenant's key if it is in memory: the hot path, without a wait."""
@@ -68,8 +69,14 @@ class Issuers:
             while (tenant, key.did) in self._retired:
                 # The fact came while the history was read; it is in the store before it is a fact.
                 key = await self._open(tenant) or key
-            self._keys[tenant] = key
+            if tenant not in self._closed:
+                self._keys[tenant] = key
             return key
+
+    def forget(self, tenant: str) -> None:
+        """Keeps no key of a closed tenant in memory from now on."""
+        self._closed.add(tenant)
+        self._keys.pop(tenant, None)
 
     async def history(self, tenant: str) -> list[StoredEvent]:
         """The events of the tenant's keys, oldest first."""

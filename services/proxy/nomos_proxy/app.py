@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.events import CONNECTION_ADDED
+from nomos.events import CONNECTION_ADDED, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
@@ -65,7 +65,12 @@ class Proxy:
             issuers.apply(fact)
             revocations.apply(fact, int(time.time()))
 
-        await parts.follow({"identity": parts.directory.apply, "minting": apply_minted, NAME: apply})
+        def identify(fact: Fact) -> None:
+            parts.directory.apply(fact)
+            if fact.type == TENANT_CLOSED:
+                credentials.forget(fact.tenant)
+
+        await parts.follow({"identity": identify, "minting": apply_minted, NAME: apply})
         upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
         broker = Broker(
             settings=s,

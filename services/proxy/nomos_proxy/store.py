@@ -73,6 +73,7 @@ class CredentialStore:
         self._vault = vault
         self._data_keys: dict[str, DataKey] = {}
         self._bearers: dict[tuple[str, str], Credential] = {}
+        self._closed: set[str] = set()
 
     async def add(
         self, tenant: str, *, connector: str, name: str, bearer: Secret, base_url: str, actor: Actor, corr: str
@@ -105,7 +106,7 @@ class CredentialStore:
         if DATA_KEY in sealed and version:
             raise Unavailable("the data key of this tenant has been destroyed")
         await self._store.append(tenant, "connections", version, [envelope], sealed)
-        self._data_keys[tenant] = data_key
+        self._keep(tenant, data_key)
 
     async def credential(self, connection: ConnectionFacts) -> Credential:
         """The opened credential of a connection, from memory after the first use.
@@ -124,16 +125,31 @@ class CredentialStore:
             raise NotFound("the credential of this connection has been destroyed")
         place = _place(connection.tenant, connection.name, connection.connector)
         bearer = self._vault.open(data_key, place, record)
-        opened = self._bearers[at] = Credential(bearer, EchoGuard(bearer))
+        opened = Credential(bearer, EchoGuard(bearer))
+        if connection.tenant not in self._closed:
+            self._bearers[at] = opened
         return opened
 
+    def forget(self, tenant: str) -> None:
+        """Keeps nothing opened of a closed tenant in memory from now on."""
+        self._closed.add(tenant)
+        self._data_keys.pop(tenant, None)
+        for at in [one for one in self._bearers if one[0] == tenant]:
+            del self._bearers[at]
+
     async def _data_key(self, tenant: str) -> DataKey | None:
-        if tenant not in self._data_keys:
+        known = self._data_keys.get(tenant)
+        if known is None:
             wrapped = await self._store.sealed(tenant, DATA_KEY)
             if wrapped is None:
                 return None
-            self._data_keys[tenant] = self._vault.open_data_key(tenant, wrapped)
-        return self._data_keys[tenant]
+            known = self._vault.open_data_key(tenant, wrapped)
+            self._keep(tenant, known)
+        return known
+
+    def _keep(self, tenant: str, data_key: DataKey) -> None:
+        if tenant not in self._closed:
+            self._data_keys[tenant] = data_key
 
 
 def _place(tenant: str, name: str, connector: str) -> Place:

@@ -22,6 +22,7 @@ from nomos_stepup.approvers import (
     EnrolPasskey,
     OfferEnrolment,
     RaiseCounter,
+    RemoveApprover,
     ReportStalledCounter,
 )
 from nomos_stepup.base64url import b64url, parse_b64url
@@ -103,24 +104,24 @@ class StepupAdmin:
     async def approver_add(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Adds a person who may approve for the tenant; without a passkey yet."""
         p = msgspec.convert(params, ApproverParams)
+        now = int(time.time())
+        # A crash between the two leaves a name without an approver; the same command goes on from there.
+        subject = await self._store.enrol(by.tenant, p.name, by=by.actor, corr=by.request, now=now)
         command = AddApprover(
-            tenant=by.tenant,
-            approver=p.name,
-            name=p.name,
-            user_handle=os.urandom(USER_HANDLE_BYTES),
-            now=int(time.time()),
+            tenant=by.tenant, approver=subject, name=p.name, user_handle=os.urandom(USER_HANDLE_BYTES), now=now
         )
-        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
-        return {"approver": state.id, "tenant": by.tenant}
+        await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
+        return {"approver": p.name, "subject": subject, "tenant": by.tenant}
 
     async def passkey_offer(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Opens an enrolment: single use, short-lived; the registration options for the authenticator."""
         p = msgspec.convert(params, ApproverParams)
         now, challenge = int(time.time()), os.urandom(ENROLMENT_CHALLENGE_BYTES)
         command = OfferEnrolment(challenge=challenge, expires_at=now + self._settings.enrolment_seconds, now=now)
-        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
+        subject = await self._store.subject(by.tenant, p.name)
+        state = await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
         return {
-            "approver": state.id,
+            "approver": p.name,
             "challenge": b64url(challenge),
             "rp_id": self._party.id,
             "origin": self._party.origins[0],
@@ -139,8 +140,9 @@ class StepupAdmin:
             is_taken=self._index.is_taken(verified.credential_id),
             now=int(time.time()),
         )
-        state = await self._store.decide_approver(by.tenant, p.name, command, by.actor, by.request)
-        return {"approver": state.id, "passkey": b64url(verified.credential_id)}
+        subject = await self._store.subject(by.tenant, p.name)
+        await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
+        return {"approver": p.name, "passkey": b64url(verified.credential_id)}
 
     async def approvals(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """What waits for a human in this tenant, oldest first."""
@@ -172,8 +174,8 @@ class StepupAdmin:
         """Verifies the assertion and approves; gives the cosigner delegation, which is of use to the agent only."""
         p = msgspec.convert(params, ApproveParams)
         state = await self._store.approval(by.tenant, p.approval)
-        name = self._index.owner_of(by.tenant, credential_of(p.response))
-        approver = await self._store.approver(by.tenant, name) if name else None
+        owner = self._index.owner_of(by.tenant, credential_of(p.response))
+        approver = await self._store.approver(by.tenant, owner) if owner else None
         if approver is None:
             raise ApprovalRefused("this passkey belongs to no approver of this tenant")
         response = parse_assertion(p.response)
@@ -198,7 +200,7 @@ class StepupAdmin:
         state = await self._store.decide(
             by.tenant, p.approval, lambda _: Approve(approver=raised, assertion=verified, now=now), actor, by.request
         )
-        result: dict[str, object] = {**_listed(state), "approver": approver.id}
+        result: dict[str, object] = {**_listed(state), "approver": approver.name or approver.id}
         if state.state is ApprovalState.APPROVED:
             key = await self._store.cosigner(by.tenant)
             result["cosigner"] = b64url(mint_cosignature(state, key, nonce=os.urandom(NONCE_BYTES), now=now))
@@ -210,6 +212,30 @@ class StepupAdmin:
         command = Cancel(tenant=by.tenant, by_kind="operator", by=by.name, reason=p.why, now=int(time.time()))
         state = await self._store.decide(by.tenant, p.approval, lambda _: command, by.actor, by.request)
         return _listed(state)
+
+    async def release(self, by: Operator, subject: str) -> None:
+        """Takes an approver's right away, with all passkeys; before their name is erased."""
+        state = await self._store.approver(by.tenant, subject)
+        if state is not None and state.active:
+            command = RemoveApprover(now=int(time.time()))
+            await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
+
+    async def held(self, tenant: str, subject: str) -> dict[str, object]:
+        """What stepup holds of an approver beside their name: public data of the passkeys."""
+        state = await self._store.approver(tenant, subject)
+        if state is None:
+            return {}
+        passkeys = [
+            {
+                "credential_id": b64url(one.credential_id),
+                "public_key": b64url(one.public_key),
+                "sign_count": one.sign_count,
+                "aaguid": one.aaguid,
+                "backup_eligible": one.backup_eligible,
+            }
+            for one in state.passkeys
+        ]
+        return {"active": state.active, "user_handle": b64url(state.user_handle), "passkeys": passkeys}
 
 
 def _listed(state: Approval) -> dict[str, object]:

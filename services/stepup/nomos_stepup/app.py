@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from nomos.events import COSIGNER_CREATED, TENANT_CREATED
+from nomos.events import COSIGNER_CREATED, TENANT_CLOSED, TENANT_CREATED
 from nomos.messages import Fact
+from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
+from nomos_runtime.subjects import Subjects
 from nomos_stepup.admin import StepupAdmin
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
 from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
 from nomos_stepup.settings import StepupSettings
-from nomos_stepup.store import StepupStore
+from nomos_stepup.store import KIND, StepupStore
 from nomos_stepup.webauthn import RelyingParty, relying_party
 
 NAME: Final = "stepup"
@@ -40,22 +42,30 @@ class StepupService:
         """Connects, folds what is stored, serves."""
         parts = self._parts = await Parts.open(NAME, self._settings)
         events = await parts.open_store()
-        index, store = Index(), StepupStore(events, self._sealer)
+        subjects = Subjects(events, self._sealer)
+        index, store = Index(), StepupStore(events, self._sealer, subjects)
+
+        async def make_cosigner(tenant: str) -> None:
+            if not parts.directory.is_closed(tenant):
+                await store.cosigner(tenant)
 
         def apply(fact: Fact) -> None:
             parts.directory.apply(fact)
             if fact.type == TENANT_CREATED:
                 # Before the first approval: policy must know the cosigner that it is going to be shown.
-                parts.spawn(store.cosigner(fact.tenant))
+                parts.spawn(make_cosigner(fact.tenant))
+            if fact.type == TENANT_CLOSED:
+                store.forget(fact.tenant)
 
         await serve_feed(parts.bus, events, self._readers)
         await parts.follow({"identity": apply, NAME: index.apply})
-        stepup = Stepup(self._settings, store, index)
+        stepup = Stepup(self._settings, store, index, parts.directory.is_closed)
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
         admin = StepupAdmin(self._settings, self._party, store, index)
-        await parts.serve_admin(admin.verbs(), installation=("approval-find",))
+        people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
+        await parts.serve_admin(admin.verbs(), installation=("approval-find",), people=people)
         parts.spawn(self._expire(stepup))
         await parts.serving()
 

@@ -17,6 +17,7 @@ import msgspec
 
 from nomos.errors import ApprovalRefused, Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
 from nomos.ids import parse_slug
+from nomos.log.sealedfield import SealedField
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.events import (
     ApproverAdded,
@@ -51,8 +52,8 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tenant: whose requests they may approve.
-        id: a slug, unique in the tenant.
-        name: how pages call them.
+        id: their subject id, a slug, unique in the tenant.
+        name: how pages call them; empty until the store has opened it, and once it is erased.
         user_handle: 32 random bytes, what authenticators know them by.
         active: False once removed.
         passkeys: enrolled and not revoked.
@@ -207,7 +208,7 @@ def evolve_approver(state: Approver | None, event: ApproverEvent) -> Approver:
         return Approver(
             tenant=event.tenant,
             id=event.approver,
-            name=event.name,
+            name=_plain(event.name),
             user_handle=_stored(event.user_handle),
             active=True,
             passkeys=(),
@@ -320,13 +321,18 @@ def check_line(text: str, what: str, length_max: int) -> str:
     return text
 
 
+def _plain(text: str | SealedField) -> str:
+    """What a fold knows of a personal text: it holds no key."""
+    return text if isinstance(text, str) else ""
+
+
 def _passkey(event: PasskeyEnrolled) -> Passkey:
     return Passkey(
         credential_id=_stored(event.credential_id),
         public_key=_stored(event.public_key),
         sign_count=event.sign_count,
         aaguid=event.aaguid,
-        label=event.label,
+        label=_plain(event.label),
         backup_eligible=event.backup_eligible,
     )
 

@@ -277,7 +277,8 @@ def _approve(state: Approval, command: Approve) -> tuple[ApprovalEvent, ...]:
     approver, assertion = command.approver, command.assertion
     _check_approver(state, approver)
     _check_open(state, command.now)
-    if approver.id in state.request.requesters:
+    # Those who ask are agents, known by name; the name of a person with the same one must not approve either.
+    if not {approver.id, approver.name}.isdisjoint(state.request.requesters):
         raise ApprovalRefused("who asks cannot approve")
     passkey = approver.passkey(assertion.credential_id)
     if passkey.public_key != assertion.public_key:

@@ -4,6 +4,9 @@ Two histories: an approval's (``stepup.*``) and an approver's (``approver.*``, `
 over these events (``domain.py``, ``approvers.py``). Bytes are base64url without padding, times Unix seconds, everything
 else text: values that the log's canonical JSON can hold. Unknown fields of an event are ignored, never refused; those
 of a request are refused, since they would change what was signed.
+
+An approver is named by their subject id (``sub-``), never by name. A personal text leaves the domain as text and stands
+sealed once it is stored (``nomos_runtime.subjects``), so both are read back.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import msgspec
 
 from nomos import events as kernel
 from nomos.errors import MalformedRecord
+from nomos.log.sealedfield import SealedField
 from nomos_stepup.challenge import ApprovalRequest
 
 ENROLMENT_OFFERED: Final = "passkey.offered"
@@ -75,7 +79,7 @@ class StepUpDenied(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPROVA
     """An approver refused; one refusal is enough."""
 
     approver: str
-    reason: str
+    reason: str | SealedField
     at: int
 
 
@@ -112,7 +116,7 @@ class ApproverAdded(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.APPROV
     """A person may approve. ``user_handle`` is random, base64url: authenticators keep it, so it names nobody."""
 
     tenant: str
-    name: str
+    name: str | SealedField
     user_handle: str
     at: int
 
@@ -138,7 +142,7 @@ class PasskeyEnrolled(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.PASS
     public_key: str
     sign_count: int
     aaguid: str
-    label: str
+    label: str | SealedField
     backup_eligible: bool
     at: int
 

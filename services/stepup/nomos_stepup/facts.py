@@ -19,7 +19,7 @@ class Passkey(msgspec.Struct, frozen=True, kw_only=True):
         public_key: the COSE key, as the authenticator sent it.
         sign_count: the highest signature counter seen, 0 when the authenticator keeps none.
         aaguid: the authenticator's model, as a UUID text; not attested, so a hint and never a proof.
-        label: the approver's own name for it.
+        label: the approver's own name for it; empty where the log holds it sealed.
         backup_eligible: whether the credential may be synchronised between devices; never changes for a credential.
     """
 

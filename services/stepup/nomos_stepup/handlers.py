@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from nomos.errors import Malformed, NomosError, NotFound
@@ -41,10 +42,13 @@ WAITING_PER_AGENT_MAX: Final = 16
 class Stepup:
     """Asks humans for policy, spends approvals for policy, and tells agents where theirs stand."""
 
-    def __init__(self, settings: StepupSettings, store: StepupStore, index: Index) -> None:
+    def __init__(
+        self, settings: StepupSettings, store: StepupStore, index: Index, is_closed: Callable[[str], bool]
+    ) -> None:
         self._settings = settings
         self._store = store
         self._index = index
+        self._is_closed = is_closed
         self._waiting: Counter[tuple[str, str]] = Counter()
         #: Approvals of an agent that this process has opened and that the index may not show yet.
         self._opening: dict[tuple[str, str], set[str]] = {}
@@ -124,6 +128,9 @@ class Stepup:
         """Ends what nobody decided in time. Early, late or twice does no harm."""
         now = int(time.time())
         for overdue in self._index.overdue(now):
+            if self._is_closed(overdue.request.tenant):
+                # Nothing is recorded of it any more; past its time it releases nothing.
+                continue
             try:
                 await self._store.decide(overdue.request.tenant, overdue.id, lambda _: Expire(now=now), SERVICE, "")
             except NomosError as e:

@@ -85,7 +85,7 @@ def _verify(event: StepUpApproved, enrolment: PasskeyEnrolled | None, state: App
             # Zero accepts any counter: counters of one passkey run through many approvals, here only one is at hand.
             sign_count=0,
             aaguid=enrolment.aaguid,
-            label=enrolment.label,
+            label="",
             backup_eligible=enrolment.backup_eligible,
         ),
         user_handle=b"",

@@ -1,4 +1,7 @@
-"""Approvals, approvers and cosigner keys in the event store: load, decide, append, and decide again on a lost race."""
+"""Approvals, approvers and cosigner keys in the event store: load, decide, append, and decide again on a lost race.
+
+Personal texts are sealed here, between the decision and the store, and an approver's name is opened here again.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from nomos.errors import Conflict, NotFound, Unavailable
 from nomos.events import COSIGNER_CREATED, Actor, Envelope
 from nomos.ids import new_id
 from nomos.keys import SigningKey
+from nomos.log.sealedfield import is_subject
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.sealing import Sealer
+from nomos_runtime.subjects import Subjects
 from nomos_stepup.approvers import Approver, ApproverCommand, decide_approver, evolve_approver
 from nomos_stepup.domain import Approval, Command, decide, evolve
 from nomos_stepup.events import ApprovalEvent, ApproverEvent, approval_event, approver_event, to_record
@@ -22,15 +29,20 @@ TRIES_MAX: Final = 5
 COSIGNER_PURPOSE: Final = "cosigner-key-v1"
 COSIGNER_STREAM: Final = "cosigner"
 COSIGNER_NAME: Final = "cosigner-key"
+#: What the people of this service are to it.
+KIND: Final = "approver"
 SERVICE: Final = Actor(kind="service", id="stepup")
 
 
 class StepupStore:
     """The only writer of stepup's streams. Single use and races are decided by the store's compare-and-set."""
 
-    def __init__(self, store: EventStore, sealer: Sealer) -> None:
+    def __init__(self, store: EventStore, sealer: Sealer, subjects: Subjects) -> None:
         self._store = store
         self._sealer = sealer
+        self._subjects = subjects
+        #: Tenants that were closed: their keys are not kept any more.
+        self._closed: set[str] = set()
         self._cosigners: dict[str, SigningKey] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -71,7 +83,7 @@ class StepupStore:
                 if state is None:
                     raise NotFound("this tenant has no such approval")
                 return state
-            envelopes = _envelopes(events, tenant, actor, corr)
+            envelopes = await self._envelopes(events, tenant, actor, corr)
             try:
                 await self._store.append(tenant, f"approval/{approval}", state.version if state else 0, envelopes)
             except Conflict:
@@ -82,24 +94,42 @@ class StepupStore:
                 return state
         raise Conflict("the approval is being decided by others")
 
-    async def approver(self, tenant: str, name: str) -> Approver | None:
-        """The approver from their events, or None."""
+    async def enrol(self, tenant: str, name: str, *, by: Actor, corr: str, now: int) -> str:
+        """The subject of an approver's name; errors as :meth:`Subjects.enrol`."""
+        return await self._subjects.enrol(tenant, KIND, name, by=by, corr=corr, now=now)
+
+    async def subject(self, tenant: str, name: str) -> str:
+        """The subject of an approver's name.
+
+        Raises:
+            NotFound: this tenant has no approver of this name, or they were erased.
+        """
+        found = await self._subjects.find(tenant, KIND, name)
+        if found is None:
+            raise NotFound("this tenant has no such approver")
+        return found
+
+    async def approver(self, tenant: str, subject: str) -> Approver | None:
+        """The approver from their events, with the name opened, or None."""
         state: Approver | None = None
-        for stored in await self._store.load(tenant, f"approver/{name}"):
+        for stored in await self._store.load(tenant, f"approver/{subject}"):
             state = evolve_approver(state, approver_event(stored.envelope.type, stored.envelope.event))
+        if state is not None and is_subject(subject):
+            known = await self._subjects.show(tenant, subject)
+            state = msgspec.structs.replace(state, name=known.name or "")
         return state
 
     async def decide_approver(
-        self, tenant: str, name: str, command: ApproverCommand, actor: Actor, corr: str
+        self, tenant: str, subject: str, command: ApproverCommand, actor: Actor, corr: str
     ) -> Approver:
         """Decides on an approver's newest state and appends; errors as :meth:`decide`."""
         for _ in range(TRIES_MAX):
-            state = await self.approver(tenant, name)
+            state = await self.approver(tenant, subject)
             events = decide_approver(state, command)
             if events:
-                envelopes = _envelopes(events, tenant, actor, corr)
+                envelopes = await self._envelopes(events, tenant, actor, corr)
                 try:
-                    await self._store.append(tenant, f"approver/{name}", state.version if state else 0, envelopes)
+                    await self._store.append(tenant, f"approver/{subject}", state.version if state else 0, envelopes)
                 except Conflict:
                     continue
             for event in events:
@@ -111,9 +141,18 @@ class StepupStore:
     async def cosigner(self, tenant: str) -> SigningKey:
         """The tenant's cosigner key; a random seed, sealed, created by whichever replica comes first."""
         async with self._locks.setdefault(tenant, asyncio.Lock()):
-            if tenant not in self._cosigners:
-                self._cosigners[tenant] = await self._open_cosigner(tenant) or await self._create_cosigner(tenant)
-            return self._cosigners[tenant]
+            known = self._cosigners.get(tenant)
+            if known is not None:
+                return known
+            key = await self._open_cosigner(tenant) or await self._create_cosigner(tenant)
+            if tenant not in self._closed:
+                self._cosigners[tenant] = key
+            return key
+
+    def forget(self, tenant: str) -> None:
+        """Keeps no key of a closed tenant in memory from now on."""
+        self._closed.add(tenant)
+        self._cosigners.pop(tenant, None)
 
     async def _open_cosigner(self, tenant: str) -> SigningKey | None:
         if not await self._store.load(tenant, COSIGNER_STREAM):
@@ -145,12 +184,12 @@ class StepupStore:
             return opened
         return key
 
-
-def _envelopes(events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str) -> list[Envelope]:
-    envelopes = []
-    for event in events:
-        kind, payload = to_record(event)
-        envelopes.append(
-            Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=payload)
-        )
-    return envelopes
+    async def _envelopes(
+        self, events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str
+    ) -> list[Envelope]:
+        envelopes = []
+        for event in events:
+            kind, payload = to_record(event)
+            made = Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=payload)
+            envelopes.append(await self._subjects.protect(made))
+        return envelopes

@@ -44,6 +44,8 @@ APP_CREATED: Final = "app.created"
 AGENT_CREATED: Final = "agent.created"
 AUDITOR_CREATED: Final = "auditor.created"
 KEY_REVOKED: Final = "key.revoked"
+#: {tenant, basis, at}: the account takes no connection any more, and nothing new of the tenant is accepted.
+TENANT_CLOSED: Final = "tenant.closed"
 # stepup
 APPROVAL_REQUESTED: Final = "stepup.requested"
 APPROVAL_APPROVED: Final = "stepup.approved"
@@ -54,6 +56,11 @@ APPROVAL_CONSUMED: Final = "stepup.consumed"
 APPROVER_ADDED: Final = "approver.added"
 PASSKEY_ENROLLED: Final = "passkey.enrolled"
 COSIGNER_CREATED: Final = "stepup.cosigner"
+# every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield
+#: {tenant, service, subjects, secrets, basis, at}: the service has destroyed every key of the tenant that it held.
+TENANT_ERASED: Final = "tenant.erased"
+#: {subject, dek, purpose}: the key of a person was handed to an operator, sealed to a key of theirs.
+SUBJECT_DISCLOSED: Final = "subject.disclosed"
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

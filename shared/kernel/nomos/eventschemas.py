@@ -2,7 +2,7 @@
 
 Decides level 2's question whether an event can be read as what its type says. An event may hold more members than its
 type demands (a later version may have added some), never fewer, and never one of another kind. A type that is not here
-is not judged; the caller says so. A text that is personal may be sealed (:data:`SEALED_MEMBERS`).
+is not judged; the caller says so.
 
 A member's meaning never changes, so a line of this table never changes either: new members are added as optional
 (``?``), and what was recorded before stays readable.
@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from nomos import events
+from nomos.log.sealedfield import PERSONAL, SUBJECT_ERASED, SUBJECT_NAMED
 
-#: A sealed personal text in place of a string; see audit-log "Erasure".
-SEALED_MEMBERS: Final = frozenset({"alg", "ct", "dek", "kc", "n"})
+#: Texts that may be sealed: then :mod:`nomos.log.erasure` judges them.
+_PERSONAL: Final = frozenset((kind, name) for kind, fields in PERSONAL.items() for name, _ in fields)
 
 _Kind = str
 _KINDS: Final[Mapping[_Kind, type]] = {"text": str, "integer": int, "flag": bool, "list": list, "object": dict}
@@ -64,6 +65,13 @@ _SPELLED: Final[Mapping[str, str]] = {
     ),
     events.CONNECTION_ADDED: "connector: text, name: text, key_id: text, base_url: text?",
     events.TENANT_CREATED: "account: text, roles: object, tenant: text",
+    events.TENANT_CLOSED: "tenant: text, basis: text, at: integer",
+    events.TENANT_ERASED: (
+        "tenant: text, service: text, subjects: integer, secrets: integer, basis: text, at: integer"
+    ),
+    SUBJECT_NAMED: "subject: text, name: text",
+    SUBJECT_ERASED: "subject: text, dek: text, kc: text, kind: text, basis: text, at: integer",
+    events.SUBJECT_DISCLOSED: "subject: text, dek: text, purpose: text",
     events.APP_CREATED: "app: text, env: text",
     events.AGENT_CREATED: "agent: text, app: text, did: text, env: text, issued_at: integer, key: text",
     events.AUDITOR_CREATED: "auditor: text, issued_at: integer, key: text",
@@ -110,10 +118,6 @@ def what_is_wrong(kind: str, event: Mapping[str, object]) -> str | None:
                 continue
             return f"the event has no {name}"
         # Exactly this type: true is no integer.
-        if type(value) is not expected and not (expected is str and _is_sealed(value)):
+        if type(value) is not expected and not (type(value) is dict and (kind, name) in _PERSONAL):
             return f"{name} of the event has another type"
     return None
-
-
-def _is_sealed(value: object) -> bool:
-    return type(value) is dict and value.keys() == SEALED_MEMBERS and all(type(one) is str for one in value.values())

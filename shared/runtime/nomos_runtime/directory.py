@@ -34,6 +34,7 @@ class Directory:
         self._by_did: dict[tuple[str, str], str] = {}
         self._auditors: dict[tuple[str, str], str] = {}
         self._revoked: set[tuple[str, str]] = set()
+        self._closed: set[str] = set()
 
     @property
     def tenants(self) -> list[str]:
@@ -43,6 +44,10 @@ class Directory:
     def has_tenant(self, tenant: str) -> bool:
         """Whether the installation has this tenant."""
         return tenant in self._tenants
+
+    def is_closed(self, tenant: str) -> bool:
+        """Whether the tenant has been closed: it asks for nothing any more, and gets nothing new."""
+        return tenant in self._closed
 
     def apply(self, fact: Fact) -> None:
         """Folds one fact; unknown types are kept out."""
@@ -66,16 +71,21 @@ class Directory:
                 self._auditors[fact.tenant, str(event["auditor"])] = str(event["key"])
             case events.KEY_REVOKED:
                 self._revoked.add((fact.tenant, str(event["key"])))
+            case events.TENANT_CLOSED:
+                self._closed.add(fact.tenant)
 
     def tenant(self, account: str) -> str:
         """The tenant of a bus account.
 
         Raises:
             UnknownTenant: it is no tenant of this installation.
+            Revoked: the tenant is closed.
         """
         tenant = self._tenant_of_account.get(account)
         if tenant is None:
             raise UnknownTenant("this bus account is no tenant")
+        if tenant in self._closed:
+            raise Revoked("this tenant is closed")
         return tenant
 
     def check_auditor(self, tenant: str, auditor: str) -> None:

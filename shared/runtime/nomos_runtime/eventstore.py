@@ -9,23 +9,28 @@ Order of a change, and what a crash between two steps leaves:
 3. They are marked published. From here on they are facts: only published events are folded, fed to replicas and
    answered to anyone, so nothing takes effect before it is in the log.
 
+Erasure: an event with a sealed field is stored only while the field's key is; the transaction that stores an erasure
+destroys the key (``also``). Both take the row ``head`` first, so no field sealed under a key can follow its erasure. A
+tenant that has been erased here gets no event any more.
+
 Trusted: Postgres, for atomicity and durability. An attacker who controls it can take a service's state back or forge
 it, but not the log: ``nomos doctor`` compares the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import msgspec
 import nats.errors
 
-from nomos.errors import Conflict, JournalUnavailable, Unavailable
+from nomos.errors import Conflict, JournalUnavailable, Revoked, Unavailable
 from nomos.events import Envelope, encode_batch
 from nomos.ids import parse_slug
+from nomos.log.sealedfield import sealed_fields, subject_of
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database
@@ -33,6 +38,10 @@ from nomos_runtime.journal import SUBJECT, encode_event
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 RELAY_EVENTS_MAX: Final = 200
+#: Name of the sealed record that holds a subject's key, before the subject's id.
+SUBJECT_KEY: Final = "subject-key/"
+#: The stream whose one event says that the tenant has been erased in this service.
+ERASURE_STREAM: Final = "erasure"
 RELAY_BYTES_MAX: Final = 700_000
 
 _envelopes = msgspec.msgpack.Decoder(Envelope)
@@ -69,6 +78,8 @@ class EventStore:
         expected_version: int,
         envelopes: Sequence[Envelope],
         sealed: Mapping[str, bytes] | None = None,
+        *,
+        also: Callable[[Any], Awaitable[None]] | None = None,
     ) -> None:
         """Appends to ``stream`` if it stands at ``expected_version``; returns when the events are in the journal.
 
@@ -78,9 +89,11 @@ class EventStore:
             expected_version: version that the caller decided on; 0 for a new stream.
             envelopes: at least one event, each of this tenant.
             sealed: sealed records to write in the same transaction, by name.
+            also: what else is done in that transaction, with its connection, as this tenant.
 
         Raises:
-            Conflict: the stream has moved; decide again.
+            Conflict: the stream has moved, or the key of a sealed field has been destroyed; decide again.
+            Revoked: the tenant has been erased here.
             LimitExceeded: an event that the log could not hold; nothing is stored.
             Malformed: ``tenant`` is no tenant's name (``_`` stands for the installation, which owns no rows).
             JournalUnavailable: stored, but not yet in the journal; it takes effect when the journal is back.
@@ -88,6 +101,7 @@ class EventStore:
         """
         parse_slug(tenant, "tenant")
         encoded = [encode_event(e) for e in envelopes]
+        keys = {SUBJECT_KEY + subject_of(f.dek) for e in envelopes for _, f in sealed_fields(e.type, e.event)}
         try:
             async with self._database.transaction(tenant) as c:
                 first = await c.fetchval("UPDATE head SET next = next + $1 RETURNING next - $1", len(envelopes))
@@ -96,6 +110,16 @@ class EventStore:
                 )
                 if at != expected_version:
                     raise Conflict(f"{stream} is at version {at}, expected {expected_version}")
+                if await c.fetchval(
+                    "SELECT EXISTS (SELECT 1 FROM events WHERE tenant = $1 AND stream = $2)", tenant, ERASURE_STREAM
+                ):
+                    raise Revoked("this tenant has been erased")
+                if also is not None:
+                    await also(c)
+                if keys:
+                    held = "SELECT count(*) FROM sealed WHERE tenant = $1 AND name = ANY($2)"
+                    if await c.fetchval(held, tenant, list(keys)) != len(keys):
+                        raise Conflict("the key of a sealed field has been destroyed")
                 await c.executemany(
                     "INSERT INTO events (n, tenant, stream, version, id, type, envelope) VALUES ($1,$2,$3,$4,$5,$6,$7)",
                     [
@@ -200,6 +224,14 @@ class EventStore:
         async with self._database.transaction(tenant) as c:
             record = await c.fetchval("SELECT record FROM sealed WHERE tenant = $1 AND name = $2", tenant, name)
         return None if record is None else bytes(record)
+
+    async def sealed_names(self, tenant: str, prefix: str) -> list[str]:
+        """The names of the sealed records of ``tenant`` that start with ``prefix``, in order."""
+        async with self._database.transaction(tenant) as c:
+            rows = await c.fetch(
+                "SELECT name FROM sealed WHERE tenant = $1 AND starts_with(name, $2) ORDER BY name", tenant, prefix
+            )
+        return [str(r["name"]) for r in rows]
 
     async def since(self, n: int, types: Sequence[str], limit: int) -> tuple[list[StoredEvent], int]:
         """Published events of ``types`` from number ``n`` on, over all tenants, and the next number to be published.

@@ -23,6 +23,7 @@ from nomos.errors import (
     Malformed,
     NomosError,
     NotPermitted,
+    Revoked,
     Unavailable,
     UnknownAgent,
     UnknownOutcome,
@@ -173,6 +174,15 @@ class Responder:
         if not self._directory.has_tenant(tenant):
             raise UnknownTenant(f"no tenant {_clean(tenant)}", hint="nomos tenant create NAME")
 
+    def check_open(self, tenant: str) -> None:
+        """Checks that ``tenant`` has not been closed.
+
+        Raises:
+            Revoked: it has.
+        """
+        if self._directory.is_closed(tenant):
+            raise Revoked("this tenant is closed")
+
     async def serve_service(
         self,
         subject: str,
@@ -282,6 +292,7 @@ async def serve_admin(
     *,
     installation: Container[str] = (),
     either: Container[str] = (),
+    closed: Container[str] = (),
 ) -> None:
     """Serves ``admin.<service>.<tenant>.<verb>.<operator>``.
 
@@ -295,6 +306,7 @@ async def serve_admin(
         installation: verbs that concern the whole installation and take ``_``, so that an operator of one tenant
             cannot reach them. Every other verb takes a tenant.
         either: verbs that take both.
+        closed: verbs that a tenant which has been closed still has; every other is refused.
     """
     decoder = Decoder.of(Admin, "admin")
 
@@ -317,6 +329,8 @@ async def serve_admin(
             if verb not in either and (tenant == "_") != (verb in installation):
                 takes = "_, not a tenant" if verb in installation else "a tenant"
                 raise NotPermitted(f"the verb {verb} takes {takes}")
+            if tenant != "_" and verb not in closed:
+                responder.check_open(tenant)
             kind, handle = verbs[verb]
             try:
                 params = msgspec.convert(command.params, kind)

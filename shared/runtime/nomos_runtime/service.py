@@ -18,6 +18,7 @@ from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database
 from nomos_runtime.directory import Directory
+from nomos_runtime.erasing import INSTALLATION_VERBS, SUBJECT_VERBS, Erasing, People
 from nomos_runtime.eventstore import MIGRATIONS, EventStore
 from nomos_runtime.feed import Follower, start_all
 from nomos_runtime.journal import Journal
@@ -109,16 +110,45 @@ class Parts:
         await start_all(started, CATCH_UP_SECONDS)
 
     async def serve_admin(
-        self, verbs: Mapping[str, Verb], *, installation: Collection[str] = (), either: Collection[str] = ()
+        self,
+        verbs: Mapping[str, Verb],
+        *,
+        installation: Collection[str] = (),
+        either: Collection[str] = (),
+        closed: Collection[str] = (),
+        people: People | None = None,
     ) -> None:
-        """Serves the service's admin verbs, and ``ready``, which every service has. See :func:`serve_admin`."""
+        """Serves the service's admin verbs, ``ready``, and where it has a store what erases. See :func:`serve_admin`.
+
+        Args:
+            verbs: the service's own.
+            installation: as there.
+            either: as there.
+            closed: as there.
+            people: whom the service knows, if it knows people.
+        """
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
             return {"service": self.bus.service, "producer": self.journal.producer, "faults": self.faults()}
 
-        self.verbs = {**verbs, "ready": (NoParams, ready)}
+        erasing: dict[str, Verb] = {}
+        if self._store is not None:
+            erasing = Erasing(
+                service=self.bus.service,
+                store=self._store,
+                responder=self.responder,
+                directory=self.directory,
+                refresh=self.refresh,
+                people=people,
+            ).verbs()
+        self.verbs = {**verbs, **erasing, "ready": (NoParams, ready)}
         await serve_admin(
-            self.bus, self.responder, self.verbs, installation={*installation, "ready"}, either=frozenset(either)
+            self.bus,
+            self.responder,
+            self.verbs,
+            installation={*installation, *INSTALLATION_VERBS, "ready"},
+            either=frozenset(either),
+            closed={*closed, *SUBJECT_VERBS},
         )
 
     def check_fresh(self) -> None:

@@ -9,18 +9,25 @@ from typing import Any
 
 import pytest
 
+import nomos_audit.archiver
 from nomos.errors import Conflict, NotFound, RolledBack, Unavailable
 from nomos.events import Actor, Envelope
 from nomos.ids import new_id
 from nomos.log.heads import parse_leaves, parse_seal
 from nomos.log.index import parse_index
+from nomos.log.note import NoteSigner
 from nomos.log.record import parse_record
+from nomos.log.report import Report, Verdict
 from nomos.log.roots import parse_root_proofs
+from nomos.log.sealedfield import SUBJECT_ERASED, subject_of
+from nomos.log.verify import verify_export
 from nomos_audit.log import AuditLog
 from nomos_audit.store.folder import FolderStore
 from nomos_audit.store.port import digest_of
 from nomos_audit.writer import Writer
 from nomos_runtime.database import Database
+
+from .conftest import envelope
 
 DAY_US = 86_400_000_000
 #: 2026-11-22T12:00:00Z
@@ -134,6 +141,44 @@ async def test_a_day_that_is_over_is_sealed_and_archived(days: Days) -> None:
     leaves = parse_leaves((days.folder / "roots/2026-11-22.heads").read_bytes())
     assert (seal.tenants.n, sorted(one.n for one in leaves)) == (3, [10, 10, 10])
     await days.stop()
+
+
+def erasure(number: int) -> Envelope:
+    """An erasure as a service emits it."""
+    dek = new_id("dek")
+    event: dict[str, Any] = {
+        "subject": subject_of(dek), "dek": dek, "kc": "0" * 64, "kind": "approver", "basis": "asked", "at": 1,
+    }  # fmt: skip
+    return envelope(number, type=SUBJECT_ERASED, actor=Actor(kind="operator", id="dev"), event=event)
+
+
+async def sealed_with_erasures(days: Days) -> Report:
+    await days.start()
+    await days.events(3)
+    await days.stage.journal(days.client, "p1", 3, [erasure(3), erasure(4), envelope(5)])
+    await days.stage.until(lambda: days.stage.is_consumed(days.client), "the journal to be consumed")
+    days.next_day()
+    await days.archived("2026-11-22")
+    await days.stop()
+    trust = f"log {NoteSigner(days.stage.origin, days.seed).verifier_key}\nquorum none\n".encode()
+    return verify_export(days.folder, trust, 2, now=1_900_000_000)
+
+
+async def test_a_seal_counts_the_erasures_of_its_day(days: Days) -> None:
+    report = await sealed_with_erasures(days)
+    assert report.verdict is Verdict.VERIFIED, report.first
+    assert days.seal("2026-11-22").erasures == 2
+
+
+async def test_a_seal_that_counts_other_erasures_than_the_records_is_found(
+    days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A sealer that counts gaps for erasures signs an untrue seal.
+    monkeypatch.setattr(nomos_audit.archiver, "_ERASURE_END", b'"type":"audit.gap","v":1}')
+    report = await sealed_with_erasures(days)
+    assert report.verdict is Verdict.TAMPERED
+    assert report.first is not None
+    assert report.first.reason == "the seal of 2026-11-22 counts 0 erasures, the records 2"
 
 
 async def test_days_without_a_record_are_sealed_in_order_also_after_an_outage(days: Days) -> None:

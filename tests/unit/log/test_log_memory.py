@@ -60,20 +60,19 @@ def test_a_later_run_reads_what_is_new_and_says_what_it_did_not_read(book: Any, 
     assert (full.verdict, full.from_size, full.records) == (Verdict.VERIFIED, 0, 60)
 
 
-@pytest.mark.parametrize("level", [1, 2])
-def test_reading_on_comes_to_the_same_end_as_reading_all(book: Any, tmp_path: Path, level: int) -> None:
+def test_reading_on_comes_to_the_same_end_as_reading_all(book: Any, tmp_path: Path) -> None:
     chance = random.Random(7)
     memory = Memory()
     sizes = sorted(chance.sample(range(1, 90), 12))
     for size in sizes:
         made = _book(book, size)
-        on = _run(made, tmp_path / f"on{size}", memory, level=level)
-        whole = made.verify(tmp_path / f"on{size}", level)
+        on = _run(made, tmp_path / f"on{size}", memory)
+        whole = made.verify(tmp_path / f"on{size}")
         assert (on.verdict, on.to_size, on.roots) == (whole.verdict, whole.to_size, whole.roots)
         entry = memory.entry(on.origin or "", "log")
         assert entry is not None
         fresh = Memory()
-        made.verify(tmp_path / f"on{size}", level, memory=fresh)
+        made.verify(tmp_path / f"on{size}", memory=fresh)
         other = fresh.entry(on.origin or "", "log")
         assert other is not None
         # The state that grew is the state of a first run.

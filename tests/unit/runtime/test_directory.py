@@ -79,3 +79,15 @@ def test_a_fact_of_another_type_changes_nothing(kind: str, event: dict[str, obje
         return
     directory = folded(Fact(rev=1, type=kind, tenant="acme", event=event))
     assert directory.tenants == []
+
+
+def test_a_closed_tenant_is_known_and_asks_for_nothing_any_more() -> None:
+    directory = folded(tenant("acme", "AA"), tenant("beta", "AB"), fact(events.TENANT_CLOSED, "acme", basis="x", at=1))
+    with pytest.raises(Revoked):
+        directory.tenant("AA")
+    assert directory.tenant("AB") == "beta"
+    assert (directory.has_tenant("acme"), directory.is_closed("acme"), directory.is_closed("beta")) == (
+        True,
+        True,
+        False,
+    )

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from nomos.errors import ApprovalRefused, Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
+from nomos.log.sealedfield import FieldPlace, seal_text, subject_of
 from nomos_stepup.approvers import (
     PASSKEYS_MAX,
     AddApprover,
@@ -165,6 +166,19 @@ def test_replay_of_an_approver_equals_the_live_state(stage: Any) -> None:
     assert state is not None
     assert state.version == len(history) == 5
     assert authenticator.credential_id != b"id"
+
+
+def test_a_history_whose_names_are_sealed_folds_without_a_key(stage: Any) -> None:
+    dek = "dek_" + "0" * 32
+    place = FieldPlace(tenant="acme", id="ev_" + "0" * 32, field="name")
+    sealed = msgspec.to_builtins(seal_text(bytes(32), dek, place, "Ada", bytes(24)))
+    add = AddApprover(tenant="acme", approver=subject_of(dek), name="Ada", user_handle=bytes(32), now=stage.NOW)
+    (added,) = decide_approver(None, add)
+    kind, payload = to_record(added)
+    state = evolve_approver(None, approver_event(kind, payload | {"name": sealed}))
+    assert state == msgspec.structs.replace(evolve_approver(None, added), name="")
+    with pytest.raises(MalformedRecord):
+        approver_event(kind, payload | {"name": {"alg": "xc20p"}})
 
 
 def test_a_history_that_the_rules_cannot_write_is_refused_for_approvers(stage: Any) -> None:

@@ -148,6 +148,14 @@ def test_who_asks_cannot_approve(stage: Any, who: dict[str, Any]) -> None:
         decide(state, stage.approve(state, stage.approver(authenticator), authenticator))
 
 
+def test_an_approver_with_the_name_of_who_asks_cannot_approve_under_another_id(stage: Any) -> None:
+    authenticator = stage.Authenticator()
+    state = stage.approval(behalf="lovelace")
+    approver = msgspec.structs.replace(stage.approver(authenticator, id="sub-" + "0" * 32), name="lovelace")
+    with pytest.raises(ApprovalRefused, match="who asks"):
+        decide(state, stage.approve(state, approver, authenticator))
+
+
 def test_a_removed_approver_or_a_revoked_passkey_does_not_approve(stage: Any) -> None:
     authenticator = stage.Authenticator()
     approver = stage.approver(authenticator)

@@ -118,7 +118,12 @@ def auditor_create(args: Namespace) -> int:
     write_creds(
         Path(args.creds),
         Credentials(
-            servers=(context.bus_url,), role="auditor", name=args.name, tenant=args.tenant, jwt=made["jwt"], user=user
+            servers=(context.bus_url,),
+            role="auditor",
+            name=made["subject"],
+            tenant=args.tenant,
+            jwt=made["jwt"],
+            user=user,
         ),
     )
     shown = {k: v for k, v in made.items() if k != "jwt"} | {"creds": args.creds}

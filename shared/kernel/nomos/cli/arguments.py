@@ -82,6 +82,11 @@ def identities(words: Words) -> None:
     words.add("create", "create a tenant", lazy("admin", "tenant_create"), group=group).add_argument("name")
     words.add("list", "list tenants", lazy("admin", "tenant_list"), group=group)
 
+    doing = "close a tenant and destroy every key of it"
+    sub = words.add("erase", doing, lazy("subject", "tenant_erase"), group=group, tenant=True)
+    sub.add_argument("--basis", required=True, metavar="WORDS", help="why; stands in the log in plain text")
+    sub.add_argument("--yes", action="store_true", help="without it nothing is done")
+
     group = words.group("app", "apps of a tenant")
     sub = words.add("create", "create an app", lazy("admin", "app_create"), group=group, tenant=True)
     sub.add_argument("name")
@@ -112,6 +117,22 @@ def identities(words: Words) -> None:
     sub = words.add("revoke", doing, lazy("minting", "revoke"), tenant=True)
     sub.add_argument("cid", metavar="CID", help="bafy…, as the log and nomos inspect name it")
     sub.add_argument("--why", default="")
+
+
+def people(words: Words) -> None:
+    """The people whom the log names."""
+    group = words.group("subject", "people whom the log names: approvers and auditors")
+    doing = "people, and the ids that records name them by"
+    words.add("list", doing, lazy("subject", "subject_list"), group=group, tenant=True)
+    doing = "everything about one person, machine-readable"
+    sub = words.add("export", doing, lazy("subject", "subject_export"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--out", required=True, metavar="FILE", help="where to write; must not exist")
+    sub.add_argument("--with-keys", default="", metavar="FILE", help="also the keys, for nomos verify --keys")
+    doing = "take a person's rights away and destroy their key; what is sealed under it is unreadable for good"
+    sub = words.add("erase", doing, lazy("subject", "subject_erase"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--basis", required=True, metavar="WORDS", help="why; stands in the log in plain text")
 
 
 def policies(words: Words) -> None:
@@ -209,6 +230,9 @@ def log(words: Words) -> None:
     sub.add_argument("--full", action="store_true", help="with --state: read also what was verified before")
     sub.add_argument("--record", default="", metavar="FILE", help="the record of a receipt (default: beside it)")
     sub.add_argument("--strict", action="store_true", help="warnings are failures")
+    sub.add_argument(
+        "--keys", default="", metavar="FILE", help="people's keys that were disclosed; opens sealed fields"
+    )
     sub.add_argument("--tsa-roots", default="", metavar="FILE", help="PEM of whom you trust for time stamps")
     sub.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: by size)")
     sub.add_argument("--quiet", action="store_true", help="no progress on a terminal")
@@ -222,4 +246,4 @@ def reading(words: Words) -> None:
     sub.add_argument("topic", nargs="?", default="")
 
 
-FAMILIES: tuple[Callable[[Words], None], ...] = (identities, policies, calls, approvals, log, reading)
+FAMILIES: tuple[Callable[[Words], None], ...] = (identities, people, policies, calls, approvals, log, reading)

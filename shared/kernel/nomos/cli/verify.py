@@ -22,6 +22,7 @@ def verify(args: Namespace) -> int:
         state=Path(args.state) if args.state else None,
         full=args.full,
         record=Path(args.record) if args.record else None,
+        keys=Path(args.keys) if args.keys else None,
         tsa_roots=Path(args.tsa_roots) if args.tsa_roots else None,
         quiet=args.quiet,
     )

@@ -9,22 +9,24 @@ compared when its position is reached. For a tenant's bundle: the records lead t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from nomos.errors import BadSignature, Malformed
+from nomos.log.erasure import Erasures
 from nomos.log.fold import LogFold, TenantFold
 from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_head
-from nomos.log.heads import STATEMENTS, Statement
+from nomos.log.heads import SEAL, STATEMENTS, Statement, parse_seal
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
 from nomos.log.judging import GroupFailed, GroupTask, judge_all
 from nomos.log.keyturns import KeyTurns
 from nomos.log.memory import Place
 from nomos.log.parts import find_rows
 from nomos.log.proof import many_root, parse_many_proof
+from nomos.log.record import parse_record
 from nomos.log.report import FINDINGS_MAX, Tally, Verdict
 from nomos.log.seals import Seals
 from nomos.log.statements import Divergence, Found, Statements
@@ -54,6 +56,7 @@ class Content:
         workers: int,
         place: Place | None = None,
         progress: Callable[[int, int], None] | None = None,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
         """Takes what signatures vouch for.
 
@@ -69,6 +72,7 @@ class Content:
             workers: processes that judge row groups.
             place: where to go on, from an earlier run; None reads every record.
             progress: told how many of how many records have been judged.
+            keys: people's keys that were disclosed, by id; None where none were given.
         """
         self._directory = directory
         self._index = index
@@ -80,10 +84,13 @@ class Content:
         self._strict = strict
         self._workers = workers
         self._progress = progress
+        self._erasures = Erasures(keys, strict=strict)
         self._at: GroupTask | None = None
-        # A place counts only where a part begins at it, and where it was judged as now demanded.
+        # A place counts only where a part begins at it, and where it was judged as now demanded. It remembers nothing
+        # of people's keys, so level 2 reads all records.
         starts = {one.first for one in index.files}
-        usable = place is not None and place.seq in starts and place.level >= level and (place.strict or not strict)
+        fits = place is not None and place.seq in starts and (place.strict or not strict)
+        usable = fits and level < LEVEL_MEANING
         self._from = place if usable else None
         self._files = [one for one in index.files if self._from is None or one.first >= self._from.seq]
         self._unknown: Counter[str] = Counter()
@@ -117,6 +124,7 @@ class Content:
             if unknown:
                 named = ", ".join(f"{kind} ({n})" for kind, n in self._unknown.most_common(_TOLD_MAX))
                 self._tally.not_checked.append(f"members of {unknown} events of types unknown here: {named}")
+            self._erasures.tell(self._tally)
 
     def _summaries(self, sizes: tuple[int, ...], cuts: tuple[int, ...] = ()) -> Iterator[GroupSummary]:
         with_prev = self._index.kind == "tenant"
@@ -133,6 +141,9 @@ class Content:
         )
         for self._at, summary in judged:
             yield summary
+            wrong = self._erasures.take(summary.keys)
+            if wrong is not None:
+                raise Divergence(*wrong)
             for gap in summary.gaps:
                 self._tell_gap(gap)
             self._unknown.update(summary.unknown)
@@ -162,7 +173,7 @@ class Content:
         newest, place = self._files[-1].n, None
         for summary in self._summaries(tuple(sorted(signed)), statements.cuts):
             if self._at is not None and (self._at.name, self._at.group) == (newest, 0):
-                place = fold.place(self._level, strict=self._strict)
+                place = fold.place(strict=self._strict)
             fold.add(summary)
             self._tally.records = fold.size - first
         # What is missing or too much at the end stands in no row group.
@@ -171,6 +182,8 @@ class Content:
         statements.finish(fold.size)
         turns.finish()
         self.place = place
+        if self._level >= LEVEL_MEANING:
+            self._judge_erasures(statements)
         self._tally.checked += [
             f"records {first} to {fold.size - 1}: every link and leaf, seq, tseq, tprev, typed columns",
             f"root recomputed at {len(signed)} sizes, so they are consistent",
@@ -193,6 +206,15 @@ class Content:
             self._tally.not_checked.append(f"{roots} roots at or below size {first} against the records (--full)")
         if passed:
             self._tally.not_checked.append(f"{passed} statements of heads of positions before {first} (--full)")
+
+    def _judge_erasures(self, statements: Statements) -> None:
+        # An archive's newest seals stand beside the records that they close, verified, and not among them yet.
+        beside = [parse_seal(parse_record(one.record).event) for one in self._beside if one.type == SEAL]
+        for seal in {one.day: one for one in (*beside, *statements.seals)}.values():
+            found = self._erasures.number(seal.first, seal.last)
+            if found != seal.erasures:
+                told = f"the seal of {seal.day} counts {seal.erasures} erasures, the records {found}"
+                self._tally.fail(Verdict.TAMPERED, told)
 
     def _statements(self) -> Iterator[Found]:
         """Those beside the records, and those among them; of one that is both, the one beside."""

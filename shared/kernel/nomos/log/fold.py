@@ -128,12 +128,11 @@ class LogFold:
         #: The largest checkpoint size whose root has been recomputed and found equal.
         self.vouched = 0
 
-    def place(self, level: int, *, strict: bool) -> Place:
-        """Where the fold stands, to be remembered; ``level`` and ``strict`` say how the records were judged."""
+    def place(self, *, strict: bool) -> Place:
+        """Where the fold stands, to be remembered; ``strict`` says how the records were judged."""
         tenants, producers, sources = self._counters.place()
         return Place(
             seq=self.size,
-            level=level,
             strict=strict,
             head=self._head.hex(),
             range=tuple(one.hex() for one in self._tree.hashes()),

@@ -17,6 +17,7 @@ import msgspec
 from nomos.errors import Malformed
 from nomos.eventschemas import is_known, what_is_wrong
 from nomos.ids import SYSTEM_TENANT
+from nomos.log.erasure import KeyFacts, key_rows, read_keys
 from nomos.log.parts import HASH_BYTES, GroupRows
 from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record, parse_ts
 from nomos.log.report import Verdict
@@ -149,6 +150,7 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     heads: tuple[HeadsCut, ...]
     unknown: dict[str, int]
     bad: Bad | None
+    keys: KeyFacts = KeyFacts((), 0, None)
 
 
 _FACTS = msgspec.json.Decoder(Facts)
@@ -426,8 +428,14 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         lambda: check_members(facts),
         lambda: check_seqs(facts, dense=dense),
     ]
-    unknown, bad_meaning = check_meaning(rows) if level >= LEVEL_MEANING else ({}, None)
-    found = [unread, bad_tenant, bad_producer, bad_source, bad_meaning, *(check() for check in checks)]
+    keys = KeyFacts((), 0, None)
+    unknown: dict[str, int] = {}
+    bad_field, bad_meaning = None, None
+    if level >= LEVEL_MEANING:
+        unknown, bad_meaning = check_meaning(rows)
+        keys = read_keys((row, rows.record(row)) for row in key_rows([one.type for one in facts]))
+        bad_field = None if keys.bad is None else _tampered(*keys.bad)
+    found = [unread, bad_tenant, bad_producer, bad_source, bad_meaning, bad_field, *(check() for check in checks)]
     bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
     first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
     placed = dense and first_seq >= 0
@@ -450,4 +458,5 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         heads=heads_at(rows, facts, cuts),
         unknown=unknown,
         bad=bad,
+        keys=keys,
     )

@@ -27,6 +27,7 @@ import msgspec
 
 from nomos.errors import MalformedRecord
 from nomos.log.record import canonical_bytes, parse_object
+from nomos.log.sealedfield import SUBJECT_ERASED
 from nomos.log.tree import EMPTY_ROOT, CompactRange, inclusion_proof, leaf_hash, verify_inclusion
 
 SEAL: Final = "audit.seal"
@@ -34,7 +35,7 @@ HEADS: Final = "audit.heads"
 STATEMENTS: Final = frozenset({SEAL, HEADS})
 #: Types of the log's own records that this module and its neighbours read.
 KEY: Final = "audit.key"
-ERASURE: Final = "audit.erasure"
+ERASURE: Final = SUBJECT_ERASED
 #: Parts that one seal can name; with names and digests they fit into a record.
 SEALED_FILES_MAX: Final = 256
 _BLIND: Final = b"nomos-tenant-blind/v1\0"

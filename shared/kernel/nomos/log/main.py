@@ -43,6 +43,7 @@ class Demand:
         state: the file of what earlier runs verified; None remembers nothing.
         full: whether to read all records, also those that an earlier run verified.
         record: the record of a receipt; None looks beside it.
+        keys: people's keys that were disclosed (at level 2); None opens no sealed field.
         tsa_roots: certificates of whom the auditor trusts for time stamps; None leaves tokens unchecked.
         quiet: whether to show no progress on a terminal.
     """
@@ -57,6 +58,7 @@ class Demand:
     state: Path | None = None
     full: bool = False
     record: Path | None = None
+    keys: Path | None = None
     tsa_roots: Path | None = None
     quiet: bool = False
 
@@ -90,7 +92,7 @@ def run_verify(demand: Demand, stdout: TextIO, stderr: TextIO) -> int:
         stderr.write(f"nomos verify: {error}\n")
         return EXIT_USAGE
     except Malformed as error:
-        stderr.write(f"nomos verify: trust policy, TSA roots, state or level: {error.detail}\n")
+        stderr.write(f"nomos verify: trust policy, keys, TSA roots, state or level: {error.detail}\n")
         return EXIT_USAGE
     except ModuleNotFoundError as error:
         stderr.write(f"nomos verify: {error.name} is not installed: install nomos-authz[verify]\n")
@@ -103,6 +105,7 @@ def run_verify(demand: Demand, stdout: TextIO, stderr: TextIO) -> int:
 
 
 def _verify(demand: Demand, memory: Memory | None, stderr: TextIO) -> Report:
+    from nomos.log.erasure import parse_disclosure  # noqa: PLC0415
     from nomos.log.receiptfile import record_beside, verify_receipt_file  # noqa: PLC0415
     from nomos.log.trust import parse_trust  # noqa: PLC0415
     from nomos.log.verify import verify_export  # noqa: PLC0415
@@ -137,6 +140,7 @@ def _verify(demand: Demand, memory: Memory | None, stderr: TextIO) -> Report:
             full=demand.full,
             progress=shown,
             tsa_roots=None if demand.tsa_roots is None else demand.tsa_roots.read_bytes(),
+            keys=None if demand.keys is None else parse_disclosure(demand.keys.read_bytes()),
         )
     finally:
         if shown is not None:

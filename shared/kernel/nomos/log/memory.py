@@ -55,7 +55,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         seq: the next record.
-        level: at which the records before it were judged.
         strict: whether declared gaps before it would have been told as failures.
         head: chain hash of the record before.
         range: the compact range of the tree of ``seq`` leaves.
@@ -67,7 +66,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     seq: int
-    level: int
     strict: bool
     head: str
     range: tuple[str, ...]

@@ -81,7 +81,6 @@ class Statements:
         self._days: dict[str, Seal] = {}
         self.judged = 0
         self.unblinded = 0
-        self.erasures = 0
         self.warnings: list[str] = []
         for one in self._found.values():
             try:
@@ -123,6 +122,11 @@ class Statements:
         self._at = {cut: some for cut, some in self._at.items() if cut >= seq}
         self._found = {at: one for at, one in self._found.items() if at >= seq}
         return passed
+
+    @property
+    def seals(self) -> tuple[Seal, ...]:
+        """The seals judged so far, in order."""
+        return tuple(self._days.values())
 
     def judge_heads(self, cut: int, tenants: Mapping[str, tuple[int, str]], producers: Mapping[str, int]) -> None:
         """Compares the heads at a position with what the statements say of it.

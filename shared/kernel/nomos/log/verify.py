@@ -10,8 +10,8 @@ then from level 1 the records (:mod:`nomos.log.content`). Levels:
    their order and days, the roots' consistency, and the digests that the seals sign.
 1. Level 0, and every link, every leaf, the root at every checkpoint size, ``seq``/``tseq``/``tprev``, sources and
    producers' counters, typed columns.
-2. Level 1, and the canonical form and members of each record. What of level 2 does not exist yet is listed under
-   "not checked".
+2. Level 1, the canonical form and members of each record, sealed fields and erasures. What of level 2 does not exist
+   yet is listed under "not checked".
 
 A demanded tenant is part of the question, not of the export: without it a tenant's bundle is not accepted, so that a
 log that has been cut down to one tenant cannot pass for the log.
@@ -19,7 +19,7 @@ log that has been cut down to one tenant cannot pass for the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -56,6 +56,7 @@ def verify_export(
     full: bool = False,
     progress: Callable[[int, int], None] | None = None,
     tsa_roots: bytes | None = None,
+    keys: Mapping[str, bytes] | None = None,
 ) -> Report:
     """Verifies the export in ``directory``.
 
@@ -72,6 +73,7 @@ def verify_export(
         full: whether to read all records, also those that an earlier run verified.
         progress: told how many of how many records have been judged.
         tsa_roots: certificates in PEM of whom the auditor trusts for time stamps; None leaves tokens unchecked.
+        keys: people's keys that were disclosed to the auditor, by id, to open sealed fields at level 2.
 
     Returns:
         The report. It never says ``verified`` for an export without records or signatures.
@@ -115,6 +117,7 @@ def verify_export(
                 workers=workers,
                 place=None if before is None or full else before.place,
                 progress=progress,
+                keys=keys,
             )
             content.judge()
     _say_unchecked(level, index, tally, is_compared=before is not None)
@@ -224,7 +227,7 @@ def _say_unchecked(level: int, index: ExportIndex, tally: Tally, *, is_compared:
     if level < LEVEL_MEANING:
         tally.not_checked.append("canonical form and members of each record and event (level 2)")
     else:
-        tally.not_checked.append("sealed fields, passkeys' assertions")
+        tally.not_checked.append("passkeys' assertions")
     seen = "" if is_compared else ", or an earlier run saw another one"
     tally.not_checked.append(f"whether a newer checkpoint exists{seen}")
     tally.not_checked.append("records that were cut after the newest checkpoint, with the counters of that time")
