@@ -201,6 +201,8 @@ class Archiver:
         self._stamp = stamp
         self._after_root = after_root
         self.done = NOTHING
+        #: Records that are archived, or on their way there.
+        self.gathered = 0
 
     async def run(self) -> None:
         """Archives until cancelled.
@@ -367,6 +369,7 @@ class Archiver:
                     await parts.add(rows)
                     erasures += sum(record.endswith(_ERASURE_END) for record in block.block.records)
                     head = evolve(head, block)
+                    self.gathered = head.size
                     if until is not None and head.size > until:
                         break
                 if until is None and over and not blocks and not await follower.is_behind():

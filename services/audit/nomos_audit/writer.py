@@ -31,7 +31,7 @@ from nats.aio.client import Client
 
 from nomos.errors import Fenced, MalformedRecord, Misconfigured, RolledBack, Unavailable
 from nomos_audit.batch import Delivery, account_of
-from nomos_audit.block import BLOCK_BYTES_MAX, STREAM, SUBJECT, encode_block
+from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, SUBJECT, encode_block
 from nomos_audit.domain import JOURNAL, Facts, Proposal, Snapshot, begin_snapshot, serialise
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.head import Head
@@ -216,7 +216,7 @@ class Writer:
                 try:
                     if not waiting or (journal.waiting() and len(waiting) < WAITING_MAX):
                         waiting.extend(_deliveries(await journal.take(0 if waiting else IDLE_SECONDS)))
-                        if waiting and self._state is State.WRITING:
+                        if waiting and self._state is State.WRITING and not _fill_a_block(waiting):
                             # One block for what comes within this time: an append costs an fsync and wakes readers.
                             await asyncio.sleep(LINGER_SECONDS)
                             waiting.extend(_deliveries(await journal.take(0)))
@@ -297,6 +297,16 @@ class Writer:
             if last.seq == head.block + 1 and last.payload == payload:
                 return True
             raise Fenced(f"another writer holds block {head.block + 1} of the chain")
+
+
+def _fill_a_block(waiting: deque[Delivery]) -> bool:
+    """Whether more would not fit into the next block anyway. A record is no shorter than the event that it holds."""
+    total = 0
+    for one in waiting:
+        total += len(one.payload)
+        if total >= BLOCK_RECORDS_BYTES_MAX:
+            return True
+    return False
 
 
 def _deliveries(stored: list[Stored]) -> list[Delivery]:
