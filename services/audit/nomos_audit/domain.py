@@ -29,7 +29,7 @@ from nomos.errors import Malformed, NotPermitted
 from nomos.events import Batch, Envelope
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.chain import link
-from nomos.log.record import RECORD_VERSION, canonical_bytes, format_ts
+from nomos.log.record import RECORD_VERSION, canonical_record, format_ts
 from nomos.log.tree import CompactRange
 from nomos_audit.batch import Delivery, parse_batch, parse_envelope
 from nomos_audit.block import BLOCK_RECORDS_BYTES_MAX, BLOCK_VERSION, SNAPSHOT_ENTRIES_MAX, Block
@@ -234,7 +234,7 @@ class _Draft:
             "tseq": before.next,
             "v": RECORD_VERSION,
         }
-        record = canonical_bytes(members)
+        record = canonical_record(members)
         self._hash = link(self._hash, record)
         self._records.append(record)
         self._hashes.append(self._hash)

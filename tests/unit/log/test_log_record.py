@@ -16,6 +16,7 @@ from nomos.log.record import (
     INTEGER_MAX,
     RECORD_BYTES_MAX,
     canonical_bytes,
+    canonical_record,
     check_profile,
     format_ts,
     parse_object,
@@ -51,6 +52,37 @@ def plain_record(**changes: Any) -> dict[str, Any]:
         "v": 1,
         **changes,
     }
+
+
+@given(VALUES | st.floats() | st.binary() | st.dictionaries(st.text(), st.floats() | VALUES))
+def test_the_writers_quicker_way_gives_the_same_bytes_and_refuses_the_same(event: Any) -> None:
+    members = plain_record(event=event)
+    try:
+        expected: Any = canonical_bytes(members)
+        if type(event) is not dict:
+            # A record that has no object for its event is refused when it is read.
+            expected = MalformedRecord
+    except Malformed as error:
+        expected = type(error)
+    try:
+        found: Any = canonical_record(members)
+    except Malformed as error:
+        found = type(error)
+    assert found == expected
+
+
+@pytest.mark.parametrize("depth", [13, 14, 15, 16])
+def test_the_writers_quicker_way_has_the_same_depth(depth: int) -> None:
+    event: Any = 1
+    for _ in range(depth):
+        event = {"a": event}
+    members = plain_record(event=event)
+    if depth < 16:
+        assert canonical_record(members) == canonical_bytes(members)
+    else:
+        for spell in (canonical_record, canonical_bytes):
+            with pytest.raises(LimitExceeded):
+                spell(members)
 
 
 @given(OBJECTS)
