@@ -7,6 +7,7 @@ process: the server gets a signature over its nonce, the services get signed tok
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from base64 import b64encode
 from pathlib import Path
 from types import TracebackType
@@ -121,7 +122,9 @@ class Connection:
 
     async def close(self) -> None:
         """Disconnects."""
-        await self._client.close()
+        # A server that has gone, or has thrown this client out, cut the connection before us.
+        with contextlib.suppress(OSError):
+            await self._client.close()
 
     async def ask(self, subject: str, command: msgspec.Struct, decoder: Decoder, timeout_ms: int) -> msgspec.Struct:
         """Sends a command, returns the reply.
