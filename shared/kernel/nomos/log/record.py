@@ -95,7 +95,7 @@ def _check_text(text: str) -> None:
         raise MalformedRecord("a string holds a lone surrogate") from None
 
 
-def _check_keys(obj: dict[Any, Any]) -> None:
+def _check_keys(obj: Iterable[Any]) -> None:
     for name in obj:
         if type(name) is not str or not _is_key(name):
             raise MalformedRecord("a key must be 1 to 64 of A-Z a-z 0-9 _ . -")
@@ -139,10 +139,57 @@ def check_profile(obj: object) -> None:
     _check_values(obj.values(), 1)
 
 
+#: Keys that were found good, bounded: who makes up keys costs only time.
+_good_keys: set[str] = set()
+_GOOD_KEYS_MAX: Final = 4_096
+
+
+def _check_shape(obj: dict[Any, Any], depth: int) -> None:
+    """As :func:`check_profile`, but for what the encoder refuses by itself: lone surrogates and integers beyond 2^53-1.
+
+    The writer pays for this on every record, so it is one loop for keys and values, and asks nothing twice.
+    """
+    if depth > RECORD_DEPTH_MAX:
+        raise LimitExceeded("record depth", RECORD_DEPTH_MAX)
+    for name, value in obj.items():
+        # A subclass of str is equal to a good key and has no place here: the encoder refuses it as a key.
+        if name not in _good_keys:
+            _check_keys((name,))
+            if len(_good_keys) >= _GOOD_KEYS_MAX:
+                _good_keys.clear()
+            _good_keys.add(name)
+        kind = type(value)
+        if kind is str or kind is int or kind is bool or value is None:
+            continue
+        if kind is dict:
+            _check_shape(value, depth + 1)
+        elif kind is list:
+            _check_list(value, depth + 1)
+        else:
+            raise MalformedRecord(f"a value of type {kind.__name__} has no place in a record")
+
+
+def _check_list(values: list[Any], depth: int) -> None:
+    if depth > RECORD_DEPTH_MAX:
+        raise LimitExceeded("record depth", RECORD_DEPTH_MAX)
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is int or kind is bool or value is None:
+            continue
+        if kind is dict:
+            _check_shape(value, depth + 1)
+        elif kind is list:
+            _check_list(value, depth + 1)
+        else:
+            raise MalformedRecord(f"a value of type {kind.__name__} has no place in a record")
+
+
 def _encode(obj: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(obj, option=_OPTIONS)
-    except orjson.JSONEncodeError as error:  # pragma: no cover - check_profile leaves nothing to refuse
+    except orjson.JSONEncodeError as error:
+        # A text or an integer that has no form: this says which.
+        check_profile(obj)
         raise MalformedRecord("the object has no canonical form", cause=str(error)) from None
 
 
@@ -153,7 +200,9 @@ def canonical_bytes(obj: dict[str, Any], bytes_max: int = RECORD_BYTES_MAX) -> b
         MalformedRecord: ``obj`` is outside the profile jcs-strict.
         LimitExceeded: too deep or too long.
     """
-    check_profile(obj)
+    if type(obj) is not dict:
+        raise MalformedRecord("a record must be an object")
+    _check_shape(obj, 1)
     encoded = _encode(obj)
     if len(encoded) > bytes_max:
         raise LimitExceeded("record size in bytes", bytes_max, len(encoded))
@@ -172,8 +221,7 @@ def canonical_record(members: dict[str, Any]) -> bytes:
     event = members["event"]
     if type(event) is not dict:
         raise MalformedRecord("an event must be an object")
-    _check_keys(event)
-    _check_values(event.values(), 2)
+    _check_shape(event, 2)
     encoded = _encode(members)
     if len(encoded) > RECORD_BYTES_MAX:
         raise LimitExceeded("record size in bytes", RECORD_BYTES_MAX, len(encoded))
@@ -193,11 +241,13 @@ def parse_object(encoded: bytes, bytes_max: int = RECORD_BYTES_MAX) -> dict[str,
         obj = orjson.loads(encoded)
     except orjson.JSONDecodeError as error:
         raise MalformedRecord("a record must be JSON", cause=str(error)) from None
-    check_profile(obj)
+    if type(obj) is not dict:
+        raise MalformedRecord("a record must be an object")
+    _check_shape(obj, 1)
     # orjson keeps the last of duplicate keys and takes any spelling; encoding again brings both to light.
     if _encode(obj) != bytes(encoded):
         raise MalformedRecord("a record must be in canonical form")
-    return obj  # type: ignore[no-any-return]
+    return obj
 
 
 def parse_ts(text: str) -> int:
