@@ -23,7 +23,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo test check up bench lock clean
+.PHONY: help setup demo strace test check up bench lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -59,6 +59,11 @@ bench: .venv/.run
 
 test: .venv/.test
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)
+
+# One test kills the log's writer by strace. Does nothing where strace is there, or where there is no apt-get.
+strace:
+	@command -v strace >/dev/null || ! command -v apt-get >/dev/null || \
+		apt-get install -y strace || { apt-get update && apt-get install -y strace; }
 
 check: .venv/.test
 	$(BIN)/ruff check .
