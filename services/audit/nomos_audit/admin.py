@@ -103,11 +103,14 @@ class AuditAdmin:
         self._settings = settings
         self._bus = bus
         self._database = database
+        self._log = log
         self._signer = log.signer
         self._tiles = log.tiles
         self._statements = statements
         self._rotation = rotation
-        self._receipts = Receipts(bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles)
+        self._receipts = Receipts(
+            bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles, vouched=log.vouched
+        )
         self._exports: dict[str, _Export] = {}
         self._opening: list[str] = []
 
@@ -196,7 +199,7 @@ class AuditAdmin:
         head = None
         if tenant != "_":
             head = partial(self._statements.head_of, await self._statements.ensure(tenant), tenant)
-        await self._signer.checkpoint_now()
+        await self._log.vouched(await self._signer.checkpoint_now())
         folder = Path(tempfile.mkdtemp(prefix="nomos-export-", dir=self._settings.export_dir or None))
         try:
             await export_log(
@@ -207,6 +210,7 @@ class AuditAdmin:
                 tenant=None if tenant == "_" else tenant,
                 tiles=self._tiles,
                 head=head,
+                cosigned=None if self._log.cosigning is None else self._log.cosigning.vouched,
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from nomos.ids import new_id
 from nomos.keys import parse_seed
 from nomos_audit.admin import AuditAdmin
 from nomos_audit.anchors import FileAnchor
-from nomos_audit.archiving import checked, open_archive
+from nomos_audit.archiving import ask_witnesses, checked, open_archive
 from nomos_audit.arrivals import Arrivals
 from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
@@ -73,6 +73,7 @@ class Audit:
             checkpoint_seconds=s.checkpoint_seconds,
             tiles=Path(s.tiles_dir or self._stack.enter_context(TemporaryDirectory(prefix="nomos-tiles-"))),
         )
+        ask_witnesses(s, log)
         own = OwnEvents(parts.journal)
         await open_archive(s, self._env, log, own=own, blinding_key=self._blinding_key)
         statements = Statements(log, blinding_key=self._blinding_key, journal=own.append)
@@ -98,6 +99,8 @@ class Audit:
             found.append(f"the writer is {self._log.writer.state.value}")
         if (key := self._log.signer.lacks) is not None:
             found.append(f"this process does not hold the log's key {key}, and signs nothing")
+        if self._log.cosigning is not None and (fault := self._log.cosigning.fault()) is not None:
+            found.append(fault)
         return found
 
     async def stop(self) -> None:

@@ -163,6 +163,7 @@ class Archiver:
         grace_seconds: float = GRACE_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         stamp: Callable[[Collection[str]], Awaitable[tuple[FileEntry, ...]]] | None = None,
+        vouched: Callable[[bytes], Awaitable[bytes]] | None = None,
         after_root: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
         """Takes what it works with.
@@ -184,6 +185,7 @@ class Archiver:
             retry_seconds: after the store did not answer.
             stamp: called with the names that the index has when a root is archived; gives the time-stamp tokens that
                 are stored and not among them.
+            vouched: gives a note with the witnesses' cosignatures, waited for as long as the settings say.
             after_root: called with day and note then (a second bucket).
         """
         self._client = client
@@ -201,6 +203,7 @@ class Archiver:
         self._grace_seconds = grace_seconds
         self._retry_seconds = retry_seconds
         self._stamp = stamp
+        self._vouched = vouched
         self._after_root = after_root
         self.done = NOTHING
         #: Records that are archived, or on their way there.
@@ -488,8 +491,9 @@ class Archiver:
             while True:
                 note = await find_note(self._client, size)
                 if note is not None:
-                    return note
+                    break
                 await self._signer.checkpoint_now()
+        return note if self._vouched is None else await self._vouched(note)
 
     async def _proofs(self, found: _Found, root: Checkpoint, subtree: Subtree) -> RootProofs:
         """The proofs of a day, checked as an auditor will check them."""

@@ -11,6 +11,7 @@ from cryptography.x509 import Certificate
 
 from nomos.errors import Malformed, Misconfigured
 from nomos.log.timestamps import parse_roots
+from nomos.log.trust import parse_trust
 from nomos_audit.log import AuditLog
 from nomos_audit.mirror import Mirror
 from nomos_audit.own import OwnEvents
@@ -45,6 +46,24 @@ def checked(settings: AuditSettings) -> AuditSettings:
 def authorities_of(settings: AuditSettings) -> list[str]:
     """The URLs of ``archive_tsa``."""
     return settings.archive_tsa.replace(",", " ").split()
+
+
+def ask_witnesses(settings: AuditSettings, log: AuditLog) -> None:
+    """Has the witnesses that the settings name asked, if any.
+
+    Raises:
+        Misconfigured: the policy cannot be read, or a witness cannot be asked.
+    """
+    if not settings.witnesses:
+        return
+    try:
+        policy = parse_trust(Path(settings.witnesses).read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"the policy of witnesses cannot be read: {error.strerror}", cause=str(error)) from error
+    except Malformed as error:
+        raise Misconfigured(f"the policy of witnesses: {error.detail}") from error
+    development = settings.environment == "development"
+    log.witness(policy, wait_seconds=settings.witness_wait_seconds, development=development)
 
 
 async def open_archive(

@@ -96,6 +96,7 @@ async def export_log(
     tenant: str | None = None,
     tiles: Tiles | None = None,
     head: Callable[[bytes], Awaitable[bytes]] | None = None,
+    cosigned: Callable[[list[tuple[int, bytes]]], Awaitable[list[tuple[int, bytes]]]] | None = None,
     tool: str = "nomos",
 ) -> ExportIndex:
     """Writes the log, or one tenant's records with their proofs, up to the newest checkpoint.
@@ -108,6 +109,7 @@ async def export_log(
         tenant: whose bundle; None for the whole log.
         tiles: the tree, from which a bundle's proof is made; without, 32 bytes for each record of the log are held.
         head: gives the bundle's ``head.json`` for the newest checkpoint.
+        cosigned: gives notes with the cosignatures that witnesses added; None where there are no witnesses.
         tool: name and version of the program, for the reader.
 
     Raises:
@@ -117,6 +119,8 @@ async def export_log(
         OSError: the folder is not empty or cannot be written.
     """
     notes = await read_checkpoints(client, keys)
+    if cosigned is not None:
+        notes = await cosigned(notes)
     if not notes or notes[-1][0] == 0:
         raise NotFound("the log has no signed record yet")
     size = notes[-1][0]

@@ -16,9 +16,11 @@ import nats.errors
 from nats.aio.client import Client
 
 from nomos.log.index import FileEntry
+from nomos.log.trust import TrustPolicy
 from nomos_audit.anchors import Anchor, DatabaseAnchor
 from nomos_audit.archiver import RETRY_SECONDS, Archiver
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
+from nomos_audit.cosigning import Cosigning
 from nomos_audit.domain import JOURNAL
 from nomos_audit.keys import TurnTable
 from nomos_audit.projections import TableProjection
@@ -53,6 +55,8 @@ class AuditLog:
         self.tenants = TenantStreams(client, origin=origin, may_publish=lambda: writer.is_active)
         self.tiles = Tiles(client, tiles, origin=origin)
         self.archiver: Archiver | None = None
+        self.cosigning: Cosigning | None = None
+        self._witness_wait_seconds = 0.0
         self._kept = kept
 
     @classmethod
@@ -139,8 +143,37 @@ class AuditLog:
             grace_seconds=grace_seconds,
             retry_seconds=retry_seconds,
             stamp=stamp,
+            vouched=self.vouched,
             after_root=after_root,
         )
+
+    def witness(self, policy: TrustPolicy, *, wait_seconds: float, development: bool) -> None:
+        """Has the witnesses of ``policy`` asked; call before :meth:`run`.
+
+        Args:
+            policy: which witnesses, where they are, and what a quorum is.
+            wait_seconds: how long :meth:`vouched` waits for the quorum.
+            development: whether a witness on loopback may be asked without TLS.
+
+        Raises:
+            Misconfigured: no witness, too many, or one without a URL or with one that is not allowed.
+        """
+        self.cosigning = Cosigning(
+            self.client,
+            self.database,
+            self.tiles,
+            policy,
+            open_note=self.signer.open_note,
+            is_active=lambda: self.writer.is_active,
+            development=development,
+        )
+        self._witness_wait_seconds = wait_seconds
+
+    async def vouched(self, note: bytes) -> bytes:
+        """The note with the witnesses' cosignatures, once they are a quorum, or those that came within the time."""
+        if self.cosigning is None:
+            return note
+        return await self.cosigning.quorum_of(note, self._witness_wait_seconds)
 
     async def run(self) -> None:
         """Runs all parts until cancelled.
@@ -155,6 +188,8 @@ class AuditLog:
             parts.create_task(self.tenants.run(), name="audit tenants")
             parts.create_task(self.tiles.run(), name="audit tiles")
             parts.create_task(self._trim(), name="audit trim")
+            if self.cosigning is not None:
+                parts.create_task(self.cosigning.run(), name="audit witnesses")
             if self.archiver is not None:
                 parts.create_task(self.archiver.run(), name="audit archiver")
 

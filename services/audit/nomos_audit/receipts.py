@@ -7,6 +7,7 @@ against the signed root before it leaves.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -42,13 +43,23 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
 class Receipts:
     """Finds records of one log and proves them."""
 
-    def __init__(self, client: Client, database: Database, *, origin: str, signer: Signer, tiles: Tiles) -> None:
-        """Takes the connection to the account that owns the streams, and what knows the tree and its signatures."""
+    def __init__(
+        self,
+        client: Client,
+        database: Database,
+        *,
+        origin: str,
+        signer: Signer,
+        tiles: Tiles,
+        vouched: Callable[[bytes], Awaitable[bytes]],
+    ) -> None:
+        """Takes the connection to the account that owns the streams, and what knows the tree and who signed it."""
         self._client = client
         self._database = database
         self._origin = origin
         self._signer = signer
         self._tiles = tiles
+        self._vouched = vouched
 
     async def by_seq(self, seq: int, tenant: str | None) -> Located:
         """Record ``seq``; of ``tenant`` only, where one is named.
@@ -149,4 +160,5 @@ class Receipts:
             # The table or the tiles are damaged; both are copies of the chain. The tiles heal by themselves.
             self._tiles.forget()
             raise Unavailable("the copy of the log that proofs are made from is damaged", cause=error.detail) from error
-        return format_receipt(Receipt(prev=found.prev, index=found.seq, path=path, checkpoint=note))
+        vouched = await self._vouched(note)
+        return format_receipt(Receipt(prev=found.prev, index=found.seq, path=path, checkpoint=vouched))

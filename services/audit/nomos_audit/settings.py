@@ -31,6 +31,8 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
         archive_tsa_roots: PEM file of the certificates that vouch for their tokens; empty to leave this to the auditor.
         archive_grace_seconds: after midnight UTC before a day without later records is sealed.
         environment: ``production``, or ``development``, which alone lets a store on loopback speak without TLS.
+        witnesses: a trust policy's file whose witness lines have URLs; they are asked for cosignatures. Empty for none.
+        witness_wait_seconds: how long a daily root, an export or a receipt waits for the quorum; then it goes without.
         chains: number of chains; 1. See docs/adr/0012 for how a deployment splits.
     """
 
@@ -48,4 +50,6 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
     archive_tsa_roots: str = ""
     archive_grace_seconds: float = 30.0
     environment: str = "production"
+    witnesses: str = ""
+    witness_wait_seconds: float = 10.0
     chains: int = 1

@@ -63,6 +63,7 @@ class Local:
         max_file_store: int = STORE_BYTES,
         connectors: Path,
         archive: bool = False,
+        witnesses: Path | None = None,
     ) -> None:
         """Prepares ``directory``; nothing runs yet.
 
@@ -72,10 +73,12 @@ class Local:
             max_file_store: bytes that all streams may reserve together.
             connectors: folder of the connector catalogue.
             archive: whether the log is archived, to an S3 server that is started too.
+            witnesses: a trust policy whose witnesses are asked to cosign the log.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory.resolve()
         self.connectors = connectors.resolve()
+        self.witnesses = None if witnesses is None else witnesses.resolve()
         self.bounds = bounds or Bounds()
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
@@ -166,6 +169,8 @@ class Local:
                 env[f"{name}_FILE"] = str(path)
         if service == "audit" and self.seaweed is not None:
             env |= self._archive(self.seaweed)
+        if service == "audit" and self.witnesses is not None:
+            env["NOMOS_AUDIT_WITNESSES"] = str(self.witnesses)
         return env
 
     @staticmethod

@@ -238,6 +238,35 @@ def log(words: Words) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress on a terminal")
 
 
+def watching(words: Words) -> None:
+    """Those who watch a log from outside."""
+    group = words.group("witness", "a witness of logs: cosigns checkpoints that continue what it saw")
+    doing = "make a witness's key"
+    sub = words.add("keygen", doing, lazy("witness", "keygen"), group=group, context=False)
+    sub.add_argument("--name", required=True, help="a URL without scheme, for instance witness.example.org/w1")
+    sub.add_argument("--out", required=True, metavar="FILE", help="the secret key; must not exist")
+    sub = words.add("run", "serve until interrupted", lazy("witness", "run"), group=group, context=False)
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--key-file", required=True, metavar="FILE")
+    sub.add_argument("--state", required=True, metavar="DIR", help="what it remembers; never remove it")
+    sub.add_argument("--log", required=True, action="append", metavar="VKEY", help="a log's key; again for more")
+    sub.add_argument("--listen", default="127.0.0.1:7380", metavar="HOST:PORT")
+    sub.add_argument("--tls-cert", default="", metavar="FILE")
+    sub.add_argument("--tls-key", default="", metavar="FILE")
+    sub.add_argument("--ready-file", default="", metavar="FILE", help="written with the address when it serves")
+    doing = "follow a log's archive or export, and alarm when it goes back, forks, or stands still"
+    sub = words.add("monitor", doing, lazy("monitor", "monitor"), context=False)
+    sub.add_argument("path", metavar="PATH", help="the folder, kept up to date by a copy of the store")
+    sub.add_argument("--trust", required=True, metavar="FILE", help="your own policy: whose signatures count")
+    sub.add_argument("--state", required=True, metavar="FILE", help="what was verified; never remove it")
+    asked = "demand this tenant's bundle, not the whole log"
+    sub.add_argument("--tenant-bundle", "--tenant", dest="tenant", default="", metavar="T", help=asked)
+    sub.add_argument("--max-age", type=float, default=0.0, metavar="SECONDS", help="of the newest cosignature")
+    sub.add_argument("--every", type=float, default=60.0, metavar="SECONDS", help="between two looks (default 60)")
+    sub.add_argument("--once", action="store_true", help="one look, for instance from cron")
+    sub.add_argument("--evidence", default="", metavar="DIR", help="where notes that contradict each other are kept")
+
+
 def reading(words: Words) -> None:
     """Tokens and topics."""
     sub = words.add("inspect", "show a token for people", lazy("inspect", "inspect"), context=False)
@@ -246,4 +275,4 @@ def reading(words: Words) -> None:
     sub.add_argument("topic", nargs="?", default="")
 
 
-FAMILIES: tuple[Callable[[Words], None], ...] = (identities, people, policies, calls, approvals, log, reading)
+FAMILIES: tuple[Callable[[Words], None], ...] = (identities, people, policies, calls, approvals, log, watching, reading)

@@ -11,7 +11,7 @@ from nomos.cli.output import Exit, result
 from nomos.errors import Misconfigured
 
 #: The topics, in the order in which a newcomer needs them.
-TOPICS: Final = ("start", "policies", "step-up", "connections", "tokens", "verify", "people", "exit-codes")
+TOPICS: Final = ("start", "policies", "step-up", "connections", "tokens", "verify", "witness", "people", "exit-codes")
 _SUFFIX: Final = ".md"
 _TITLE: Final = "# "
 

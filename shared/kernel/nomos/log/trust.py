@@ -52,6 +52,8 @@ class TrustPolicy(msgspec.Struct, frozen=True, kw_only=True):
     witnesses: Mapping[str, VerifierKey]
     groups: Mapping[str, Group]
     quorum: str
+    urls: Mapping[str, str] = {}
+    """Where a witness is asked, by its name in the policy. The verifier has no use for it; the log asks there."""
 
     def origins(self) -> frozenset[str]:
         """The logs that the policy knows."""
@@ -82,6 +84,7 @@ class _Parsing:
     def __init__(self) -> None:
         self.logs: list[LogKey] = []
         self.witnesses: dict[str, VerifierKey] = {}
+        self.urls: dict[str, str] = {}
         self.groups: dict[str, Group] = {}
         self.quorum: str | None = None
         self._members: set[str] = set()
@@ -122,6 +125,8 @@ class _Parsing:
             raise MalformedRecord("a witness line has a name, a key and at most one URL")
         name = self._new_name(fields[0])
         self.witnesses[name] = self._take_key(fields[1], KeyKind.COSIGNATURE_V1, "witness")
+        if len(fields) == 3:
+            self.urls[name] = fields[2]
 
     def group(self, fields: list[str]) -> None:
         if len(fields) < 3:
@@ -184,5 +189,9 @@ def parse_trust(encoded: bytes) -> TrustPolicy:
     if parsing.quorum is None:
         raise MalformedRecord("a policy must have a quorum line")
     return TrustPolicy(
-        logs=tuple(parsing.logs), witnesses=parsing.witnesses, groups=parsing.groups, quorum=parsing.quorum
+        logs=tuple(parsing.logs),
+        witnesses=parsing.witnesses,
+        groups=parsing.groups,
+        quorum=parsing.quorum,
+        urls=parsing.urls,
     )

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--capture", metavar="FILE", help="record every byte on the bus here")
     parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
     parser.add_argument("--archive", action="store_true", help="archive each sealed day to an S3 store of its own")
+    parser.add_argument("--witnesses", metavar="FILE", help="a trust policy; its witnesses are asked to cosign the log")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +47,8 @@ async def _up(args: argparse.Namespace) -> int:
     data = Path(args.data)
     if args.fresh:
         wipe(data)
-    local = Local(data, connectors=Path(args.connectors), archive=args.archive)
+    witnesses = Path(args.witnesses) if args.witnesses else None
+    local = Local(data, connectors=Path(args.connectors), archive=args.archive, witnesses=witnesses)
     say("nomos: development installation on loopback; its keys lie in " + str(local.directory))
     await local.start(Path(args.capture) if args.capture else None)
     services: list[Service] = []
