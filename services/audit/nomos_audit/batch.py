@@ -8,12 +8,13 @@ from the payload: the bus server stamps its account into the subject ``intake.<A
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from nomos.errors import LimitExceeded, MalformedRecord, NotPermitted
-from nomos.events import Actor, Batch, Envelope
+from nomos.events import Batch
 from nomos.ids import SLUG_LENGTH_MAX, SYSTEM_TENANT
 from nomos.log.record import INTEGER_MAX
 
@@ -26,6 +27,8 @@ EVENT_ID_LENGTH_MAX: Final = 64
 RESERVED_TYPES: Final = "audit."
 AUDIT_SERVICE: Final = "audit"
 ACTOR_KINDS: Final = frozenset({"agent", "operator", "approver", "auditor", "service", "system"})
+
+_NAMES_KEPT: Final = 4_096
 
 _PRODUCER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{PRODUCER_LENGTH_MAX - 1}}}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -41,18 +44,20 @@ class Delivery(NamedTuple):
     payload: bytes
 
 
-class _StrictActor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StrictActor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As :class:`nomos.events.Actor`, strictly."""
+
     kind: str
     id: str
 
 
-class _StrictEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StrictEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As :class:`nomos.events.Envelope`, but a member that the record has no place for is an error, not lost."""
 
     id: str
     type: str
     tenant: str
-    actor: _StrictActor
+    actor: StrictActor
     corr: str
     cause: str
     event: dict[str, Any]
@@ -66,7 +71,7 @@ class _StrictBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _batches = msgspec.msgpack.Decoder(_StrictBatch)
-_envelopes = msgspec.msgpack.Decoder(_StrictEnvelope)
+_envelopes = msgspec.msgpack.Decoder(StrictEnvelope)
 
 #: What decoding hostile bytes can raise: nesting, ill-formed text, keys that cannot be keys, times out of range.
 _FOREIGN = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError)
@@ -100,7 +105,17 @@ def parse_batch(payload: bytes) -> Batch:
     return Batch(v=batch.v, p=batch.p, n=batch.n, e=batch.e)
 
 
-def parse_envelope(encoded: bytes | msgspec.Raw, service: str) -> Envelope:
+@lru_cache(maxsize=_NAMES_KEPT)
+def _is_type(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=_NAMES_KEPT)
+def _is_tenant(text: str) -> bool:
+    return text == SYSTEM_TENANT or _TENANT.fullmatch(text) is not None
+
+
+def parse_envelope(encoded: bytes | msgspec.Raw, service: str) -> StrictEnvelope:
     """Parses one event of a batch that ``service`` emitted.
 
     Raises:
@@ -113,20 +128,12 @@ def parse_envelope(encoded: bytes | msgspec.Raw, service: str) -> Envelope:
         raise MalformedRecord("an event must be an envelope", cause=repr(error)) from None
     if not 1 <= len(parsed.id) <= EVENT_ID_LENGTH_MAX:
         raise MalformedRecord(f"an event id has 1 to {EVENT_ID_LENGTH_MAX} characters")
-    if _NAME.fullmatch(parsed.type) is None:
+    if not _is_type(parsed.type):
         raise MalformedRecord("a type must be 1 to 64 of A-Z a-z 0-9 _ . -")
-    if parsed.tenant != SYSTEM_TENANT and _TENANT.fullmatch(parsed.tenant) is None:
+    if not _is_tenant(parsed.tenant):
         raise MalformedRecord("an event's tenant must be a slug or the log's own")
     if parsed.actor.kind not in ACTOR_KINDS:
         raise MalformedRecord("an actor's kind must be one of " + ", ".join(sorted(ACTOR_KINDS)))
     if parsed.type.startswith(RESERVED_TYPES) and service != AUDIT_SERVICE:
         raise NotPermitted(f"types under {RESERVED_TYPES} belong to the log")
-    return Envelope(
-        id=parsed.id,
-        type=parsed.type,
-        tenant=parsed.tenant,
-        actor=Actor(kind=parsed.actor.kind, id=parsed.actor.id),
-        corr=parsed.corr,
-        cause=parsed.cause,
-        event=parsed.event,
-    )
+    return parsed

@@ -25,13 +25,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+from msgspec import Raw
+
 from nomos.errors import Malformed, NotPermitted
-from nomos.events import Batch, Envelope
+from nomos.events import Batch
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.chain import link
 from nomos.log.record import RECORD_VERSION, canonical_record, format_ts
 from nomos.log.tree import CompactRange
-from nomos_audit.batch import Delivery, parse_batch, parse_envelope
+from nomos_audit.batch import Delivery, StrictEnvelope, parse_batch, parse_envelope
 from nomos_audit.block import BLOCK_RECORDS_BYTES_MAX, BLOCK_VERSION, SNAPSHOT_ENTRIES_MAX, Block
 from nomos_audit.head import NEW_TENANT, Head, ProducerHead, TenantHead, forget_oldest, producer_name
 
@@ -110,7 +112,7 @@ def serialise(
         snapshot: a snapshot of heads to go on with in this block.
         bytes_max: bound of the records' bytes; a single record may be larger.
     """
-    draft = _Draft(head, facts, bytes_max)
+    draft = Draft(head, facts, bytes_max)
     taken = 0
     for delivery in deliveries:
         if not draft.consume(delivery):
@@ -119,10 +121,11 @@ def serialise(
     return draft.close(taken, snapshot)
 
 
-class _Draft:
-    """A block under construction. Lives for one call of :func:`serialise`."""
+class Draft:
+    """A block under construction, for whoever wants to do something else between two messages."""
 
-    def __init__(self, head: Head, facts: Facts, bytes_max: int) -> None:
+    def __init__(self, head: Head, facts: Facts, bytes_max: int = BLOCK_RECORDS_BYTES_MAX) -> None:
+        """As for :func:`serialise`."""
         self._head = head
         self._facts = facts
         self._ts = format_ts(facts.now)
@@ -137,6 +140,10 @@ class _Draft:
         self._producers: dict[str, ProducerHead] = {}
         self._repeated = 0
         self._poisoned = 0
+
+    def __len__(self) -> int:
+        """Records so far."""
+        return len(self._records)
 
     def consume(self, delivery: Delivery) -> bool:
         """Adds one journal message; False if (the rest of) it must wait for the next block."""
@@ -177,19 +184,18 @@ class _Draft:
                 self._own(GAP, {**gap, "first": expected, "last": counter - 1})
             source = {"i": index, "q": seq, "s": JOURNAL}
             counted = {"id": batch.p, "n": counter, "svc": service}
-            self._add_event(bytes(encoded), service, counted, source)
+            self._add_event(encoded, service, counted, source)
             expected = counter + 1
             self._producers.pop(name, None)
             self._producers[name] = ProducerHead(expected, self._head.size + len(self._records) - 1)
         return True
 
-    def _add_event(self, encoded: bytes, service: str, counted: dict[str, Any], source: dict[str, Any]) -> None:
+    def _add_event(self, encoded: Raw, service: str, counted: dict[str, Any], source: dict[str, Any]) -> None:
         try:
-            event = parse_envelope(encoded, service)
-            self._add(_members(event), counted, source)
+            self._add(_members(parse_envelope(encoded, service)), counted, source)
         except (Malformed, NotPermitted) as error:
             self._poisoned += 1
-            told = _poison(encoded, service, error.code, error.detail)
+            told = _poison(bytes(encoded), service, error.code, error.detail)
             self._add(self._own_members(POISON, told), counted, source)
 
     def _own_poison(self, delivery: Delivery, service: str, code: str, detail: str) -> None:
@@ -245,7 +251,7 @@ class _Draft:
         return self._bytes >= self._bytes_max
 
     def close(self, taken: int, snapshot: Snapshot | None) -> Proposal:
-        """The block, and the head after it."""
+        """The block, and the head after it, when ``taken`` messages were consumed as a whole."""
         before = self._head
         tree = CompactRange.from_hashes(before.size, before.range)
         tree.extend(self._hashes)
@@ -289,7 +295,7 @@ class _Draft:
         )
 
 
-def _members(event: Envelope) -> dict[str, Any]:
+def _members(event: StrictEnvelope) -> dict[str, Any]:
     return {
         "actor": {"id": event.actor.id, "kind": event.actor.kind},
         "cause": event.cause,

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 
 from nats.aio.client import Client
@@ -32,7 +33,7 @@ from nats.aio.client import Client
 from nomos.errors import Fenced, MalformedRecord, Misconfigured, RolledBack, Unavailable
 from nomos_audit.batch import Delivery, account_of
 from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, SUBJECT, encode_block
-from nomos_audit.domain import JOURNAL, Facts, Proposal, Snapshot, begin_snapshot, serialise
+from nomos_audit.domain import JOURNAL, Draft, Facts, Proposal, Snapshot, begin_snapshot
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.head import Head
 from nomos_audit.replay import evolve, position_of
@@ -53,6 +54,8 @@ RETRY_SECONDS: Final = 0.1
 WAITING_MAX: Final = 512
 #: How long the writer collects for one block; by so much the chain is behind the journal.
 LINGER_SECONDS: Final = 0.02
+#: Records of a block that are made in one go.
+PIECE_RECORDS: Final = 64
 
 WRITER_STATE: Final = "audit_writer_state"
 WRITER_FENCED: Final = "audit_writer_fenced"
@@ -107,6 +110,7 @@ class Writer:
         self._state = State.STARTING
         self._head: Head | None = None
         self._snapshot: Snapshot | None = None
+        self._prepared: Proposal | None = None
 
     @property
     def state(self) -> State:
@@ -206,7 +210,7 @@ class Writer:
     async def _write(self, head: Head) -> Head:
         """Writes from ``head`` on until fenced; gives the newest head that is known to be durable."""
         self._enter(State.TRYING, block=head.block, size=head.size)
-        self._snapshot = None
+        self._snapshot = self._prepared = None
         journal = Tail(self._client, JOURNAL, head.intake)
         waiting: deque[Delivery] = deque()
         loop = asyncio.get_running_loop()
@@ -237,15 +241,25 @@ class Writer:
 
     async def _append(self, head: Head, waiting: deque[Delivery]) -> Head:
         """Appends one block of what is waiting, takes it off, and gives the head after it."""
-        snapshot = self._snapshot
-        if snapshot is None and head.block + 1 - head.heads_at >= self._snapshot_every:
-            snapshot = begin_snapshot(head)
-        facts = Facts(now=self._now(), writer=self._writer_id, services=self._services)
-        proposal = serialise(head, waiting, facts, snapshot=snapshot)
-        await self._commit(head, proposal)
+        proposal, self._prepared = self._prepared, None
+        if proposal is None:
+            proposal = await self._prepare(head, waiting, self._snapshot)
+        commit = asyncio.create_task(self._commit(head, proposal))
+        following = None
+        try:
+            # While a block is on its way to the disk, the next one is made. It is appended only if this one stands.
+            rest = list(islice(waiting, proposal.taken, None))
+            if _fill_a_block(rest):
+                following = await self._prepare(proposal.head, rest, proposal.snapshot)
+        except BaseException:
+            commit.cancel()
+            await asyncio.wait([commit])
+            raise
+        await commit
         # Durable from here on. A restart would find this head in the chain.
         for _ in range(proposal.taken):
             waiting.popleft()
+        self._prepared = following
         self._snapshot = proposal.snapshot
         self._head = proposal.head
         if proposal.poisoned:
@@ -253,6 +267,21 @@ class Writer:
         if proposal.repeated:
             observe.say("audit", EVENTS_REPEATED, count=proposal.repeated, block=proposal.head.block)
         return proposal.head
+
+    async def _prepare(self, head: Head, waiting: Iterable[Delivery], snapshot: Snapshot | None) -> Proposal:
+        """The block that follows ``head``, made in pieces, so that whoever shares this loop is heard between them."""
+        if snapshot is None and head.block + 1 - head.heads_at >= self._snapshot_every:
+            snapshot = begin_snapshot(head)
+        draft = Draft(head, Facts(now=self._now(), writer=self._writer_id, services=self._services))
+        taken = rested_at = 0
+        for delivery in waiting:
+            if not draft.consume(delivery):
+                break
+            taken += 1
+            if len(draft) - rested_at >= PIECE_RECORDS:
+                rested_at = len(draft)
+                await asyncio.sleep(0)
+        return draft.close(taken, snapshot)
 
     async def _commit(self, head: Head, proposal: Proposal) -> None:
         """Returns when the block is durable.
@@ -299,7 +328,7 @@ class Writer:
             raise Fenced(f"another writer holds block {head.block + 1} of the chain")
 
 
-def _fill_a_block(waiting: deque[Delivery]) -> bool:
+def _fill_a_block(waiting: Iterable[Delivery]) -> bool:
     """Whether more would not fit into the next block anyway. A record is no shorter than the event that it holds."""
     total = 0
     for one in waiting:

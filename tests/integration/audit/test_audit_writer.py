@@ -11,7 +11,8 @@ import pytest
 
 from nomos.errors import Fenced, Misconfigured, RolledBack
 from nomos_audit import streams
-from nomos_audit.block import STREAM, SUBJECT, parse_block
+from nomos_audit.batch import Delivery
+from nomos_audit.block import STREAM, SUBJECT, encode_block, parse_block
 from nomos_audit.follow import load_head
 from nomos_audit.streams import Tail, append, message_at, stream_state
 from nomos_audit.writer import State, Writer
@@ -149,6 +150,40 @@ async def test_a_writer_that_lost_the_race_is_fenced_and_follows(stage: Any) -> 
     await stage.until(lambda: stage.is_consumed(client), "the journal to be consumed")
     assert numbers(await stage.read_chain(client)) == list(range(30))
     await stage.until(lambda: task.done() or first.state is State.FOLLOWING, "one of the two to be fenced")
+
+
+async def test_a_block_made_ahead_goes_with_the_block_before_it(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a block is under way the next is made; when the first loses its place, the second must not be appended."""
+    client = await stage.connect()
+    for batch in range(8):
+        large = [stage.envelope(batch * 12 + i, event={"number": batch * 12 + i, "x": "y" * 50_000}) for i in range(12)]
+        await stage.journal(client, "p1", batch * 12, large)
+    real, prepared, fenced = Writer._prepare, Counter[str](), Counter[str]()
+
+    async def counted(self: Writer, head: Any, waiting: Any, snapshot: Any) -> Any:
+        prepared["ahead"] += self.head is not None and head.block > self.head.block
+        return await real(self, head, waiting, snapshot)
+
+    async def outrun(client: Any, subject: str, payload: bytes, *, expected_last: int) -> int:
+        # Twice a rival is faster, with the same journal messages: its block holds what ours would have held.
+        if fenced["times"] < 2 and prepared["ahead"] > fenced["times"]:
+            fenced["times"] += 1
+            rival = Writer(client, origin=stage.origin, writer_id="rival", services=stage.services, now=lambda: 0)
+            head = await load_head(client, stage.origin)
+            await streams.append(client, subject, await _block_of(rival, head, client), expected_last=head.block)
+        return await streams.append(client, subject, payload, expected_last=expected_last)
+
+    async def _block_of(rival: Writer, head: Any, client: Any) -> bytes:
+        stored = await message_at(client, "INTAKE", head.intake + 1)
+        delivery = Delivery(stored.seq, "AP", stored.payload)
+        return encode_block((await real(rival, head, [delivery], None)).block)
+
+    monkeypatch.setattr(Writer, "_prepare", counted)
+    monkeypatch.setattr("nomos_audit.writer.append", outrun)
+    await stage.writer()
+    await stage.until(lambda: stage.is_consumed(client), "the journal to be consumed")
+    assert fenced["times"] == 2
+    assert numbers(await stage.read_chain(client)) == list(range(96))
 
 
 async def test_an_append_behind_the_head_is_fenced(stage: Any) -> None:
