@@ -21,9 +21,8 @@ import orjson
 from nomos.errors import LimitExceeded, Malformed
 from nomos.ids import is_id, parse_slug
 from nomos.keys import parse_did
+from nomos.log.assertion import approval_challenge
 
-DOMAIN_TAG: Final = b"nomos-stepup-v1\0"
-SALT_BYTES: Final = 32
 CHALLENGE_BYTES: Final = 32
 #: Canonical request in bytes; the arguments are bound by digest, so this is names and policy sentences.
 REQUEST_BYTES_MAX: Final = 32_768
@@ -177,9 +176,7 @@ def challenge_of(salt: bytes, request: ApprovalRequest) -> bytes:
     Raises:
         Malformed: the salt has another length.
     """
-    if len(salt) != SALT_BYTES:
-        raise Malformed(f"expected a salt of {SALT_BYTES} bytes, got {len(salt)}")
-    return hashlib.sha256(DOMAIN_TAG + salt + hashlib.sha256(canonical(request)).digest()).digest()
+    return approval_challenge(salt, canonical(request))
 
 
 def args_text_of(args: dict[str, object]) -> str:

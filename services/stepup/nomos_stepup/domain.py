@@ -34,11 +34,11 @@ from nomos.errors import (
     Refused,
     Replayed,
 )
+from nomos.log.assertion import SALT_BYTES
 from nomos_stepup.approvers import Approver, check_line
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.challenge import (
     ARGS_TEXT_BYTES_MAX,
-    SALT_BYTES,
     ApprovalRequest,
     challenge_of,
     check_request,

@@ -23,8 +23,6 @@ from nomos_stepup.challenge import ApprovalRequest
 ENROLMENT_OFFERED: Final = "passkey.offered"
 PASSKEY_COUNTER_ROSE: Final = "passkey.counter"
 PASSKEY_COUNTER_STALLED: Final = "passkey.stalled"
-PASSKEY_REVOKED: Final = "passkey.revoked"
-APPROVER_REMOVED: Final = "approver.removed"
 
 
 class _ApprovalEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -121,7 +119,7 @@ class ApproverAdded(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.APPROV
     at: int
 
 
-class ApproverRemoved(_ApproverEvent, frozen=True, kw_only=True, tag=APPROVER_REMOVED):
+class ApproverRemoved(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.APPROVER_REMOVED):
     """The person may not approve any more. The name is not given out again."""
 
     at: int
@@ -163,7 +161,7 @@ class PasskeyCounterStalled(_ApproverEvent, frozen=True, kw_only=True, tag=PASSK
     at: int
 
 
-class PasskeyRevoked(_ApproverEvent, frozen=True, kw_only=True, tag=PASSKEY_REVOKED):
+class PasskeyRevoked(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.PASSKEY_REVOKED):
     """The passkey signs nothing any more."""
 
     credential_id: str

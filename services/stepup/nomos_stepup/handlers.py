@@ -11,6 +11,7 @@ from typing import Final
 from nomos.errors import Malformed, NomosError, NotFound
 from nomos.events import Actor
 from nomos.ids import is_id, new_id
+from nomos.log.assertion import SALT_BYTES
 from nomos.messages import (
     ApprovalConsumed,
     ApprovalOpened,
@@ -23,7 +24,6 @@ from nomos.messages import (
 )
 from nomos_runtime import observe
 from nomos_runtime.responder import Caller
-from nomos_stepup.challenge import SALT_BYTES
 from nomos_stepup.cosigner import mint_cosignature
 from nomos_stepup.domain import ApprovalState, Consume, Expire
 from nomos_stepup.index import Index

@@ -14,11 +14,9 @@ from nomos_stepup.approvers import Approver, evolve_approver
 from nomos_stepup.base64url import parse_b64url
 from nomos_stepup.domain import Approval, ApprovalState, evolve
 from nomos_stepup.events import (
-    APPROVER_REMOVED,
     ENROLMENT_OFFERED,
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
-    PASSKEY_REVOKED,
     approval_event,
     approver_event,
 )
@@ -37,8 +35,8 @@ APPROVER_TYPES = (
     ENROLMENT_OFFERED,
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
-    PASSKEY_REVOKED,
-    APPROVER_REMOVED,
+    events.PASSKEY_REVOKED,
+    events.APPROVER_REMOVED,
 )
 
 

@@ -54,7 +54,9 @@ APPROVAL_EXPIRED: Final = "stepup.expired"
 APPROVAL_CANCELLED: Final = "stepup.cancelled"
 APPROVAL_CONSUMED: Final = "stepup.consumed"
 APPROVER_ADDED: Final = "approver.added"
+APPROVER_REMOVED: Final = "approver.removed"
 PASSKEY_ENROLLED: Final = "passkey.enrolled"
+PASSKEY_REVOKED: Final = "passkey.revoked"
 COSIGNER_CREATED: Final = "stepup.cosigner"
 # every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield
 #: {tenant, service, subjects, secrets, basis, at}: the service has destroyed every key of the tenant that it held.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.errors import BadSignature, Malformed
+from nomos.log.approvals import Approvals
 from nomos.log.erasure import Erasures
 from nomos.log.fold import LogFold, TenantFold
 from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
@@ -85,6 +86,7 @@ class Content:
         self._workers = workers
         self._progress = progress
         self._erasures = Erasures(keys, strict=strict)
+        self._approvals = Approvals()
         self._at: GroupTask | None = None
         # A place counts only where a part begins at it, and where it was judged as now demanded. It remembers nothing
         # of people's keys, so level 2 reads all records.
@@ -125,6 +127,7 @@ class Content:
                 named = ", ".join(f"{kind} ({n})" for kind, n in self._unknown.most_common(_TOLD_MAX))
                 self._tally.not_checked.append(f"members of {unknown} events of types unknown here: {named}")
             self._erasures.tell(self._tally)
+            self._approvals.tell(self._tally)
 
     def _summaries(self, sizes: tuple[int, ...], cuts: tuple[int, ...] = ()) -> Iterator[GroupSummary]:
         with_prev = self._index.kind == "tenant"
@@ -141,9 +144,9 @@ class Content:
         )
         for self._at, summary in judged:
             yield summary
-            wrong = self._erasures.take(summary.keys)
-            if wrong is not None:
-                raise Divergence(*wrong)
+            for wrong in (self._erasures.take(summary.keys), self._approvals.take(summary.approvals)):
+                if wrong is not None:
+                    raise Divergence(*wrong)
             for gap in summary.gaps:
                 self._tell_gap(gap)
             self._unknown.update(summary.unknown)

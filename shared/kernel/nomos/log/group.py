@@ -15,8 +15,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from nomos.errors import Malformed
+from nomos.events import DECISION_MADE
 from nomos.eventschemas import is_known, what_is_wrong
 from nomos.ids import SYSTEM_TENANT
+from nomos.log.approvals import COSIGNED, TYPES, ApprovalFacts, read_approvals
 from nomos.log.erasure import KeyFacts, key_rows, read_keys
 from nomos.log.parts import HASH_BYTES, GroupRows
 from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record, parse_ts
@@ -151,6 +153,7 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     unknown: dict[str, int]
     bad: Bad | None
     keys: KeyFacts = KeyFacts((), 0, None)
+    approvals: ApprovalFacts = ApprovalFacts((), None)
 
 
 _FACTS = msgspec.json.Decoder(Facts)
@@ -393,6 +396,17 @@ def check_meaning(rows: GroupRows) -> tuple[dict[str, int], Bad | None]:
     return unknown, None
 
 
+def approval_rows(rows: GroupRows, facts: Sequence[Facts]) -> list[int]:
+    """The rows whose records are read for approvals: those of its types, and decisions that may count on one."""
+
+    def counts_on_one(row: int) -> bool:
+        return rows.records.find(COSIGNED, rows.offsets[row], rows.offsets[row + 1]) >= 0
+
+    return [
+        row for row, one in enumerate(facts) if one.type in TYPES or (one.type == DECISION_MADE and counts_on_one(row))
+    ]
+
+
 def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[CompactRange, list[tuple[int, CompactRange]]]:
     """The group's part of the tree, and its state at each of the checkpoint sizes that fall into it."""
     grown = CompactRange(first_seq)
@@ -428,14 +442,18 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         lambda: check_members(facts),
         lambda: check_seqs(facts, dense=dense),
     ]
-    keys = KeyFacts((), 0, None)
+    keys, approvals = KeyFacts((), 0, None), ApprovalFacts((), None)
     unknown: dict[str, int] = {}
-    bad_field, bad_meaning = None, None
+    bad_field, bad_meaning, bad_approval = None, None, None
     if level >= LEVEL_MEANING:
         unknown, bad_meaning = check_meaning(rows)
         keys = read_keys((row, rows.record(row)) for row in key_rows([one.type for one in facts]))
         bad_field = None if keys.bad is None else _tampered(*keys.bad)
-    found = [unread, bad_tenant, bad_producer, bad_source, bad_meaning, bad_field, *(check() for check in checks)]
+        if bad_meaning is None:
+            approvals = read_approvals((row, rows.record(row)) for row in approval_rows(rows, facts))
+            bad_approval = None if approvals.bad is None else _tampered(*approvals.bad)
+    judged = (unread, bad_tenant, bad_producer, bad_source, bad_meaning, bad_field, bad_approval)
+    found = [*judged, *(check() for check in checks)]
     bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
     first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
     placed = dense and first_seq >= 0
@@ -459,4 +477,5 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         unknown=unknown,
         bad=bad,
         keys=keys,
+        approvals=approvals,
     )
