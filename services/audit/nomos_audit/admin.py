@@ -24,6 +24,7 @@ from nomos_audit.continuing import prove_consistency
 from nomos_audit.export import export_log, read_tenant
 from nomos_audit.log import AuditLog
 from nomos_audit.receipts import Located, Receipts
+from nomos_audit.retiring import Retirement
 from nomos_audit.rotating import Rotation
 from nomos_audit.settings import AuditSettings
 from nomos_audit.statements import Statements
@@ -74,6 +75,12 @@ class ConsistencyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     newer: int | None = None
 
 
+class RetireParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether only to look."""
+
+    only_look: bool
+
+
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An open export."""
 
@@ -99,6 +106,7 @@ class AuditAdmin:
         statements: Statements,
         *,
         rotation: Rotation,
+        retirement: Retirement,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -108,6 +116,7 @@ class AuditAdmin:
         self._tiles = log.tiles
         self._statements = statements
         self._rotation = rotation
+        self._retirement = retirement
         self._receipts = Receipts(
             bus.client, database, origin=log.origin, signer=log.signer, tiles=log.tiles, vouched=log.vouched
         )
@@ -121,6 +130,7 @@ class AuditAdmin:
             "checkpoint": (NoParams, self.checkpoint),
             "rotate-key": (NoParams, self.rotate_key),
             "keys": (NoParams, self.keys),
+            "retire": (RetireParams, self.retire),
             "prove": (ProveParams, self.prove),
             "receipt": (ReceiptParams, self.receipt),
             "consistency": (ConsistencyParams, self.consistency),
@@ -147,6 +157,12 @@ class AuditAdmin:
     async def keys(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The log's keys by size, each change with its proof."""
         return self._keys_of(self._signer.keys)
+
+    async def retire(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The ended segments of the chain, and what speaks against taking each away; those that may go are recorded."""
+        p = msgspec.convert(params, RetireParams)
+        judged = await self._retirement.retire(only_look=p.only_look)
+        return {"segments": [one._asdict() for one in judged]}
 
     def _keys_of(self, keys: KeyHistory) -> dict[str, object]:
         turns = [
@@ -211,6 +227,7 @@ class AuditAdmin:
                 tiles=self._tiles,
                 head=head,
                 cosigned=None if self._log.cosigning is None else self._log.cosigning.vouched,
+                table=self._database,
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

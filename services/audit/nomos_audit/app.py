@@ -18,6 +18,8 @@ from nomos_audit.arrivals import Arrivals
 from nomos_audit.handlers import Reader, decoder
 from nomos_audit.log import AuditLog
 from nomos_audit.own import OwnEvents
+from nomos_audit.retiring import Retirement
+from nomos_audit.rolling import Rolling
 from nomos_audit.rotating import Rotation
 from nomos_audit.settings import AuditSettings
 from nomos_audit.statements import Statements
@@ -71,6 +73,7 @@ class Audit:
             now=lambda: time.time_ns() // 1000,
             anchors=[FileAnchor(Path(s.anchor_file))] if s.anchor_file else [],
             checkpoint_seconds=s.checkpoint_seconds,
+            rolling=Rolling(s.chain_roll_bytes, s.chain_roll_monthly),
             tiles=Path(s.tiles_dir or self._stack.enter_context(TemporaryDirectory(prefix="nomos-tiles-"))),
         )
         ask_witnesses(s, log)
@@ -80,13 +83,17 @@ class Audit:
         parts.spawn(log.run())
         await parts.follow({"identity": parts.directory.apply})
         await parts.responder.serve_tenants("audit", "auditor", decoder, Reader(database, Arrivals(parts.bus)).read)
+        retirement = Retirement(
+            log, keep_days=s.chain_keep_days, tiles_stay=bool(s.tiles_dir), journal=own.append, now=time.time
+        )
+        rotation = Rotation(log.signer, journal=own.append)
         admin = self._admin = AuditAdmin(
-            s, parts.bus, database, log, statements, rotation=Rotation(log.signer, journal=own.append)
+            s, parts.bus, database, log, statements, rotation=rotation, retirement=retirement
         )
         either = ("prove", "consistency", "export-open", "export-read", "export-close")
         # The log of a tenant that was closed or erased stays to be read and proven.
         closed = ("read", "receipt", *either)
-        installation = ("checkpoint", "rotate-key", "keys")
+        installation = ("checkpoint", "rotate-key", "keys", "retire")
         await parts.serve_admin(admin.verbs(), installation=installation, either=either, closed=closed)
         await parts.serving()
 

@@ -73,7 +73,6 @@ from nomos.log.tree import (
     verify_consistency,
     verify_inclusion,
 )
-from nomos_audit.block import STREAM as CHAIN
 from nomos_audit.block import parse_block
 from nomos_audit.checkpoints import Signer
 from nomos_audit.dayparts import DayParts
@@ -82,8 +81,9 @@ from nomos_audit.follow import Follower, head_at
 from nomos_audit.head import Head, empty_head
 from nomos_audit.notes import find_note
 from nomos_audit.replay import HINT, VerifiedBlock, evolve, position_of
+from nomos_audit.segments import newest_block
 from nomos_audit.store.port import Store, digest_of
-from nomos_audit.streams import last_message, raise_if_cancelled, stream_state
+from nomos_audit.streams import raise_if_cancelled, stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime import observe
 from nomos_runtime.database import Database
@@ -190,7 +190,6 @@ class Archiver:
         """
         self._client = client
         self._database = database
-        self._store = store
         self._origin = origin
         self._signer = signer
         self._blinding_key = blinding_key
@@ -206,6 +205,7 @@ class Archiver:
         self._vouched = vouched
         self._after_root = after_root
         self.done = NOTHING
+        self.store = store
         #: Records that are archived, or on their way there.
         self.gathered = 0
 
@@ -222,34 +222,34 @@ class Archiver:
                 if self.done.day:
                     # A crash may have left the newest root without them; both do nothing where all is there.
                     await self.replace_index()
-                    await self._follow_root(self.done.day, await self._store.get(root_name(self.done.day)))
+                    await self._follow_root(self.done.day, await self.store.get(root_name(self.done.day)))
                 head = await self._head_after(self.done.last)
                 while True:
                     head = await self._archive_next(head)
             except (Unavailable, NotFound, Conflict) as error:
                 # The log goes on without its archive; everything is still in the chain.
-                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail=error.detail, cause=error.cause)
+                observe.say("audit", ARCHIVE_AWAY, store=self.store.name, detail=error.detail, cause=error.cause)
                 await asyncio.sleep(self._retry_seconds)
             except TimeoutError:
-                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail="a seal or its root is late")
+                observe.say("audit", ARCHIVE_AWAY, store=self.store.name, detail="a seal or its root is late")
             except ProofFailed as error:
                 # Checked before anything was published: the tiles on disk are damaged. They are made anew.
                 self._tiles.forget()
-                observe.say("audit", ARCHIVE_AWAY, store=self._store.name, detail=f"tiles made anew: {error.detail}")
+                observe.say("audit", ARCHIVE_AWAY, store=self.store.name, detail=f"tiles made anew: {error.detail}")
                 await asyncio.sleep(self._retry_seconds)
 
     # -- where to go on --------------------------------------------------------------------------------------------
 
     async def _resume(self) -> Done:
         """What the archive holds, checked against the chain and our own signature."""
-        names = await self._store.names(f"{ROOTS_NAME}/")
+        names = await self.store.names(f"{ROOTS_NAME}/")
         days = [name.removeprefix(f"{ROOTS_NAME}/") for name in names if name.count(".") == 0]
         await self._settle()
         if not days:
             return NOTHING
         newest = days[-1]
-        proofs = parse_root_proofs(await self._store.get(root_name(newest, ".json")))
-        root = await self._signer.open_note(await self._store.get(root_name(newest)))
+        proofs = parse_root_proofs(await self.store.get(root_name(newest, ".json")))
+        root = await self._signer.open_note(await self.store.get(root_name(newest)))
         found = await self._find_seal(newest, -1)
         leaf = leaf_hash(link(proofs.prev, proofs.seal))
         verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
@@ -268,17 +268,17 @@ class Archiver:
     async def _listed(self, days: list[str], names: list[str]) -> tuple[tuple[PartEntry, ...], tuple[FileEntry, ...]]:
         """The index's entries: from ``log.json`` where it is complete, else from the roots themselves."""
         try:
-            index = parse_index(await self._store.get(INDEX_NAME))
+            index = parse_index(await self.store.get(INDEX_NAME))
         except NotFound:
             index = None
         if index is not None and {one.n for one in index.others} == set(names):
             return index.files, index.others
         files: list[PartEntry] = []
         for day in days:
-            proofs = parse_root_proofs(await self._store.get(root_name(day, ".json")))
+            proofs = parse_root_proofs(await self.store.get(root_name(day, ".json")))
             seal = parse_seal(parse_record(proofs.seal).event)
             files += [PartEntry(**msgspec.structs.asdict(one)) for one in seal.files]
-        others = [FileEntry(n=name, sha256=digest_of(await self._store.get(name))) for name in names]
+        others = [FileEntry(n=name, sha256=digest_of(await self.store.get(name))) for name in names]
         return tuple(files), tuple(others)
 
     async def _settle(self) -> None:
@@ -286,7 +286,7 @@ class Archiver:
         journalled = (await stream_state(self._client, JOURNAL)).last_seq
         while True:
             # What the newest block says of itself is enough: the table reaches its size only by verified links.
-            newest = await last_message(self._client, CHAIN)
+            newest = await newest_block(self._client)
             intake, size = 0, 0
             if newest is not None:
                 block = parse_block(newest.payload)
@@ -311,7 +311,7 @@ class Archiver:
         """Archives the next day from ``head`` on; gives the head after its last record."""
         day = _after(self.done.day) if self.done.day else await self._first_day()
         known = await self._find_seal(day, -1 if self.done.seal is None else self.done.seal.seq)
-        parts = await DayParts.open(self._store, day, head.size)
+        parts = await DayParts.open(self.store, day, head.size)
         try:
             erasures, after = await self._gather(day, head, parts, None if known is None else known.seal.last)
             files = await parts.finish()
@@ -434,10 +434,10 @@ class Archiver:
         root = await self._signer.open_note(note)
         proofs = await self._proofs(found, root, await self._tiles.reach(size))
         for name, content in self._tiles.files.stored(self.done.root_size, size):
-            await self._store.put_new(name, content, await asyncio.to_thread(digest_of, content))
+            await self.store.put_new(name, content, await asyncio.to_thread(digest_of, content))
         others = {root_name(day, ".json"): format_root_proofs(proofs), root_name(day, ".heads"): heads}
         for name, content in others.items():
-            await self._store.put_new(name, content, digest_of(content))
+            await self.store.put_new(name, content, digest_of(content))
         others[root_name(day)] = await self._store_root(day, note, root)
         self.done = Done(
             day=day,
@@ -464,9 +464,9 @@ class Archiver:
     async def _store_root(self, day: str, note: bytes, root: Checkpoint) -> bytes:
         """Stores the root; one of the same tree that is there already, with other cosignatures, stays."""
         try:
-            await self._store.put_new(root_name(day), note, digest_of(note))
+            await self.store.put_new(root_name(day), note, digest_of(note))
         except Conflict:
-            there = await self._store.get(root_name(day))
+            there = await self.store.get(root_name(day))
             if await self._signer.open_note(there) != root:
                 raise
             return there
@@ -483,7 +483,7 @@ class Archiver:
             others=tuple(sorted(self.done.others, key=lambda one: one.n)),
             tool=self._tool,
         )
-        await self._store.replace(INDEX_NAME, format_index(index))
+        await self.store.replace(INDEX_NAME, format_index(index))
 
     async def _note_of(self, size: int) -> bytes:
         """The note of exactly ``size``, which the signer makes when it meets the seal."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from cryptography.x509 import Certificate
 
@@ -21,18 +22,24 @@ from nomos_audit.store.folder import FolderStore
 from nomos_audit.store.port import Store
 from nomos_runtime.settings import secret
 
+#: A segment of the chain holds many blocks.
+ROLL_BYTES_MIN: Final = 16 * 1024 * 1024
+
 
 def checked(settings: AuditSettings) -> AuditSettings:
     """The settings, if they make sense together.
 
     Raises:
-        Misconfigured: more than one chain; a mirror or time stamps without an archive; too many authorities.
+        Misconfigured: more than one chain; segments that are too short; a mirror or time stamps without an archive;
+            too many authorities.
     """
     if settings.chains != 1:
         raise Misconfigured(
             f"chains is {settings.chains}, and this version writes one",
             hint="docs/adr/0012 says how a deployment splits",
         )
+    if settings.chain_roll_bytes < ROLL_BYTES_MIN or settings.chain_keep_days < 0:
+        raise Misconfigured(f"chain_roll_bytes is at least {ROLL_BYTES_MIN:,}, and chain_keep_days 0 or more")
     if settings.archive_mirror and not settings.archive:
         raise Misconfigured("archive_mirror without archive: there are no roots to mirror")
     authorities = authorities_of(settings)

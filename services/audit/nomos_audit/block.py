@@ -40,6 +40,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
         heads: tenant -> (next tseq, hash of its last record in hex): this block's part of a snapshot, or None.
         producers: ``service/producer`` -> (next counter, seq of its last record): likewise.
         writer: which process wrote it; diagnostic, and how a writer recognises its own block after a lost reply.
+        next: the stream in which the next block stands, where this one is the last of its own; else empty. Such a block
+            holds no record.
     """
 
     v: int
@@ -53,6 +55,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     heads: dict[str, tuple[int, str]] | None
     producers: dict[str, tuple[int, int]] | None = None
     writer: str
+    next: str = ""
 
     @property
     def size(self) -> int:

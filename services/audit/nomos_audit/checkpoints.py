@@ -38,14 +38,14 @@ from nomos.log.keyhistory import KeyHistory, NotInForce
 from nomos.log.note import NoKnownKey, VerifierKey
 from nomos.log.tree import CompactRange
 from nomos_audit.anchors import Anchor
-from nomos_audit.block import STREAM as CHAIN
 from nomos_audit.follow import Follower, block_holding, position_before
 from nomos_audit.keyring import Keyring
 from nomos_audit.keys import KEY_END, Turns
 from nomos_audit.notes import STREAM as _STREAM
 from nomos_audit.notes import find_note, size_of
 from nomos_audit.replay import HINT, VerifiedBlock, start_of
-from nomos_audit.streams import append, last_message, raise_if_cancelled, stream_state
+from nomos_audit.segments import newest_segment
+from nomos_audit.streams import append, last_message, raise_if_cancelled
 from nomos_runtime import observe
 
 STREAM: Final = _STREAM
@@ -221,7 +221,7 @@ class Signer:
         if checkpoint is None or checkpoint.size == 0:
             self._follower, self._tree = Follower(self._client, start_of(self._origin)), CompactRange()
             return
-        last = (await stream_state(self._client, CHAIN)).last_seq
+        last = (await newest_segment(self._client)).last
         _, newest = await position_before(self._client, self._origin, last + 1)
         size = newest.size if newest is not None else 0
         if size < checkpoint.size:

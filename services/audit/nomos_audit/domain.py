@@ -250,8 +250,14 @@ class Draft:
     def _is_full(self) -> bool:
         return self._bytes >= self._bytes_max
 
-    def close(self, taken: int, snapshot: Snapshot | None) -> Proposal:
-        """The block, and the head after it, when ``taken`` messages were consumed as a whole."""
+    def close(self, taken: int, snapshot: Snapshot | None, following: str = "") -> Proposal:
+        """The block, and the head after it, when ``taken`` messages were consumed as a whole.
+
+        Args:
+            taken: number of messages.
+            snapshot: a snapshot of heads to go on with in this block.
+            following: the stream of the next block, where this one ends a segment.
+        """
         before = self._head
         tree = CompactRange.from_hashes(before.size, before.range)
         tree.extend(self._hashes)
@@ -273,6 +279,7 @@ class Draft:
             heads=heads,
             producers=counters,
             writer=self._facts.writer,
+            next=following,
         )
         after = Head(
             origin=before.origin,

@@ -2,7 +2,8 @@
 
 Decides which records and checkpoints an export holds; its bytes are :mod:`nomos.log.archive`. Everything is read from
 the chain with every link checked from genesis, and ends at the newest signed checkpoint: an export never holds a record
-that no signature covers.
+that no signature covers. Once the beginning of the chain is retired, the whole log is the archive, and a tenant's
+records come from the table, each with its link checked; the proof that goes with them is made from the tree either way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nats.aio.client import Client
 
 from nomos.errors import NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow, write_export
+from nomos.log.chain import link
 from nomos.log.checkpoint import Checkpoint, parse_checkpoint
 from nomos.log.index import HEAD_NAME, ExportIndex
 from nomos.log.keyhistory import KeyHistory
@@ -30,6 +32,7 @@ from nomos.messages import AuditRecords
 from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
 from nomos_audit.follow import Follower
 from nomos_audit.replay import HINT, start_of
+from nomos_audit.segments import first_block
 from nomos_audit.streams import message_at, raise_if_cancelled, stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime.database import Database
@@ -40,6 +43,8 @@ CHECKPOINTS_MAX: Final = 10_000
 READ_LIMIT_MAX: Final = 1_000
 #: Bytes of records in one answer; the bus carries 1 MiB.
 READ_BYTES_MAX: Final = 600_000
+#: Rows that are read from the table at once.
+TABLE_ROWS: Final = 1_000
 #: Batches of rows between the reader and the file writer.
 _AHEAD: Final = 8
 _STALLED_SECONDS: Final = 0.5
@@ -97,6 +102,7 @@ async def export_log(
     tiles: Tiles | None = None,
     head: Callable[[bytes], Awaitable[bytes]] | None = None,
     cosigned: Callable[[list[tuple[int, bytes]]], Awaitable[list[tuple[int, bytes]]]] | None = None,
+    table: Database | None = None,
     tool: str = "nomos",
 ) -> ExportIndex:
     """Writes the log, or one tenant's records with their proofs, up to the newest checkpoint.
@@ -110,10 +116,11 @@ async def export_log(
         tiles: the tree, from which a bundle's proof is made; without, 32 bytes for each record of the log are held.
         head: gives the bundle's ``head.json`` for the newest checkpoint.
         cosigned: gives notes with the cosignatures that witnesses added; None where there are no witnesses.
+        table: where a tenant's records are read once the beginning of the chain is retired.
         tool: name and version of the program, for the reader.
 
     Raises:
-        NotFound: nothing is signed yet, or the tenant has no record.
+        NotFound: nothing is signed yet, the tenant has no record, or the beginning of the log is in the archive only.
         RolledBack: the chain does not verify, or is behind its checkpoint.
         Unavailable: the bus does not answer.
         OSError: the folder is not empty or cannot be written.
@@ -124,6 +131,7 @@ async def export_log(
     if not notes or notes[-1][0] == 0:
         raise NotFound("the log has no signed record yet")
     size = notes[-1][0]
+    batches = await _batches(client, origin, size, tenant, table)
     rows = _Feed()
     proof: Iterable[bytes] = ()
     indexes: list[int] = []
@@ -152,7 +160,7 @@ async def export_log(
     writing = asyncio.get_running_loop().run_in_executor(None, write)
     whole = False
     try:
-        async for batch in _read(client, origin, size, tenant):
+        async for batch in batches:
             if tenant is not None:
                 indexes.extend(row.seq for row in batch)
             await rows.put(batch, writing)
@@ -168,6 +176,48 @@ async def export_log(
             await asyncio.wait([writing])
             writing.exception()
     return await writing
+
+
+async def _batches(
+    client: Client, origin: str, size: int, tenant: str | None, table: Database | None
+) -> AsyncIterator[list[ArchiveRow]]:
+    """Where the records are read from: the chain, while it is whole; else, for a tenant, the table."""
+    first = await first_block(client)
+    if first <= 1:
+        return _read(client, origin, size, tenant)
+    if tenant is None or table is None:
+        raise NotFound(
+            f"the chain begins at block {first}: the records before it are in the archive only",
+            hint="copy the archive and verify it; nomos audit export --tenant gives one tenant's records",
+        )
+    return _read_table(table, size, tenant)
+
+
+async def _read_table(table: Database, size: int, tenant: str) -> AsyncIterator[list[ArchiveRow]]:
+    """The tenant's records below ``size`` from the table, each compared with its chain hash.
+
+    Raises:
+        Unavailable: Postgres does not answer, or a row is damaged.
+    """
+    after = -1
+    while True:
+        async with table.transaction(tenant=tenant) as connection:
+            rows = await connection.fetch(
+                "SELECT tseq, seq, hash, record, prev FROM audit_events"
+                " WHERE tenant = $1 AND tseq > $2 AND seq < $3 ORDER BY tseq LIMIT $4",
+                tenant,
+                after,
+                size,
+                TABLE_ROWS,
+            )
+        if not rows:
+            return
+        if any(link(row["prev"], row["record"]) != row["hash"] for row in rows):
+            raise Unavailable("the copy of the log in the table is damaged")
+        if [row["tseq"] for row in rows] != list(range(after + 1, after + 1 + len(rows))):
+            raise Unavailable("the copy of the log in the table is not whole")
+        after = rows[-1]["tseq"]
+        yield [ArchiveRow(row["seq"], row["hash"], row["record"], row["prev"]) for row in rows]
 
 
 async def _read(client: Client, origin: str, size: int, tenant: str | None) -> AsyncIterator[list[ArchiveRow]]:

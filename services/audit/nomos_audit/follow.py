@@ -13,10 +13,11 @@ from nats.aio.client import Client
 
 from nomos.errors import RolledBack
 from nomos.log.tree import CompactRange
-from nomos_audit.block import STREAM, Block, parse_block
+from nomos_audit.block import Block, parse_block
 from nomos_audit.head import Head, empty_head
 from nomos_audit.replay import HINT, Position, VerifiedBlock, evolve, head_before, position_of, start_of, verify_block
-from nomos_audit.streams import Stored, Tail, last_message, message_at, stream_state
+from nomos_audit.segments import RETIRED_HINT, block_stored, first_block, newest_block, newest_segment, segment_after
+from nomos_audit.streams import Tail
 
 #: Blocks whose verification the readers of one process share.
 VERIFIED_MAX: Final = 16
@@ -51,24 +52,31 @@ class Follower:
     """Gives verified blocks in order from a position on. One reader, one task."""
 
     def __init__(self, client: Client, position: Position) -> None:
-        self._tail = Tail(client, STREAM, position.block)
+        self._tail: Tail | None = None
         self._client = client
-        self._waiting: list[Stored] = []
         self.position = position
 
     async def take(self, wait_seconds: float) -> list[VerifiedBlock]:
         """The blocks that have arrived; waits up to ``wait_seconds`` while there is none. May be empty.
 
         Raises:
-            RolledBack: a block is missing or does not continue the chain; nothing is given from there on.
+            RolledBack: a block is missing, was retired or does not continue the chain; nothing is given from there on.
             MalformedRecord: a message of the chain is no block.
             Unavailable: the bus does not answer; call again.
         """
-        verified = []
+        if self._tail is None:
+            name = await segment_after(self._client, self.position.block)
+            self._tail = Tail(self._client, name, self.position.block)
+        verified: list[VerifiedBlock] = []
         for stored in await self._tail.take(wait_seconds):
+            if verified and verified[-1].block.next:
+                raise RolledBack(f"block {stored.seq} stands behind the end of its segment", hint=HINT)
             one = _verified.verify(self.position, stored.seq, stored.payload)
             self.position = one.after
             verified.append(one)
+        if verified and verified[-1].block.next:
+            await self._tail.close()
+            self._tail = Tail(self._client, verified[-1].block.next, self.position.block)
         return verified
 
     async def is_behind(self) -> bool:
@@ -78,39 +86,45 @@ class Follower:
             RolledBack: the chain ends before the position.
             Unavailable: the bus does not answer.
         """
-        last = (await stream_state(self._client, STREAM)).last_seq
+        last = (await newest_segment(self._client)).last
         if last < self.position.block:
             raise RolledBack(f"the chain ends at block {last}, but block {self.position.block} was read", hint=HINT)
         return last > self.position.block
 
     async def close(self) -> None:
         """Ends reading."""
-        await self._tail.close()
+        if self._tail is not None:
+            await self._tail.close()
 
 
 async def block_at(client: Client, sequence: int) -> tuple[Block, bytes]:
     """One block, not verified, with its bytes.
 
     Raises:
-        RolledBack: it is not there.
+        RolledBack: it is not there, or was retired.
         MalformedRecord: it is no block.
         Unavailable: the bus does not answer.
     """
-    stored = await message_at(client, STREAM, sequence)
-    if stored is None:
-        raise RolledBack(f"block {sequence} of the chain is gone", hint=HINT)
+    stored = await block_stored(client, sequence)
     return parse_block(stored.payload), stored.payload
 
 
 async def block_of(client: Client, seq: int, last_block: int) -> int:
-    """The sequence in ``CHAIN`` of the block that holds record ``seq``, found by halving.
+    """The number of the block that holds record ``seq``, found by halving.
 
     Args:
         client: the connection.
         seq: a record below the size of block ``last_block``.
         last_block: the newest block to look at.
+
+    Raises:
+        RolledBack: the block was retired.
+        MalformedRecord: a message of the chain is no block.
+        Unavailable: the bus does not answer.
     """
-    low, high = 1, last_block
+    low, high = await first_block(client), last_block
+    if low > 1 and (await block_at(client, low))[0].first > seq:
+        raise RolledBack(f"record {seq} stands before the beginning of the chain", hint=RETIRED_HINT)
     while low < high:
         middle = (low + high) // 2
         block, _ = await block_at(client, middle)
@@ -170,7 +184,7 @@ async def head_at(client: Client, origin: str, last: int | None) -> Head:
     """
     if last is None:
         return await load_head(client, origin)
-    newest = await last_message(client, STREAM)
+    newest = await newest_block(client)
     if newest is None or parse_block(newest.payload).size <= last:
         raise RolledBack(f"the chain does not hold record {last}", hint=HINT)
     return await load_head(client, origin, await block_of(client, last, newest.seq))
@@ -185,7 +199,7 @@ async def load_head(client: Client, origin: str, end: int | None = None) -> Head
         Unavailable: the bus does not answer.
     """
     if end is None:
-        last = await last_message(client, STREAM)
+        last = await newest_block(client)
         if last is None:
             return empty_head(origin)
         end, newest = last.seq, parse_block(last.payload)

@@ -24,10 +24,10 @@ from nomos.log.heads import KEY
 from nomos.log.keyhistory import KeyHistory, Turn, change_in, short_name, verify_turn
 from nomos.log.note import NoKnownKey, VerifierKey, parse_note
 from nomos.log.proof import Receipt, format_receipt, parse_receipt
-from nomos_audit.block import STREAM as CHAIN
 from nomos_audit.follow import block_at, block_holding
 from nomos_audit.notes import STREAM, first_where, note_at, size_of
 from nomos_audit.replay import HINT
+from nomos_audit.segments import first_block, newest_segment
 from nomos_audit.streams import stream_state
 from nomos_runtime import observe
 from nomos_runtime.database import Database
@@ -198,12 +198,12 @@ async def read_turn(client: Client, origin: str, note: bytes) -> Turn | None:
     size = size_of(note)
     if size == 0:
         return None
-    state = await stream_state(client, CHAIN)
-    if state.last_seq == 0 or (await block_at(client, state.last_seq))[0].size < size:
+    last, first = (await newest_segment(client)).last, await first_block(client)
+    if last < first or (await block_at(client, last))[0].size < size:
         raise RolledBack(f"the chain has not the {size} records that were signed for", hint=HINT)
-    if state.first_seq > 1 and (await block_at(client, state.first_seq))[0].size >= size:
+    if first > 1 and (await block_at(client, first))[0].first >= size:
         raise RolledBack(f"the chain has been rolled past record {size - 1}, a change of key", hint=LOST_HINT)
-    tree, block = await block_holding(client, origin, size - 1, state.last_seq)
+    tree, block = await block_holding(client, origin, size - 1, last)
     at = size - 1 - tree.size
     record = block.block.records[at]
     if not record.endswith(KEY_END) or change_in(record) is None:

@@ -24,6 +24,7 @@ from nomos_audit.cosigning import Cosigning
 from nomos_audit.domain import JOURNAL
 from nomos_audit.keys import TurnTable
 from nomos_audit.projections import TableProjection
+from nomos_audit.rolling import NEVER, Rolling
 from nomos_audit.store.port import Store
 from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
 from nomos_audit.tenants import TenantStreams
@@ -75,6 +76,7 @@ class AuditLog:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         journal_kept: int = JOURNAL_KEPT,
         tiles: Path,
+        rolling: Rolling = NEVER,
     ) -> AuditLog:
         """Compares the chain with its checkpoints; nothing is written yet.
 
@@ -91,6 +93,7 @@ class AuditLog:
             checkpoint_seconds: between two checkpoints of a growing log; above 0.
             journal_kept: journal messages that stay after they are signed for.
             tiles: folder of the tree's tiles.
+            rolling: when a segment of the chain ends.
 
         Raises:
             RolledBack: the chain is behind a checkpoint or differs from it.
@@ -99,7 +102,7 @@ class AuditLog:
             Misconfigured: the two keys do not follow each other.
             Unavailable: the bus, the database or an anchor does not answer.
         """
-        writer = Writer(client, origin=origin, writer_id=writer_id, services=services, now=now)
+        writer = Writer(client, origin=origin, writer_id=writer_id, services=services, now=now, rolling=rolling)
         signer = Signer(
             client,
             origin=origin,

@@ -21,10 +21,10 @@ from nomos.log.note import parse_note
 from nomos.log.proof import Receipt, format_receipt
 from nomos.log.record import INTEGER_MAX, parse_record
 from nomos.log.tree import ProofFailed, inclusion_path, leaf_hash, verify_inclusion
-from nomos_audit.block import STREAM
 from nomos_audit.checkpoints import Signer
 from nomos_audit.follow import Follower, block_at, block_of, position_before
-from nomos_audit.streams import raise_if_cancelled, stream_state
+from nomos_audit.segments import first_block, newest_segment
+from nomos_audit.streams import raise_if_cancelled
 from nomos_audit.tiles import Tiles
 from nomos_runtime.database import Database
 
@@ -123,12 +123,12 @@ class Receipts:
         return Located(seq=row["seq"], record=row["record"], prev=row["prev"])
 
     async def _in_chain(self, seq: int) -> Located:
-        state = await stream_state(self._client, STREAM)
-        if seq < 0 or state.last_seq == 0 or (await block_at(self._client, state.last_seq))[0].size <= seq:
+        last, first = (await newest_segment(self._client)).last, await first_block(self._client)
+        if seq < 0 or last < first or (await block_at(self._client, last))[0].size <= seq:
             raise NotFound("there is no such record")
-        if (await block_at(self._client, state.first_seq))[0].first > seq:
+        if (await block_at(self._client, first))[0].first > seq:
             raise NotFound("the chain has been rolled past this record", hint="name its tenant, or read the archive")
-        sequence = await block_of(self._client, seq, state.last_seq)
+        sequence = await block_of(self._client, seq, last)
         position, _ = await position_before(self._client, self._origin, sequence)
         follower = Follower(self._client, position)
         try:

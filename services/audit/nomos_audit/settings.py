@@ -33,6 +33,9 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
         environment: ``production``, or ``development``, which alone lets a store on loopback speak without TLS.
         witnesses: a trust policy's file whose witness lines have URLs; they are asked for cosignatures. Empty for none.
         witness_wait_seconds: how long a daily root, an export or a receipt waits for the quorum; then it goes without.
+        chain_roll_bytes: a segment of the chain ends at so many bytes, or at 80 % of what its stream may hold.
+        chain_roll_monthly: whether a segment also ends with the first block of another month (UTC).
+        chain_keep_days: how long an ended segment stays at least before ``nomos audit retire`` may take it away.
         chains: number of chains; 1. See docs/adr/0012 for how a deployment splits.
     """
 
@@ -52,4 +55,7 @@ class AuditSettings(ServiceSettings, frozen=True, kw_only=True):
     environment: str = "production"
     witnesses: str = ""
     witness_wait_seconds: float = 10.0
+    chain_roll_bytes: int = 6 * 1024**3
+    chain_roll_monthly: bool = True
+    chain_keep_days: int = 30
     chains: int = 1

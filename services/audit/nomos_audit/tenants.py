@@ -21,11 +21,11 @@ from nats.aio.client import Client
 from nomos.errors import Fenced, MalformedRecord, RolledBack, Unavailable
 from nomos_audit.follow import Follower, position_before
 from nomos_audit.replay import Position, VerifiedBlock, start_of
-from nomos_audit.streams import append, last_message, raise_if_cancelled, stream_state
+from nomos_audit.segments import newest_segment
+from nomos_audit.streams import append, last_message, raise_if_cancelled
 from nomos_runtime import observe
 
 STREAM: Final = "AUDIT"
-CHAIN: Final = "CHAIN"
 RETRY_SECONDS: Final = 0.5
 WAIT_SECONDS: Final = 1.0
 #: Appends that wait for their answers at once.
@@ -42,7 +42,7 @@ class TenantMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         v: 1.
-        block: stream sequence of the block in ``CHAIN``.
+        block: number of the block in the chain.
         part: place of this message among those of the block, from 0.
         parts: how many messages the block makes.
         seqs: log sequence of each record.
@@ -154,7 +154,7 @@ class TenantStreams:
             return start_of(self._origin), 0
         self._last = newest.seq
         message = parse_message(newest.payload)
-        end = (await stream_state(self._client, CHAIN)).last_seq
+        end = (await newest_segment(self._client)).last
         if message.block > end:
             raise RolledBack(
                 f"stream {STREAM} has block {message.block}, but the chain ends at {end}",

@@ -20,10 +20,10 @@ from nats.aio.client import Client
 from nomos.errors import MalformedRecord, Unavailable
 from nomos.log.tiles import ENTRY_PREFIX, TILE_HEIGHT, TILE_WIDTH, TiledTree, tile_path, tile_width
 from nomos.log.tree import EMPTY_ROOT, HASH_BYTES, Subtree, leaf_hash, subtree_root
-from nomos_audit.block import STREAM
 from nomos_audit.follow import Follower, block_of, position_before
 from nomos_audit.replay import start_of
-from nomos_audit.streams import raise_if_cancelled, stream_state
+from nomos_audit.segments import newest_segment
+from nomos_audit.streams import raise_if_cancelled
 from nomos_runtime import observe
 
 WAIT_SECONDS: Final = 1.0
@@ -74,6 +74,11 @@ class TileFiles:
         while len(self._open) <= level:
             self._open.append([])
             self._full.append(0)
+
+    @property
+    def durable(self) -> int:
+        """How many leaves are in full tiles: where a start goes on from."""
+        return self._full[0] * TILE_WIDTH
 
     def extend(self, hashes: Sequence[bytes]) -> None:
         """Adds leaves; full tiles are on disk when this returns."""
@@ -199,7 +204,7 @@ class Tiles:
     async def _follower(self) -> tuple[Follower, int]:
         """A follower from the block that holds the next leaf, and how many of its records are there already."""
         size = self.files.size
-        last = (await stream_state(self._client, STREAM)).last_seq
+        last = (await newest_segment(self._client)).last
         if size:
             _, newest = await position_before(self._client, self._origin, last + 1)
             if newest is None or newest.size < size:

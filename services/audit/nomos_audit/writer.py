@@ -32,12 +32,14 @@ from nats.aio.client import Client
 
 from nomos.errors import Fenced, MalformedRecord, Misconfigured, RolledBack, Unavailable
 from nomos_audit.batch import Delivery, account_of
-from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, SUBJECT, encode_block
+from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, encode_block
 from nomos_audit.domain import JOURNAL, Draft, Facts, Proposal, Snapshot, begin_snapshot
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.head import Head
 from nomos_audit.replay import evolve, position_of
-from nomos_audit.streams import Stored, Tail, append, last_message, raise_if_cancelled, stream_state
+from nomos_audit.rolling import NEVER, OpenSegment, Rolling
+from nomos_audit.segments import Room, first_of, make_segment, newest_block, room_of, segment_after, subject_of
+from nomos_audit.streams import Stored, Tail, append, raise_if_cancelled, stream_state
 from nomos_runtime import observe
 
 #: A standby tries when journal messages have been waiting and the head has not moved for so long.
@@ -63,6 +65,8 @@ APPEND_UNKNOWN: Final = "audit_append_unknown"
 EVENTS_POISONED: Final = "audit_events_poisoned"
 EVENTS_REPEATED: Final = "audit_events_repeated"
 BUS_AWAY: Final = "audit_bus_away"
+ROLLED: Final = "audit_chain_rolled"
+ROLL_AWAY: Final = "audit_chain_roll_away"
 
 assert BLOCK_BYTES_MAX < 1_048_576, "a block must fit into one message of the bus"
 
@@ -90,6 +94,7 @@ class Writer:
         services: Mapping[str, str],
         now: Callable[[], int],
         snapshot_every: int = SNAPSHOT_EVERY,
+        rolling: Rolling = NEVER,
     ) -> None:
         """Takes the connection and what the writer needs to know.
 
@@ -100,6 +105,7 @@ class Writer:
             services: account as the server stamps it -> service name; may change while running.
             now: microseconds since 1970, UTC.
             snapshot_every: blocks from one snapshot of heads to the next.
+            rolling: when a segment of the chain ends.
         """
         self._client = client
         self._origin = origin
@@ -107,6 +113,8 @@ class Writer:
         self._services = services
         self._now = now
         self._snapshot_every = snapshot_every
+        self._rolling = rolling
+        self._segment = OpenSegment(STREAM, Room(0, 0, 0.0))
         self._state = State.STARTING
         self._head: Head | None = None
         self._snapshot: Snapshot | None = None
@@ -211,6 +219,7 @@ class Writer:
         """Writes from ``head`` on until fenced; gives the newest head that is known to be durable."""
         self._enter(State.TRYING, block=head.block, size=head.size)
         self._snapshot = self._prepared = None
+        self._segment = await self._enter_segment(head)
         journal = Tail(self._client, JOURNAL, head.intake)
         waiting: deque[Delivery] = deque()
         loop = asyncio.get_running_loop()
@@ -229,6 +238,8 @@ class Writer:
                     continue
                 raise_if_cancelled()
                 if waiting:
+                    if self._segment.is_due(self._rolling, block=head.block, at=self._now(), now=loop.time()):
+                        head = await self._roll(head)
                     head = await self._append(head, waiting)
                     self._enter(State.WRITING, block=head.block, size=head.size)
                 elif self._state is State.TRYING and loop.time() - began > TRYING_SECONDS:
@@ -238,6 +249,40 @@ class Writer:
             return head
         finally:
             await journal.close()
+
+    # -- segments ----------------------------------------------------------------------------------------------------
+
+    async def _enter_segment(self, head: Head) -> OpenSegment:
+        """The segment that the block after ``head`` goes into."""
+        while True:
+            try:
+                name = await segment_after(self._client, head.block)
+                return OpenSegment(name, await room_of(self._client, name))
+            except Unavailable as error:
+                await self._pause(error)
+
+    async def _roll(self, head: Head) -> Head:
+        """Ends the segment with a block that names the next one; gives the head after it.
+
+        Raises:
+            Fenced: another block stands in its place.
+        """
+        try:
+            name = await make_segment(self._client, self._segment.name, head.block + 2)
+        except Unavailable as error:
+            # The log goes on in the segment that it has.
+            observe.say("audit", ROLL_AWAY, segment=self._segment.name, detail=error.detail, cause=error.cause)
+            self._segment.put_off(asyncio.get_running_loop().time())
+            return head
+        self._prepared = None
+        facts = Facts(now=self._now(), writer=self._writer_id, services=self._services)
+        proposal = Draft(head, facts).close(0, None, following=name)
+        await self._commit(head, proposal)
+        self._head = proposal.head
+        self._segment = await self._enter_segment(proposal.head)
+        self._snapshot = None
+        observe.say("audit", ROLLED, segment=name, block=proposal.head.block, size=proposal.head.size)
+        return proposal.head
 
     async def _append(self, head: Head, waiting: deque[Delivery]) -> Head:
         """Appends one block of what is waiting, takes it off, and gives the head after it."""
@@ -270,7 +315,10 @@ class Writer:
 
     async def _prepare(self, head: Head, waiting: Iterable[Delivery], snapshot: Snapshot | None) -> Proposal:
         """The block that follows ``head``, made in pieces, so that whoever shares this loop is heard between them."""
-        if snapshot is None and head.block + 1 - head.heads_at >= self._snapshot_every:
+        first = first_of(self._segment.name)
+        # A start reads the block before a snapshot too, and must need none of the segments before this one for long.
+        is_fresh = 1 < first <= head.block and head.heads_at <= first
+        if snapshot is None and (is_fresh or head.block + 1 - head.heads_at >= self._snapshot_every):
             snapshot = begin_snapshot(head)
         draft = Draft(head, Facts(now=self._now(), writer=self._writer_id, services=self._services))
         taken = rested_at = 0
@@ -292,7 +340,7 @@ class Writer:
         payload = encode_block(proposal.block)
         while True:
             try:
-                await append(self._client, SUBJECT, payload, expected_last=head.block)
+                await append(self._client, subject_of(self._segment.name), payload, expected_last=head.block)
             except Fenced:
                 # Perhaps by our own block, whose answer was lost.
                 if await self._is_stored(head, payload):
@@ -305,6 +353,7 @@ class Writer:
                     return
                 # Not stored, or not yet: the compare-and-swap lets at most one of the copies in.
                 continue
+            self._segment.wrote(len(payload))
             return
 
     async def _is_stored(self, head: Head, payload: bytes) -> bool:
@@ -315,7 +364,7 @@ class Writer:
         """
         while True:
             try:
-                last = await last_message(self._client, STREAM)
+                last = await newest_block(self._client)
             except Unavailable as error:
                 await self._pause(error)
                 continue

@@ -92,6 +92,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.COSIGNER_CREATED: "did: text",
     "audit.gap": _GAP,
     "audit.poison": _POISON,
+    "audit.retired": "stream: text, first_block: integer, last_block: integer, first: integer, last: integer",
 }
 
 

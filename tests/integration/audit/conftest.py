@@ -19,10 +19,10 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 from nomos.events import Actor, Envelope, encode_batch, encode_envelope
 from nomos.log.record import parse_object
-from nomos_audit.block import STREAM
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.projections import MIGRATIONS
 from nomos_audit.replay import start_of
+from nomos_audit.segments import newest_segment
 from nomos_audit.writer import State, Writer
 from nomos_runtime.database import Database
 from nomos_runtime.embedded.nats import server_binary
@@ -187,7 +187,7 @@ class Stage:
 
     async def read_chain(self, client: Client) -> list[dict[str, Any]]:
         """All records, every link checked from genesis."""
-        last = (await client.jetstream().stream_info(STREAM)).state.last_seq
+        last = (await newest_segment(client)).last
         follower = Follower(client, start_of(ORIGIN))
         found: list[dict[str, Any]] = []
         while follower.position.block < last:

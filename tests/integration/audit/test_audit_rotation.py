@@ -352,10 +352,10 @@ async def test_turns_are_proven_from_the_table_when_the_chain_was_rolled_and_a_f
     last = (await js.stream_info("CHAIN")).state.last_seq
     blocks = [await message_at(log.client, "CHAIN", seq) for seq in range(1, last + 1)]
     await js.delete_stream("CHAIN")
-    config.first_seq = last
+    config.name, config.subjects, config.first_seq = f"CHAIN-{last}", [f"chain.{last}"], last
     await js.add_stream(config)
     assert blocks[-1] is not None
-    await js.publish("chain.0", blocks[-1].payload)
+    await js.publish(f"chain.{last}", blocks[-1].payload)
     with pytest.raises(RolledBack, match="rolled past record 2"):
         await _history(log, NoTurns())
     assert await _history(log, table) == keys

@@ -40,7 +40,7 @@ PUBLISHES = {
         "svc.feed.identity",
         "svc.feed.audit.self",
         "feed.audit",
-        "chain.0",
+        "chain.*",
         "audit.*",
         "checkpoint.0",
     },
@@ -85,17 +85,25 @@ def test_a_service_has_exactly_the_rights_that_were_reviewed(service: str) -> No
 
 def test_jetstream_is_reached_by_audit_proxy_and_the_provisioners_alone() -> None:
     users = {u.name for u in USERS if any(s.startswith("$JS.") for s in u.publish)}
-    assert users == {"audit", "proxy", "audit-provisioner", "proxy-provisioner"}
+    assert users == {"audit", "proxy", "audit-provisioner", "proxy-provisioner", "audit-retirer"}
 
 
 def test_nobody_may_delete_a_stream_or_purge_what_is_kept_forever() -> None:
     for user in USERS:
         for subject in user.publish:
-            assert "STREAM.DELETE" not in subject
+            assert "STREAM.DELETE" not in subject or user.name == "audit-retirer"
             assert "STREAM.MSG.DELETE" not in subject
             assert "RESTORE" not in subject
             if "PURGE" in subject:
                 assert (user.name, subject) == ("audit", "$JS.API.STREAM.PURGE.INTAKE")
+
+
+def test_who_takes_segments_away_can_do_nothing_else_and_delete_no_other_stream() -> None:
+    (user,) = (u for u in USERS if u.name == "audit-retirer")
+    assert user.publish == ("$JS.API.STREAM.DELETE.*",)
+    assert set(user.denied) == {f"$JS.API.STREAM.DELETE.{name}" for name in ("INTAKE", "AUDIT", "CHECKPOINT")}
+    assert not user.answers
+    assert all(not u.denied for u in USERS if u is not user)
 
 
 def test_a_provisioner_cannot_read_what_is_in_a_stream() -> None:

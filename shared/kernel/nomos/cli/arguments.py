@@ -211,6 +211,10 @@ def log(words: Words) -> None:
     sub.add_argument("--proofs", default="", metavar="DIR", help="write the proof of each change of key here")
     doing = "go over to the key AUDIT_SIGN_KEY_NEXT of the audit service"
     words.add("rotate-key", doing, lazy("logkeys", "rotate_key"), group=group)
+    doing = "take away ended segments of the chain whose records are archived, read back and sealed"
+    sub = words.add("retire", doing, lazy("retire", "retire"), group=group)
+    asked = "of the user audit-retirer, who alone may delete a segment; without it, only look"
+    sub.add_argument("--retirer-creds", default="", metavar="FILE", help=asked)
     doing = "a record of the log, or that one checkpoint continues another, with its proof"
     sub = words.add("prove", doing, lazy("receipts", "prove"))
     sub.add_argument("seq", type=int, nargs="?", metavar="SEQ", help="the record's number in the log")

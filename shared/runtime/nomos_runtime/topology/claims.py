@@ -38,7 +38,7 @@ def _user_key(user: User, key: str) -> natsjwt.ScopedKey:
         key=key,
         role=user.name,
         template=natsjwt.Template(
-            pub=Permission(allow=user.publish),
+            pub=Permission(allow=user.publish, deny=user.denied),
             sub=Permission(allow=user.subscribe),
             resp=(natsjwt.ResponsePermission(max=1, ttl=RESPONSE_SECONDS * _NANOSECONDS) if user.answers else None),
             subs=NO_LIMIT,

@@ -30,6 +30,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         publish: subjects it may publish to; ``{{account-subject()}}`` is its account's key.
         subscribe: ``subject`` or ``subject queue``.
         answers: whether it may answer requests that it received.
+        denied: subjects among ``publish`` that it may not publish to.
     """
 
     name: str
@@ -37,6 +38,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     answers: bool
+    denied: tuple[str, ...] = ()
 
 
 def _api(verb: str, stream: str) -> str:
@@ -70,19 +72,19 @@ def _consume(stream: str) -> tuple[str, ...]:
 #: Rights that no door gives.
 _OWN: Final[dict[str, tuple[str, ...]]] = {
     "audit": (
-        "chain.0",
+        "chain.*",
         "audit.*",
         "checkpoint.0",
         # Its own events: the server maps intake.batch to this subject (claims.py), so the emitter is its account's key.
         "intake.{{account-subject()}}.batch",
-        *_read("INTAKE"),
-        *_consume("INTAKE"),
         # Trims what is chained. CHAIN and CHECKPOINT deny purge for good and have no such line.
         _api("STREAM.PURGE", "INTAKE"),
-        *_read("CHAIN"),
-        *_consume("CHAIN"),
-        *_read("AUDIT"),
-        *_read("CHECKPOINT"),
+        # The chain's segments get their names while it grows; the account holds the log's streams alone.
+        # A stream that is there cannot be changed by creating it again.
+        "$JS.API.STREAM.NAMES",
+        _api("STREAM.CREATE", "*"),
+        *_read("*"),
+        *_consume("*"),
     ),
     "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE")),
 }
@@ -149,11 +151,23 @@ _SYSTEM: Final = (
     ),
 )
 
+#: Held by nobody who serves: takes retired segments of the chain away, once the audit service has recorded that they
+#: may go (``nomos audit retire``). Segments get their names while the chain grows; what stays is excepted by name.
+_RETIRER: Final = User(
+    name="audit-retirer",
+    account="AUDIT",
+    publish=(_api("STREAM.DELETE", "*"),),
+    denied=tuple(_api("STREAM.DELETE", s.name) for s in STREAMS if s.account == "AUDIT" and s.name != "CHAIN"),
+    subscribe=(_inbox("audit-retirer"),),
+    answers=False,
+)
+
 USERS: Final[tuple[User, ...]] = (
     *(_service(s) for s in SERVICES),
     # Jobs that create streams and can neither delete nor purge nor read one.
     _provisioner("AUDIT"),
     _provisioner("PROXY"),
+    _RETIRER,
     *_SYSTEM,
 )
 
