@@ -31,13 +31,14 @@ from typing import Final
 from nats.aio.client import Client
 
 from nomos.errors import Fenced, MalformedRecord, Misconfigured, RolledBack, Unavailable
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.batch import Delivery, account_of
 from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, SUBJECT, encode_block
 from nomos_audit.domain import JOURNAL, Draft, Facts, Proposal, Snapshot, begin_snapshot
 from nomos_audit.follow import Follower, load_head
 from nomos_audit.head import Head
 from nomos_audit.replay import evolve, position_of
-from nomos_audit.streams import Stored, Tail, append, last_message, raise_if_cancelled, stream_state
+from nomos_audit.streams import Stored, Tail, append, last_message, stream_state
 from nomos_runtime import observe
 
 #: A standby tries when journal messages have been waiting and the head has not moved for so long.
