@@ -2,9 +2,10 @@
 #
 #   make demo     the main job, step by step, on this machine        make check    lint, format, types, import contracts
 #   make test     every test                                         make up       everything on loopback, until Ctrl-C
-#   make bench    measure the authorize path                         make lock     resolve requirements/*.in anew
+#   make bench    measure authorize, audit and verify                make lock     resolve requirements/*.in anew
 #
-# ARGS passes words on:  make demo ARGS=--json,  make test ARGS='tests/unit/ucan -k replay'
+# ARGS passes words on:  make demo ARGS=--json,  make test ARGS='tests/unit/ucan -k replay',  make bench BENCH=verify
+# `make differential` has Go's implementation of the log's formats check ours, and ours check Go's.
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo strace test check up bench lock clean
+.PHONY: help setup demo strace test check up bench differential lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -54,8 +55,20 @@ demo: .venv/.run
 up: .venv/.run
 	@$(BIN)/nomos up $(ARGS)
 
+# What is measured, and with which sizes unless ARGS says others: together a few minutes.
+BENCH ?= authorize audit verify
+BENCH_authorize := --seconds 3
+BENCH_audit := --records 20000
+BENCH_verify := --records 10000,100000
+
 bench: .venv/.run
-	@$(BIN)/nomos bench authorize $(ARGS)
+	@set -e; $(foreach name,$(BENCH),$(BIN)/nomos bench $(name) $(BENCH_$(name)) $(ARGS);)
+
+# Not part of `make test`: it needs Go. Installs Debian's where there is an apt-get, and fails where there is no Go after that.
+differential: .venv/.test
+	@command -v go >/dev/null && test -d /usr/share/gocode/src/golang.org/x/mod || ! command -v apt-get >/dev/null || \
+		apt-get install -y golang-go golang-golang-x-mod-dev
+	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) tests/differential/go_sumdb.py $(ARGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)

@@ -920,6 +920,13 @@ def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
         assert {"policy", "minting", "audit", "nats-server", "postgres", "clients"} <= set(row["cpu_us"])
 
 
+def test_bench_measures_the_verifier(shell: Shell) -> None:
+    report = shell.ok("bench", "verify", "--json", "--records", "300", "--connectors", str(ROOT / "connectors")).json
+    assert (report["schema"], report["name"]) == ("nomos.bench/1", "verify")
+    assert report["rows"]
+    assert all(row["errors"] == {} for row in report["rows"])
+
+
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
     said = shell.nomos("bench", "call")
     assert (said.code, said.out) == (USAGE, "")

@@ -73,6 +73,7 @@ from nomos.log.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.block import parse_block
 from nomos_audit.checkpoints import Signer
 from nomos_audit.dayparts import DayParts
@@ -83,7 +84,7 @@ from nomos_audit.notes import find_note
 from nomos_audit.replay import HINT, VerifiedBlock, evolve, position_of
 from nomos_audit.segments import newest_block
 from nomos_audit.store.port import Store, digest_of
-from nomos_audit.streams import raise_if_cancelled, stream_state
+from nomos_audit.streams import stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime import observe
 from nomos_runtime.database import Database

@@ -55,6 +55,7 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "writer": (),
     "writer, table": ("table",),
     "writer, table, archive": ("table", "archive"),
+    "signed, without copies": ("signer", "tenants", "tiles"),
     "everything": ("signer", "table", "tenants", "tiles", "archive"),
 }
 
@@ -223,9 +224,10 @@ async def _run(  # noqa: PLR0917 - the servers, and what to measure on them
                 tool="nomos bench",
                 grace_seconds=GRACE_SECONDS,
             )
-        row = await _watch(log, parts, case, size, batch)
-        await log.close()
-        return row
+        try:
+            return await _watch(log, parts, case, size, batch)
+        finally:
+            await log.close()
     finally:
         await database.close()
 

@@ -37,6 +37,7 @@ from nomos.log.heads import SEAL
 from nomos.log.keyhistory import KeyHistory, NotInForce
 from nomos.log.note import NoKnownKey, VerifierKey
 from nomos.log.tree import CompactRange
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.anchors import Anchor
 from nomos_audit.follow import Follower, block_holding, position_before
 from nomos_audit.keyring import Keyring
@@ -45,7 +46,7 @@ from nomos_audit.notes import STREAM as _STREAM
 from nomos_audit.notes import find_note, size_of
 from nomos_audit.replay import HINT, VerifiedBlock, start_of
 from nomos_audit.segments import newest_segment
-from nomos_audit.streams import append, last_message, raise_if_cancelled
+from nomos_audit.streams import append, last_message
 from nomos_runtime import observe
 
 STREAM: Final = _STREAM

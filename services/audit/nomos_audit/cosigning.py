@@ -32,10 +32,11 @@ from nomos.log.checkpoint import Checkpoint, add_signature, parse_decimal, verif
 from nomos.log.note import SIGNATURES_MAX, Note, Signature, VerifierKey, format_note, lines_of, parse_note
 from nomos.log.tree import ProofFailed, consistency_path, verify_consistency
 from nomos.log.trust import TrustPolicy
+from nomos.waiting import raise_if_cancelled
 from nomos.witness.decide import SIZE_TYPE, format_request
 from nomos_audit.asking import Asker
 from nomos_audit.notes import STREAM, note_at, size_of
-from nomos_audit.streams import last_message, raise_if_cancelled, stream_state
+from nomos_audit.streams import last_message, stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime import observe
 from nomos_runtime.database import Database

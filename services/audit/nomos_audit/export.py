@@ -29,11 +29,12 @@ from nomos.log.proof import many_proof
 from nomos.log.record import INTEGER_MAX
 from nomos.log.tree import HASH_BYTES, CompactRange, Subtree
 from nomos.messages import AuditRecords
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.checkpoints import STREAM as CHECKPOINT_STREAM
 from nomos_audit.follow import Follower
 from nomos_audit.replay import HINT, start_of
 from nomos_audit.segments import first_block
-from nomos_audit.streams import message_at, raise_if_cancelled, stream_state
+from nomos_audit.streams import message_at, stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime.database import Database
 

@@ -18,8 +18,8 @@ from nomos.errors import Malformed, Misconfigured, Unavailable
 from nomos.log.checkpoint import Checkpoint, sign_checkpoint
 from nomos.log.keyhistory import KeyHistory, NotInForce, Turn, change_in, short_name
 from nomos.log.note import NoKnownKey, NoteSigner, VerifierKey
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.keys import KEY_END, NoTurns, Turns, keep, load_history, read_turn
-from nomos_audit.streams import raise_if_cancelled
 from nomos_runtime import observe
 
 KEY_TURNED: Final = "audit_key_turned"

@@ -17,6 +17,7 @@ from nats.aio.client import Client
 
 from nomos.log.index import FileEntry
 from nomos.log.trust import TrustPolicy
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.anchors import Anchor, DatabaseAnchor
 from nomos_audit.archiver import RETRY_SECONDS, Archiver
 from nomos_audit.checkpoints import CHECKPOINT_SECONDS, Signer
@@ -26,7 +27,7 @@ from nomos_audit.keys import TurnTable
 from nomos_audit.projections import TableProjection
 from nomos_audit.rolling import NEVER, Rolling
 from nomos_audit.store.port import Store
-from nomos_audit.streams import REQUEST_SECONDS, raise_if_cancelled
+from nomos_audit.streams import REQUEST_SECONDS
 from nomos_audit.tenants import TenantStreams
 from nomos_audit.tiles import Tiles
 from nomos_audit.writer import Writer

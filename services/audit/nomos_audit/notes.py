@@ -10,8 +10,9 @@ from nats.aio.client import Client
 from nomos.errors import RolledBack
 from nomos.log.checkpoint import parse_checkpoint
 from nomos.log.note import parse_note
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.replay import HINT
-from nomos_audit.streams import message_at, raise_if_cancelled, stream_state
+from nomos_audit.streams import message_at, stream_state
 
 STREAM: Final = "CHECKPOINT"
 

@@ -20,9 +20,9 @@ from nats.aio.client import Client
 
 from nomos.errors import Conflict, Unavailable
 from nomos.log.record import parse_ts
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.follow import Follower
 from nomos_audit.replay import Position, VerifiedBlock, start_of
-from nomos_audit.streams import raise_if_cancelled
 from nomos_runtime import observe
 from nomos_runtime.database import Database
 

@@ -21,10 +21,10 @@ from nomos.log.note import parse_note
 from nomos.log.proof import Receipt, format_receipt
 from nomos.log.record import INTEGER_MAX, parse_record
 from nomos.log.tree import ProofFailed, inclusion_path, leaf_hash, verify_inclusion
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.checkpoints import Signer
 from nomos_audit.follow import Follower, block_at, block_of, position_before
 from nomos_audit.segments import first_block, newest_segment
-from nomos_audit.streams import raise_if_cancelled
 from nomos_audit.tiles import Tiles
 from nomos_runtime.database import Database
 

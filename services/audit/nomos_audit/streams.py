@@ -25,6 +25,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamState
 from nats.js.errors import NotFoundError
 
 from nomos.errors import Fenced, Misconfigured, RolledBack, Unavailable
+from nomos.waiting import raise_if_cancelled
 
 #: Messages and bytes that one pull asks for. The bytes must exceed the bus's largest message.
 PULL_MESSAGES: Final = 256
@@ -63,17 +64,6 @@ class _Ack(msgspec.Struct):
 
 
 _decode_ack = msgspec.json.Decoder(_Ack).decode
-
-
-def raise_if_cancelled() -> None:
-    """Raises CancelledError where the running task was cancelled and something below swallowed it.
-
-    ``asyncio.wait_for`` of Python 3.11, which the bus client uses for each request, returns a result that arrives in
-    the same tick as the cancellation instead of raising. A loop that must end when it is told to asks here.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def stream_state(client: Client, stream: str) -> StreamState:

@@ -19,10 +19,11 @@ import msgspec
 from nats.aio.client import Client
 
 from nomos.errors import Fenced, MalformedRecord, RolledBack, Unavailable
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.follow import Follower, position_before
 from nomos_audit.replay import Position, VerifiedBlock, start_of
 from nomos_audit.segments import newest_segment
-from nomos_audit.streams import append, last_message, raise_if_cancelled
+from nomos_audit.streams import append, last_message
 from nomos_runtime import observe
 
 STREAM: Final = "AUDIT"

@@ -20,10 +20,10 @@ from nats.aio.client import Client
 from nomos.errors import MalformedRecord, Unavailable
 from nomos.log.tiles import ENTRY_PREFIX, TILE_HEIGHT, TILE_WIDTH, TiledTree, tile_path, tile_width
 from nomos.log.tree import EMPTY_ROOT, HASH_BYTES, Subtree, leaf_hash, subtree_root
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.follow import Follower, block_of, position_before
 from nomos_audit.replay import start_of
 from nomos_audit.segments import newest_segment
-from nomos_audit.streams import raise_if_cancelled
 from nomos_runtime import observe
 
 WAIT_SECONDS: Final = 1.0

@@ -31,6 +31,7 @@ from typing import Final
 from nats.aio.client import Client
 
 from nomos.errors import Fenced, MalformedRecord, Misconfigured, RolledBack, Unavailable
+from nomos.waiting import raise_if_cancelled
 from nomos_audit.batch import Delivery, account_of
 from nomos_audit.block import BLOCK_BYTES_MAX, BLOCK_RECORDS_BYTES_MAX, STREAM, encode_block
 from nomos_audit.domain import JOURNAL, Draft, Facts, Proposal, Snapshot, begin_snapshot
@@ -39,7 +40,7 @@ from nomos_audit.head import Head
 from nomos_audit.replay import evolve, position_of
 from nomos_audit.rolling import NEVER, OpenSegment, Rolling
 from nomos_audit.segments import Room, first_of, make_segment, newest_block, room_of, segment_after, subject_of
-from nomos_audit.streams import Stored, Tail, append, raise_if_cancelled, stream_state
+from nomos_audit.streams import Stored, Tail, append, stream_state
 from nomos_runtime import observe
 
 #: A standby tries when journal messages have been waiting and the head has not moved for so long.

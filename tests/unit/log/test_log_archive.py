@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from nomos.log.index import format_index, parse_index
 from nomos.log.main import Demand, run_verify
 from nomos.log.parts import Part
 
+ROOT = Path(__file__).parents[3]
 LINKS = """
 SELECT count(*) FILTER (WHERE sha256(before || decode(record)) <> lower(hex(hash))) AS bad, count(*) AS n
 FROM (SELECT record, hash, coalesce(lower(hex(lag(hash) OVER (ORDER BY seq))), ?) AS before FROM read_parquet(?))
@@ -161,3 +163,25 @@ def test_a_bundle_needs_its_tenant_on_the_command(book: Any, tmp_path: Path) -> 
 def test_the_verifier_does_not_load_parquet_before_it_reads_records() -> None:
     code = "import sys, nomos.log.verify, nomos.log.main; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def sql_of_the_guide(directory: Path, first: bytes) -> str:
+    """The query of docs/auditing.md, with its two placeholders filled in as the guide says."""
+    blocks = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "auditing.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    query: str = blocks[0]
+    for placeholder, value in (("<genesis in hex>", first.hex()), ("archive/", f"{directory}/")):
+        assert query.count(placeholder) == 1
+        query = query.replace(placeholder, value)
+    return query
+
+
+def test_the_query_of_the_auditors_guide_finds_no_bad_row_and_finds_a_falsified_one(book: Any, tmp_path: Path) -> None:
+    made = book(50)
+    query = sql_of_the_guide(made.export(tmp_path / "honest", group_rows=16), genesis(made.signer.verifier_key.name))
+    assert duckdb.execute(query).fetchone() == (0, 50)
+    row = made.rows[20]
+    made.rows[20] = row._replace(record=row.record.replace(b'"deny"', b'"allow"'))
+    assert made.rows[20].record != row.record
+    query = sql_of_the_guide(made.export(tmp_path / "falsified", group_rows=16), genesis(made.signer.verifier_key.name))
+    assert duckdb.execute(query).fetchone() == (1, 50)
