@@ -268,6 +268,7 @@ VERBS: dict[tuple[str, str], Params] = {
     ("identity", "auditor-create"): lambda w: {"name": "mine", "key": Nkey.new(USER).public},
     ("identity", "key-list"): nothing,
     ("identity", "key-revoke"): lambda w: {"key": w.a.bot.credentials.user.public},
+    ("identity", "operator-name"): lambda w: {"name": "mine"},
     ("policy", "put"): lambda w: {"text": w.scene.POLICY, "why": "mine"},
     ("policy", "list"): nothing,
     ("policy", "show"): nothing,
@@ -309,7 +310,7 @@ VERBS: dict[tuple[str, str], Params] = {
 #: Where B must be refused; elsewhere B gets its own things.
 REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
-    ("identity", "key-revoke"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
+    ("identity", "key-revoke"), ("identity", "operator-name"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "keys"), ("audit", "export-read"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),

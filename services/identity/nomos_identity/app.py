@@ -8,10 +8,22 @@ from typing import Final
 
 from nomos.creds import OPERATOR, Nkey
 from nomos.errors import NomosError
-from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED, TENANT_CREATED
+from nomos.events import (
+    AGENT_CREATED,
+    APP_CREATED,
+    AUDITOR_CREATED,
+    KEY_REVOKED,
+    OPERATOR_ADDED,
+    OPERATOR_REMOVED,
+    TENANT_CLOSED,
+    TENANT_CREATED,
+)
 from nomos.messages import Fact
 from nomos_identity.accounts import Accounts
 from nomos_identity.handlers import INSTALLATION_VERBS, KIND, IdentityAdmin
+from nomos_identity.operators import KIND as OPERATOR_KIND
+from nomos_identity.operators import VERB as NAME_VERB
+from nomos_identity.operators import Operators
 from nomos_identity.settings import IdentitySettings
 from nomos_runtime import observe
 from nomos_runtime.erasing import People
@@ -23,7 +35,16 @@ from nomos_runtime.settings import load, secret
 from nomos_runtime.subjects import Subjects
 
 NAME: Final = "identity"
-FACTS: Final = (TENANT_CREATED, APP_CREATED, AGENT_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED)
+FACTS: Final = (
+    TENANT_CREATED,
+    APP_CREATED,
+    AGENT_CREATED,
+    AUDITOR_CREATED,
+    KEY_REVOKED,
+    TENANT_CLOSED,
+    OPERATOR_ADDED,
+    OPERATOR_REMOVED,
+)
 
 
 class Identity:
@@ -68,7 +89,15 @@ class Identity:
             refresh=parts.refresh,
         )
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
-        await parts.serve_admin(admin.verbs(), installation=INSTALLATION_VERBS, people=people)
+        staff = Operators(store, subjects)
+        await parts.serve_admin(
+            {**admin.verbs(), **staff.verbs()},
+            installation=INSTALLATION_VERBS,
+            either=(NAME_VERB,),
+            unnamed=(NAME_VERB,),
+            people=people,
+            operators=People(kind=OPERATOR_KIND, subjects=subjects, release=staff.release, held=staff.held),
+        )
         parts.spawn(self._reconcile(parts, accounts))
         await parts.serving()
 

@@ -191,7 +191,7 @@ class IdentityAdmin:
         event = domain.auditor_created(
             new_id("ev"), tenant=by.tenant, name=subject, key=p.key, now=now, by=by.actor, corr=by.request
         )
-        await self._append(by.tenant, f"auditor/{subject}", event, f"auditor {p.name} exists")
+        await self._append(by.tenant, f"auditor/{subject}", event, "an auditor of this name exists")
         jwt = await self._issue(by.tenant, "auditor", subject, p.key, now)
         return {"tenant": by.tenant, "auditor": p.name, "subject": subject, "key": p.key, "jwt": jwt}
 

@@ -44,6 +44,11 @@ APP_CREATED: Final = "app.created"
 AGENT_CREATED: Final = "agent.created"
 AUDITOR_CREATED: Final = "auditor.created"
 KEY_REVOKED: Final = "key.revoked"
+#: {operator, tenant, at}: the operator whom records name by this id has a name, sealed in ``subject.named``. Of
+#: ``_sys``; ``tenant`` is the one that the operator may name, or empty.
+OPERATOR_ADDED: Final = "operator.added"
+#: {operator, at}: every service refuses the operator from now on. Of ``_sys``.
+OPERATOR_REMOVED: Final = "operator.removed"
 #: {tenant, basis, at}: the account takes no connection any more, and nothing new of the tenant is accepted.
 TENANT_CLOSED: Final = "tenant.closed"
 # stepup

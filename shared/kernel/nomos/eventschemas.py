@@ -75,6 +75,8 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.APP_CREATED: "app: text, env: text",
     events.AGENT_CREATED: "agent: text, app: text, did: text, env: text, issued_at: integer, key: text",
     events.AUDITOR_CREATED: "auditor: text, issued_at: integer, key: text",
+    events.OPERATOR_ADDED: "operator: text, tenant: text, at: integer",
+    events.OPERATOR_REMOVED: "operator: text, at: integer",
     events.KEY_REVOKED: "at: integer, key: text, name: text, role: text, why: text",
     events.APPROVAL_REQUESTED: "approval: text, request: object, salt: text, args_text: text",
     events.APPROVAL_APPROVED: _APPROVED,

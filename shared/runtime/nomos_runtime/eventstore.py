@@ -29,7 +29,7 @@ import nats.errors
 
 from nomos.errors import Conflict, JournalUnavailable, Revoked, Unavailable
 from nomos.events import Envelope, encode_batch
-from nomos.ids import parse_slug
+from nomos.ids import SYSTEM_TENANT, parse_slug
 from nomos.log.sealedfield import sealed_fields, subject_of
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -95,11 +95,12 @@ class EventStore:
             Conflict: the stream has moved, or the key of a sealed field has been destroyed; decide again.
             Revoked: the tenant has been erased here.
             LimitExceeded: an event that the log could not hold; nothing is stored.
-            Malformed: ``tenant`` is no tenant's name (``_`` stands for the installation, which owns no rows).
+            Malformed: ``tenant`` is neither a tenant's name nor the log's own (``_`` of a subject is none).
             JournalUnavailable: stored, but not yet in the journal; it takes effect when the journal is back.
             Unavailable: Postgres does not answer.
         """
-        parse_slug(tenant, "tenant")
+        if tenant != SYSTEM_TENANT:
+            parse_slug(tenant, "tenant")
         encoded = [encode_event(e) for e in envelopes]
         keys = {SUBJECT_KEY + subject_of(f.dek) for e in envelopes for _, f in sealed_fields(e.type, e.event)}
         try:

@@ -116,7 +116,9 @@ class Parts:
         installation: Collection[str] = (),
         either: Collection[str] = (),
         closed: Collection[str] = (),
+        unnamed: Collection[str] = (),
         people: People | None = None,
+        operators: People | None = None,
     ) -> None:
         """Serves the service's admin verbs, ``ready``, and where it has a store what erases. See :func:`serve_admin`.
 
@@ -125,7 +127,9 @@ class Parts:
             installation: as there.
             either: as there.
             closed: as there.
-            people: whom the service knows, if it knows people.
+            unnamed: as there.
+            people: whom the service knows in a tenant, if it knows people.
+            operators: whom it knows in the installation.
         """
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
@@ -140,6 +144,7 @@ class Parts:
                 directory=self.directory,
                 refresh=self.refresh,
                 people=people,
+                operators=operators,
             ).verbs()
         self.verbs = {**verbs, **erasing, "ready": (NoParams, ready)}
         await serve_admin(
@@ -147,8 +152,10 @@ class Parts:
             self.responder,
             self.verbs,
             installation={*installation, *INSTALLATION_VERBS, "ready"},
-            either=frozenset(either),
+            either={*either, *(SUBJECT_VERBS if operators is not None else ())},
             closed={*closed, *SUBJECT_VERBS},
+            # Whether a service is well may be asked by whomever the bus lets in.
+            unnamed={*unnamed, "ready"},
         )
 
     def check_fresh(self) -> None:
