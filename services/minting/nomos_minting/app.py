@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from nomos.events import DELEGATION_REVOKED, ISSUER_CREATED, ISSUER_ROTATED, TENANT_CLOSED, TENANT_CREATED
 from nomos.messages import Fact
 from nomos_minting.handlers import Mint, decoder
-from nomos_minting.issuers import Issuers
+from nomos_minting.issuers import PURPOSE, SEALED_NAME, Issuers
 from nomos_minting.revoking import Revoker
 from nomos_minting.revoking import decoder as revoke_decoder
 from nomos_minting.settings import MintingSettings
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
+from nomos_runtime.resealing import by_purpose
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load, secret
+from nomos_runtime.settings import load
 
 NAME = "minting"
 FACTS = (ISSUER_CREATED, ISSUER_ROTATED, DELEGATION_REVOKED)
@@ -52,6 +53,8 @@ class Minting:
 
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, FACTS))
         await parts.follow({"identity": apply, NAME: issuers.apply})
+        if self._sealer.is_rotating:
+            await parts.reseal(by_purpose(self._sealer, {SEALED_NAME: PURPOSE}))
         mint = Mint(
             self._settings,
             parts.journal,
@@ -79,4 +82,4 @@ class Minting:
 def build(env: Mapping[str, str]) -> Minting:
     """Minting from its environment."""
     settings = load(MintingSettings, NAME, env)
-    return Minting(settings, Sealer.from_text(secret("MINT_KEY_ENCRYPTION_KEY", env)), env)
+    return Minting(settings, Sealer.from_env("MINT_KEY_ENCRYPTION_KEY", env), env)

@@ -234,6 +234,18 @@ class EventStore:
             )
         return [str(r["name"]) for r in rows]
 
+    async def replace_sealed(self, tenant: str, name: str, record: bytes, by: bytes) -> bool:
+        """Replaces a sealed record that stands as it was read; False where it was changed or deleted meanwhile."""
+        async with self._database.transaction(tenant) as c:
+            done = await c.execute(
+                "UPDATE sealed SET record = $4 WHERE tenant = $1 AND name = $2 AND record = $3",
+                tenant,
+                name,
+                record,
+                by,
+            )
+        return bool(done == "UPDATE 1")
+
     async def since(self, n: int, types: Sequence[str], limit: int) -> tuple[list[StoredEvent], int]:
         """Published events of ``types`` from number ``n`` on, over all tenants, and the next number to be published.
 

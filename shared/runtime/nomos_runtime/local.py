@@ -51,8 +51,15 @@ SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
 }
-#: Secrets that a service has only while their file is there: the key that follows the log's key.
-TRANSIENT: Final[dict[str, tuple[str, ...]]] = {"audit": ("AUDIT_SIGN_KEY_NEXT",)}
+#: Secrets that a service has only while their file is there: the key that follows the log's key, and the other keys
+#: that open while an environment key is rotated.
+TRANSIENT: Final[dict[str, tuple[str, ...]]] = {
+    "audit": ("AUDIT_SIGN_KEY_NEXT",),
+    "minting": ("MINT_KEY_ENCRYPTION_KEY_OTHERS",),
+    "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY_OTHERS",),
+    "stepup": ("STEPUP_KEY_ENCRYPTION_KEY_OTHERS",),
+    "identity": ("IDENTITY_KEY_ENCRYPTION_KEY_OTHERS",),
+}
 
 
 class Local:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.errors import NomosError, StalePolicy
+from nomos.ids import SYSTEM_TENANT
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -22,6 +23,7 @@ from nomos_runtime.erasing import INSTALLATION_VERBS, SUBJECT_VERBS, Erasing, Pe
 from nomos_runtime.eventstore import MIGRATIONS, EventStore
 from nomos_runtime.feed import Follower, start_all
 from nomos_runtime.journal import Journal
+from nomos_runtime.resealing import SealAgain, reseal
 from nomos_runtime.responder import NoParams, Operator, Responder, Verb, serve_admin
 from nomos_runtime.settings import ServiceSettings
 
@@ -108,6 +110,15 @@ class Parts:
         ]
         self.followers += started
         await start_all(started, CATCH_UP_SECONDS)
+
+    async def reseal(self, seal_again: SealAgain) -> None:
+        """Brings what is sealed under another environment key under the current one. Call once the tenants are known.
+
+        Raises:
+            Unavailable: Postgres does not answer.
+        """
+        done = await reseal(self.store, [SYSTEM_TENANT, *self.directory.tenants], seal_again)
+        observe.say(self.bus.service, observe.STORE_RESEALED, moved=done.moved, left=done.left)
 
     async def serve_admin(
         self,

@@ -58,6 +58,8 @@ _TRIES_MAX: Final = 5
 _INDEX: Final = "subject-index/"
 _INDEX_KEY: Final = "subject-index-key"
 _PURPOSE: Final = "subject-v1"
+#: Beginning of the name of each sealed record here -> what it is sealed for.
+PURPOSES: Final = {SUBJECT_KEY: _PURPOSE, _INDEX: _PURPOSE, _INDEX_KEY: _PURPOSE}
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
