@@ -336,6 +336,22 @@ def test_an_agent_needs_an_app_that_exists(shell: Shell, tenant: str) -> None:
     assert not shell.path("b.creds").exists()
 
 
+def test_everything_issued_for_an_app_or_a_tenant_is_revoked_by_one_command(shell: Shell) -> None:
+    name = shell.tenant()
+    said = shell.ok("revoke", "--tenant", name, "--app", "triage", "--why", "test", "--json").json
+    assert (said["schema"], said["app"]) == ("nomos.revoke/1", "triage")
+    assert shell.ok("revoke", "--tenant", name, "--all").out == (
+        f"everything that was issued for {name} up to now is revoked, and in force\n"
+    )
+    shown = shell.ok("audit", "tail", "--tenant", name).out
+    assert shown.count("ucan.revoked-all") == 2
+    # One of the three, and never by mistake: nothing but a refusal is recorded of the rest.
+    for words in ([], ["--all", "--app", "triage"], ["bafy", "--all"], ["bafy", "--app", "triage"]):
+        assert shell.nomos("revoke", "--tenant", name, *words).code == USAGE, words
+    assert shell.nomos("revoke", "--tenant", name, "--app", "triaged").code == NO
+    assert shell.ok("audit", "tail", "--tenant", name).out.count("ucan.revoked-all") == 2
+
+
 def test_a_revoked_key_is_refused(shell: Shell) -> None:
     name = shell.tenant()
     assert shell.nomos("authorize", *READ, "--creds", f"{name}.creds").code == YES

@@ -130,6 +130,9 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
         lambda d: d.ask("identity", "subject-erase", name="otto", basis="asked"), {SUBJECT_ERASED}),
     ("policy", "put"): (lambda d: d.ask("policy", "put", text=d.scene.POLICY, why="first"), {"policy.put"}),
     ("minting", "revoke"): (lambda d: d.ask("minting", "revoke", cid=CID, why="lost"), {"ucan.revoked"}),
+    ("minting", "revoke-app"): (
+        lambda d: d.ask("minting", "revoke-app", app="triage", why="leaked"), {"ucan.revoked-all"}),
+    ("minting", "revoke-tenant"): (lambda d: d.ask("minting", "revoke-tenant", why="leaked"), {"ucan.revoked-all"}),
     ("minting", "issuer-rotate"): (lambda d: d.ask("minting", "issuer-rotate", why="yearly"), {"ucan.issuer-rotated"}),
     ("proxy", "connection-add"): (Doer.connection_add, {"connection.added"}),
     ("stepup", "approver-add"): (

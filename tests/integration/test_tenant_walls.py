@@ -275,6 +275,9 @@ VERBS: dict[tuple[str, str], Params] = {
     ("policy", "history"): nothing,
     # Named in B's tenant, where it means nothing: A's permission is used below.
     ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
+    # A's app has another name than any of B's; B's own tenant is B's to revoke.
+    ("minting", "revoke-app"): lambda w: {"app": f"{MARK}-app"},
+    ("minting", "revoke-tenant"): nothing,
     ("minting", "issuer-rotate"): nothing,
     ("minting", "issuer-list"): nothing,
     ("proxy", "sealing-key"): nothing,
@@ -310,7 +313,8 @@ VERBS: dict[tuple[str, str], Params] = {
 #: Where B must be refused; elsewhere B gets its own things.
 REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
-    ("identity", "key-revoke"), ("identity", "operator-name"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
+    ("identity", "key-revoke"), ("identity", "operator-name"), ("minting", "revoke-app"),
+    ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "keys"), ("audit", "export-read"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),

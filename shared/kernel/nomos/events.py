@@ -30,6 +30,9 @@ ISSUER_CREATED: Final = "ucan.issuer"
 ISSUER_ROTATED: Final = "ucan.issuer-rotated"
 #: {cid, until, why}: a delegation, and all that was handed on from it, is refused; ``until`` it has expired anyway.
 DELEGATION_REVOKED: Final = "ucan.revoked"
+#: {app, until, at, why}: what was issued for the app (empty: for the tenant) up to ``at``, Unix seconds, is refused,
+#: with all that was handed on from it; ``until`` all of it has ended (:mod:`nomos.ucan.cutoff`).
+ISSUED_REVOKED: Final = "ucan.revoked-all"
 # proxy
 #: {invocation, delegation, root, via, action, resource, connection, method, path, request_sha256, deadline_ms}
 #: ``root`` is the delegation that was minted; ``via`` are the agents that handed it on, the first holder first.

@@ -58,6 +58,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.ISSUER_CREATED: "did: text",
     events.ISSUER_ROTATED: "did: text, previous: text, at: integer, why: text",
     events.DELEGATION_REVOKED: "cid: text, until: integer, why: text",
+    events.ISSUED_REVOKED: "app: text, until: integer, at: integer, why: text",
     events.CALL_ATTEMPTED: _ATTEMPTED,
     events.CALL_FINISHED: (
         "invocation: text, outcome: text, status: integer, response_sha256: text, removed: list, bytes: integer, "

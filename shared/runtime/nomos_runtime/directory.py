@@ -32,6 +32,7 @@ class Directory:
         self._tenants: dict[str, str] = {}
         self._agents: dict[tuple[str, str], AgentFacts] = {}
         self._by_did: dict[tuple[str, str], str] = {}
+        self._apps: set[tuple[str, str]] = set()
         self._auditors: dict[tuple[str, str], str] = {}
         self._revoked: set[tuple[str, str]] = set()
         self._closed: set[str] = set()
@@ -58,6 +59,8 @@ class Directory:
             case events.TENANT_CREATED:
                 self._tenant_of_account[str(event["account"])] = fact.tenant
                 self._tenants[fact.tenant] = str(event["account"])
+            case events.APP_CREATED:
+                self._apps.add((fact.tenant, str(event["app"])))
             case events.AGENT_CREATED:
                 agent = AgentFacts(
                     tenant=fact.tenant,
@@ -106,6 +109,10 @@ class Directory:
             raise UnknownAgent("this bus user is no auditor of this tenant")
         if (tenant, key) in self._revoked:
             raise Revoked("the key of this auditor is revoked")
+
+    def has_app(self, tenant: str, app: str) -> bool:
+        """Whether ``tenant`` has this app."""
+        return (tenant, app) in self._apps
 
     def check_operator(self, operator: str) -> None:
         """Checks that ``operator``, a subject's id, has a name and has not been erased.

@@ -114,9 +114,11 @@ def identities(words: Words) -> None:
     doing = "replace the issuing key; what the old one signed runs out within a minute"
     sub = words.add("rotate", doing, lazy("minting", "issuer_rotate"), group=group, tenant=True)
     sub.add_argument("--why", default="")
-    doing = "take a delegation back, with all that was handed on from it"
+    doing = "take a delegation back, or all that were issued, with all that was handed on from them"
     sub = words.add("revoke", doing, lazy("minting", "revoke"), tenant=True)
-    sub.add_argument("cid", metavar="CID", help="bafy…, as the log and nomos inspect name it")
+    sub.add_argument("cid", metavar="CID", nargs="?", help="bafy…, as the log and nomos inspect name it")
+    sub.add_argument("--app", metavar="NAME", help="instead of CID: everything issued for this app up to now")
+    sub.add_argument("--all", action="store_true", help="instead of CID: everything issued for the tenant up to now")
     sub.add_argument("--why", default="")
 
 
