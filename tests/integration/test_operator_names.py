@@ -396,6 +396,18 @@ async def test_a_name_belongs_to_one_operator_and_an_operator_has_one_name(scene
     assert verbs == ["conflict", "conflict", "malformed"]
 
 
+async def test_who_is_named_cannot_try_the_names_of_others(scene: Any) -> None:
+    tenant = await scene.tenant(connection=False, policy="")
+    operator, told = await scene.named_operator(scene.name("tina"), tenant), set()
+    for name in (OPERATOR_NAME, scene.name("nobody")):
+        with pytest.raises(NomosError) as e:
+            await operator.ask("identity", "operator-name", tenant, name=name)
+        told.add((e.value.code, e.value.detail, e.value.hint))
+    assert {code for code, _, _ in told} == {"conflict"}
+    assert len(told) == 1, told
+    assert await scene.refusals(tenant) == [("operator-name", "conflict")] * 2
+
+
 async def test_naming_and_erasing_an_operator_go_on_after_a_crash_at_each_step(scene: Any) -> None:
     identity, name = scene.installation.services["identity"], scene.name("olga")
     credentials = issue_operator(scene.installation.local.installation, servers=(scene.installation.bus.url,))

@@ -62,6 +62,9 @@ class Operators:
         added = domain.operator_added(
             new_id("ev"), history=history, operator=by.name, tenant=tenant, now=now, by=by.actor, corr=by.request
         )
+        if added is None and await self._subjects.find(SYSTEM_TENANT, KIND, name) != by.name:
+            # The same whether or not anybody has this name: who is named cannot try the names of others.
+            raise Conflict("this operator has another name")
         subject = await self._subjects.enrol(
             SYSTEM_TENANT, KIND, name, by=by.actor, corr=by.request, now=now, subject=by.name
         )
