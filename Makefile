@@ -24,7 +24,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo strace test check up bench differential lock clean
+.PHONY: help setup demo strace test interop check up bench differential lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -72,6 +72,15 @@ differential: .venv/.test
 
 test: .venv/.test
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)
+
+# Tokens of ours and of the npm package iso-ucan, each verified by the other. Fetches the package; not a part of the tests.
+interop: .venv/.test
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+	  echo 'nomos: error: make interop needs node 20 or newer, and npm' >&2; exit 2; }
+	@mkdir -p .venv/interop
+	cp tests/interop/package.json tests/interop/iso.mjs .venv/interop
+	npm install --prefix .venv/interop --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
+	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS) tests/interop/interop_iso_ucan.py
 
 # One test kills the log's writer by strace. Does nothing where strace is there, or where there is no apt-get.
 strace:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("architecture", "unit", "integration", "system", "differential")
+ORDER = ("architecture", "unit", "interop", "integration", "system", "differential")
 HERE = Path(__file__).parent
 
 

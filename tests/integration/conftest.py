@@ -42,8 +42,7 @@ from nomos_runtime.embedded.tap import BusTap
 from nomos_runtime.embedded.upstream import EmbeddedUpstream
 from nomos_runtime.embedded.upstream_state import Planted
 from nomos_runtime.launch import Service, build, run_together
-from nomos_runtime.local import SERVICES, Local
-from nomos_runtime.topology.issue import issue_user
+from nomos_runtime.local import SERVICES, Local, issue_operator
 from nomos_runtime.topology.streams import MIB, Bounds
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +126,7 @@ class Installation:
         self.bus = await BusTap.start(self.wire, self.local.nats.port)
         started = await run_together({name: self.environment(name) for name in SERVICES})
         self.services = dict(zip(SERVICES, started, strict=True))
+        await self.local.name_operator()
 
     def environment(self, service: str) -> dict[str, str]:
         return self.local.environment(service) | {"NOMOS_BUS_URL": self.bus.url, "NOMOS_FEED_FRESH_MS": "3000"}
@@ -261,20 +261,16 @@ class Scene:
 
     async def tenant_operator(self, tenant: str) -> Operator:
         """An operator who may name this one tenant."""
-        held, user, name = self.installation.local.installation, Nkey.new(USER), self.name("op")
+        return await self.named_operator(self.name("op"), tenant)
+
+    async def named_operator(self, name: str, tenant: str = "") -> Operator:
+        """An operator of this name, of the installation or of one tenant."""
+        held = self.installation.local.installation
         assert held is not None
-        jwt = issue_user(
-            role="tenant-operator",
-            name=name,
-            user_public_key=user.public,
-            account=held.accounts["OPS"],
-            signer=held.role_key("tenant-operator"),
-            issued_at=int(time.time()),
-            tenant=tenant,
-        )
-        credentials = self.credentials("tenant-operator", name, tenant, jwt, user)
-        connection = await self._stack.enter_async_context(await Connection.open(credentials))
-        return Operator(connection)
+        credentials = issue_operator(held, servers=(self.installation.bus.url,), tenant=tenant)
+        operator = Operator(await self._stack.enter_async_context(await Connection.open(credentials)))
+        await operator.ask("identity", "operator-name", tenant or "_", name=name)
+        return operator
 
     def credentials(
         self, role: str, name: str, tenant: str, jwt: str, user: Nkey, seed: bytes | None = None

@@ -336,6 +336,22 @@ def test_an_agent_needs_an_app_that_exists(shell: Shell, tenant: str) -> None:
     assert not shell.path("b.creds").exists()
 
 
+def test_everything_issued_for_an_app_or_a_tenant_is_revoked_by_one_command(shell: Shell) -> None:
+    name = shell.tenant()
+    said = shell.ok("revoke", "--tenant", name, "--app", "triage", "--why", "test", "--json").json
+    assert (said["schema"], said["app"]) == ("nomos.revoke/1", "triage")
+    assert shell.ok("revoke", "--tenant", name, "--all").out == (
+        f"everything that was issued for {name} up to now is revoked, and in force\n"
+    )
+    shown = shell.ok("audit", "tail", "--tenant", name).out
+    assert shown.count("ucan.revoked-all") == 2
+    # One of the three, and never by mistake: nothing but a refusal is recorded of the rest.
+    for words in ([], ["--all", "--app", "triage"], ["bafy", "--all"], ["bafy", "--app", "triage"]):
+        assert shell.nomos("revoke", "--tenant", name, *words).code == USAGE, words
+    assert shell.nomos("revoke", "--tenant", name, "--app", "triaged").code == NO
+    assert shell.ok("audit", "tail", "--tenant", name).out.count("ucan.revoked-all") == 2
+
+
 def test_a_revoked_key_is_refused(shell: Shell) -> None:
     name = shell.tenant()
     assert shell.nomos("authorize", *READ, "--creds", f"{name}.creds").code == YES
@@ -735,6 +751,10 @@ def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell
     record = proof.with_name(proof.name + ".record").read_bytes()
     assert verify_receipt(parse_receipt(proof.read_bytes()), record, parse_trust(old.encode())).checkpoint.size == since
     assert new["key"] in record.decode()
+    # Who rotated stands in the record, by the id behind which their name is sealed.
+    actor = json.loads(record)["actor"]
+    named = shell.ok("subject", "list", "--tenant", "_sys", "--json").json["subjects"]
+    assert (actor["kind"], [one["name"] for one in named if one["id"] == actor["id"]]) == ("operator", ["admin"])
 
     lines = shell.ok("audit", "keys").out.splitlines()[:2]
     assert lines == new["lines"]
@@ -832,6 +852,38 @@ def test_inspect_takes_a_token_a_file_or_standard_input(shell: Shell, tenant: st
         assert said.code == YES
         assert said.json["kind"] == "delegation"
     assert shell.nomos("inspect", "nonsense").code == USAGE
+
+
+def test_another_operator_gets_credentials_without_their_name_in_them(shell: Shell, tenant: str) -> None:
+    name, creds = shell.new("olga"), "olga.creds"
+    made = shell.ok("operator", "create", name, "--creds", creds, "--json").json
+    held = shell.path(creds)
+    assert stat.S_IMODE(held.stat().st_mode) == 0o600
+    assert name not in held.read_text(encoding="utf-8")
+    as_olga = changed_context(shell, shell.folder, operator_creds=str(held))
+    shell.ok("app", "create", "--tenant", tenant, "hers", *as_olga)
+    said = shell.ok("audit", "tail", "--tenant", tenant, "--names", *as_olga).out
+    assert f"operator:{made['subject']} ({name})" in said
+    # Nothing is overwritten, a name is given once, and without the role's key nobody is made.
+    assert shell.nomos("operator", "create", shell.new("olga"), "--creds", creds).code == USAGE
+    assert shell.nomos("operator", "create", name, "--creds", "again.creds").code == NO
+    lost = shell.nomos("operator", "create", shell.new("olga"), "--creds", "lost.creds", "--bus", str(shell.folder))
+    assert (lost.code, shell.path("lost.creds").exists()) == (USAGE, False)
+    for words in (["--json"], ["--auditor-creds", creds]):
+        assert shell.nomos("audit", "tail", "--tenant", tenant, "--names", *words).code == USAGE
+    assert not shell.path("again.creds").exists()
+
+
+def test_an_operator_of_one_tenant_works_in_it_alone(shell: Shell, tenant: str) -> None:
+    name, creds = shell.new("tina"), "tina.creds"
+    made = shell.ok("operator", "create", name, "--tenant", tenant, "--creds", creds, "--json").json
+    assert made["tenant"] == tenant
+    as_tina = changed_context(shell, shell.folder, operator_creds=str(shell.path(creds)))
+    shell.ok("app", "create", "--tenant", tenant, "hers-too", *as_tina)
+    # Names of operators are the installation's: she reads the ids of records only.
+    said = shell.ok("audit", "tail", "--tenant", tenant, "--names", *as_tina).out
+    assert f"operator:{made['subject']} (not known)" in said
+    assert shell.nomos("tenant", "list", *as_tina).code != YES
 
 
 def test_doctor_finds_a_healthy_installation(shell: Shell, tenant: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from nomos.agent import StepUpRequired
 from nomos.cli.main import main
+from nomos.creds import USER, Nkey
 from nomos.errors import NomosError
 from nomos.events import Actor
 from nomos.log.erasure import parse_disclosure
@@ -125,6 +126,15 @@ async def test_an_erased_auditor_reads_nothing_any_more(scene: Any) -> None:
     await refused(
         auditor.connection.ask(f"req.audit.{auditor.name}", asked, audit_reply, 2_000), "revoked", "unavailable"
     )
+
+
+async def test_an_auditors_name_that_is_given_twice_is_not_repeated_by_the_refusal(scene: Any) -> None:
+    tenant, name = await scene.tenant(connection=False, policy=""), scene.name("zoroaster")
+    ask = scene.operator.ask
+    await ask("identity", "auditor-create", tenant, name=name, key=Nkey.new(USER).public)
+    await refused(ask("identity", "auditor-create", tenant, name=name, key=Nkey.new(USER).public), "conflict")
+    assert ("auditor-create", "conflict") in await scene.refusals(tenant)
+    assert not [f for f in scene.files_with(name.encode()) if f != "wire"], "a name stands in plain text"
 
 
 @pytest.mark.parametrize("basis", ["", "  ", "two\nlines", "x" * 201])

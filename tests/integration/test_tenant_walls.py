@@ -268,12 +268,16 @@ VERBS: dict[tuple[str, str], Params] = {
     ("identity", "auditor-create"): lambda w: {"name": "mine", "key": Nkey.new(USER).public},
     ("identity", "key-list"): nothing,
     ("identity", "key-revoke"): lambda w: {"key": w.a.bot.credentials.user.public},
+    ("identity", "operator-name"): lambda w: {"name": "mine"},
     ("policy", "put"): lambda w: {"text": w.scene.POLICY, "why": "mine"},
     ("policy", "list"): nothing,
     ("policy", "show"): nothing,
     ("policy", "history"): nothing,
     # Named in B's tenant, where it means nothing: A's permission is used below.
     ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
+    # A's app has another name than any of B's; B's own tenant is B's to revoke.
+    ("minting", "revoke-app"): lambda w: {"app": f"{MARK}-app"},
+    ("minting", "revoke-tenant"): nothing,
     ("minting", "issuer-rotate"): nothing,
     ("minting", "issuer-list"): nothing,
     ("proxy", "sealing-key"): nothing,
@@ -298,6 +302,7 @@ VERBS: dict[tuple[str, str], Params] = {
     ("audit", "checkpoint"): nothing,
     ("audit", "rotate-key"): nothing,
     ("audit", "keys"): nothing,
+    ("audit", "retire"): lambda w: {"only_look": False},
     ("audit", "consistency"): lambda w: {"older": w.a.seq},
     ("audit", "prove"): lambda w: {"seq": w.a.seq},
     ("audit", "receipt"): lambda w: {"event": w.a.event},
@@ -309,9 +314,10 @@ VERBS: dict[tuple[str, str], Params] = {
 #: Where B must be refused; elsewhere B gets its own things.
 REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
-    ("identity", "key-revoke"), ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
+    ("identity", "key-revoke"), ("identity", "operator-name"), ("minting", "revoke-app"),
+    ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
-    ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "keys"), ("audit", "export-read"),
+    ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

@@ -234,6 +234,7 @@ class World:
         self.upstream = await EmbeddedUpstream.start(bodies=ROOT / "tests/fixtures/github", token=self.bearer)
         self.upstream.seen = self.seen
         await asyncio.gather(*(self.run(name) for name in SERVICES))
+        await self.local.name_operator()
         await self.ask("identity", "tenant-create", name=TENANT)
         await self.ask("identity", "app-create", TENANT, name=APP)
         self.credentials = await self.new_agent(AGENT)

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from nomos.errors import LimitExceeded, Malformed, NotFound
-from nomos.ids import new_id
+from nomos.ids import SYSTEM_TENANT, new_id
 from nomos.log.keyhistory import KeyHistory
 from nomos.log.proof import format_receipt
 from nomos_audit.continuing import prove_consistency
@@ -140,9 +140,9 @@ class AuditAdmin:
         }
 
     async def read(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """Records of the tenant in the subject."""
+        """Records of the tenant in the subject, or of the log's own."""
         p = msgspec.convert(params, ReadParams)
-        found = await read_tenant(self._database, by.tenant, p.from_tseq, p.limit)
+        found = await read_tenant(self._database, _tenant_of(by), p.from_tseq, p.limit)
         return {"records": found.records, "prev": found.prev, "head_tseq": found.head_tseq}
 
     async def checkpoint(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
@@ -152,7 +152,7 @@ class AuditAdmin:
 
     async def rotate_key(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Goes over to the next key; answers when it is in force."""
-        return self._keys_of(await self._rotation.rotate())
+        return self._keys_of(await self._rotation.rotate(by.actor))
 
     async def keys(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The log's keys by size, each change with its proof."""
@@ -161,7 +161,7 @@ class AuditAdmin:
     async def retire(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The ended segments of the chain, and what speaks against taking each away; those that may go are recorded."""
         p = msgspec.convert(params, RetireParams)
-        judged = await self._retirement.retire(only_look=p.only_look)
+        judged = await self._retirement.retire(by.actor, only_look=p.only_look)
         return {"segments": [one._asdict() for one in judged]}
 
     def _keys_of(self, keys: KeyHistory) -> dict[str, object]:
@@ -177,12 +177,12 @@ class AuditAdmin:
         return await self._prove(await self._receipts.by_seq(p.seq, None if by.tenant == "_" else by.tenant))
 
     async def receipt(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """One of the tenant's records with its receipt."""
+        """One of the tenant's records, or of the log's own, with its receipt."""
         p = msgspec.convert(params, ReceiptParams)
         if p.tseq is not None and p.event is None:
-            return await self._prove(await self._receipts.by_tseq(p.tseq, by.tenant))
+            return await self._prove(await self._receipts.by_tseq(p.tseq, _tenant_of(by)))
         if p.event is not None and p.tseq is None:
-            return await self._prove(await self._receipts.by_event(p.event, by.tenant))
+            return await self._prove(await self._receipts.by_event(p.event, _tenant_of(by)))
         raise Malformed("a receipt is asked for by tseq or by event")
 
     async def consistency(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
@@ -275,6 +275,10 @@ class AuditAdmin:
             if time.monotonic() - export.opened_at > EXPORT_SECONDS:
                 del self._exports[name]
                 shutil.rmtree(export.folder, ignore_errors=True)
+
+
+def _tenant_of(by: Operator) -> str:
+    return SYSTEM_TENANT if by.tenant == "_" else by.tenant
 
 
 def _listed(folder: Path) -> dict[str, int]:

@@ -90,9 +90,9 @@ class Audit:
         admin = self._admin = AuditAdmin(
             s, parts.bus, database, log, statements, rotation=rotation, retirement=retirement
         )
-        either = ("prove", "consistency", "export-open", "export-read", "export-close")
+        either = ("read", "receipt", "prove", "consistency", "export-open", "export-read", "export-close")
         # The log of a tenant that was closed or erased stays to be read and proven.
-        closed = ("read", "receipt", *either)
+        closed = either
         installation = ("checkpoint", "rotate-key", "keys", "retire")
         await parts.serve_admin(admin.verbs(), installation=installation, either=either, closed=closed)
         await parts.serving()

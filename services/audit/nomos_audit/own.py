@@ -20,12 +20,13 @@ class OwnEvents:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def append(self, kind: str, event: dict[str, Any]) -> None:
+    async def append(self, kind: str, event: dict[str, Any], actor: Actor | None = None) -> None:
         """Journals one event; durable when it returns.
 
         Args:
             kind: a type under ``audit.``.
             event: values of the profile jcs-strict.
+            actor: the operator on whose command it is; without one the log itself.
 
         Raises:
             Unavailable: the journal does not confirm; whether it is durable is unknown.
@@ -36,7 +37,7 @@ class OwnEvents:
                     id=new_id("ev"),
                     type=kind,
                     tenant=SYSTEM_TENANT,
-                    actor=Actor(**SYSTEM_ACTOR),
+                    actor=Actor(**SYSTEM_ACTOR) if actor is None else actor,
                     corr="",
                     cause="",
                     event=event,

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from nomos.errors import BadSignature, Malformed, NotFound, RolledBack
+from nomos.events import Actor
 from nomos.log.chain import link
 from nomos.log.heads import Seal, SealedFile, parse_seal
 from nomos.log.index import ROOTS_NAME, root_name
@@ -65,7 +66,7 @@ class Retirement:
         *,
         keep_days: int,
         tiles_stay: bool,
-        journal: Callable[[str, dict[str, Any]], Awaitable[None]],
+        journal: Callable[[str, dict[str, Any], Actor], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
         """Takes what it works with.
@@ -83,8 +84,8 @@ class Retirement:
         self._journal = journal
         self._now = now
 
-    async def retire(self, *, only_look: bool) -> list[Judged]:
-        """Judges all ended segments, oldest first; records those that may go, unless ``only_look``.
+    async def retire(self, by: Actor, *, only_look: bool) -> list[Judged]:
+        """Judges all ended segments, oldest first; records those that may go as ``by``'s doing, unless ``only_look``.
 
         Raises:
             Unavailable: the bus, the store or the journal does not answer.
@@ -97,7 +98,7 @@ class Retirement:
             against = blocked or await self._against(one, following, first, last)
             if not against and not only_look:
                 event = {"stream": one.name, "first_block": one.first, "last_block": one.last}
-                await self._journal(RETIRED, {**event, "first": first, "last": last})
+                await self._journal(RETIRED, {**event, "first": first, "last": last}, by)
             judged.append(Judged(one.name, one.first, one.last, first, last, against))
             blocked = f"{one.name} before it stays" if against else ""
         return judged

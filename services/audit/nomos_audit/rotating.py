@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from nomos.errors import Conflict, Misconfigured, Unavailable
+from nomos.events import Actor
 from nomos.log.heads import KEY
 from nomos.log.keyhistory import KeyChange, KeyHistory, event_of_change, short_name
 from nomos_audit.checkpoints import Signer
@@ -28,15 +29,18 @@ POLL_SECONDS: Final = 0.05
 class Rotation:
     """Rotates the key of one log."""
 
-    def __init__(self, signer: Signer, *, journal: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
+    def __init__(self, signer: Signer, *, journal: Callable[[str, dict[str, Any], Actor], Awaitable[None]]) -> None:
         """Takes the signer, which holds both keys, and what makes an event of the audit service durable."""
         self._signer = signer
         self._journal = journal
         # Two commands at once make one record.
         self._lock = asyncio.Lock()
 
-    async def rotate(self) -> KeyHistory:
+    async def rotate(self, by: Actor) -> KeyHistory:
         """Goes over to ``AUDIT_SIGN_KEY_NEXT``; the keys of the log when it is in force. Asked again, only says so.
+
+        Args:
+            by: the operator who asks, as the record of the new key names them.
 
         Raises:
             Misconfigured: this process holds no next key.
@@ -65,7 +69,7 @@ class Rotation:
                     f"{short_name(following)} has been a key of this log before, or the log has had too many keys",
                     hint="set AUDIT_SIGN_KEY_NEXT to a new key",
                 )
-            await self._journal(KEY, event_of_change(change))
+            await self._journal(KEY, event_of_change(change), by)
             # Durable from here on: the writer chains it, and the signer stops at it.
             try:
                 async with asyncio.timeout(WAIT_SECONDS):

@@ -8,22 +8,44 @@ from typing import Final
 
 from nomos.creds import OPERATOR, Nkey
 from nomos.errors import NomosError
-from nomos.events import AGENT_CREATED, APP_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED, TENANT_CREATED
+from nomos.events import (
+    AGENT_CREATED,
+    APP_CREATED,
+    AUDITOR_CREATED,
+    KEY_REVOKED,
+    OPERATOR_ADDED,
+    OPERATOR_REMOVED,
+    TENANT_CLOSED,
+    TENANT_CREATED,
+)
 from nomos.messages import Fact
 from nomos_identity.accounts import Accounts
-from nomos_identity.handlers import INSTALLATION_VERBS, KIND, IdentityAdmin
+from nomos_identity.handlers import INSTALLATION_VERBS, KIND, ROLE_KEY_NAME, ROLE_KEY_PURPOSE, IdentityAdmin
+from nomos_identity.operators import KIND as OPERATOR_KIND
+from nomos_identity.operators import VERB as NAME_VERB
+from nomos_identity.operators import Operators
 from nomos_identity.settings import IdentitySettings
 from nomos_runtime import observe
 from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import load_accounts, reader_tokens
+from nomos_runtime.resealing import by_purpose
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, secret
-from nomos_runtime.subjects import Subjects
+from nomos_runtime.subjects import PURPOSES, Subjects
 
 NAME: Final = "identity"
-FACTS: Final = (TENANT_CREATED, APP_CREATED, AGENT_CREATED, AUDITOR_CREATED, KEY_REVOKED, TENANT_CLOSED)
+FACTS: Final = (
+    TENANT_CREATED,
+    APP_CREATED,
+    AGENT_CREATED,
+    AUDITOR_CREATED,
+    KEY_REVOKED,
+    TENANT_CLOSED,
+    OPERATOR_ADDED,
+    OPERATOR_REMOVED,
+)
 
 
 class Identity:
@@ -55,6 +77,8 @@ class Identity:
         await serve_feed(parts.bus, store, dict.fromkeys(self._readers, FACTS))
         await parts.follow({NAME: apply})
         serving = True
+        if self._sealer.is_rotating:
+            await parts.reseal(by_purpose(self._sealer, {ROLE_KEY_NAME: ROLE_KEY_PURPOSE, **PURPOSES}))
         for tenant in parts.directory.tenants:
             await accounts.push(tenant)
         subjects = Subjects(store, self._sealer)
@@ -68,7 +92,15 @@ class Identity:
             refresh=parts.refresh,
         )
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
-        await parts.serve_admin(admin.verbs(), installation=INSTALLATION_VERBS, people=people)
+        staff = Operators(store, subjects)
+        await parts.serve_admin(
+            {**admin.verbs(), **staff.verbs()},
+            installation=INSTALLATION_VERBS,
+            either=(NAME_VERB,),
+            unnamed=(NAME_VERB,),
+            people=people,
+            operators=People(kind=OPERATOR_KIND, subjects=subjects, release=staff.release, held=staff.held),
+        )
         parts.spawn(self._reconcile(parts, accounts))
         await parts.serving()
 
@@ -98,4 +130,4 @@ def build(env: Mapping[str, str]) -> Identity:
     """Identity from its environment."""
     settings = load(IdentitySettings, NAME, env)
     operator = Nkey.parse(secret("IDENTITY_OPERATOR_SIGNING_KEY", env), OPERATOR)
-    return Identity(settings, Sealer.from_text(secret("IDENTITY_KEY_ENCRYPTION_KEY", env)), operator, env)
+    return Identity(settings, Sealer.from_env("IDENTITY_KEY_ENCRYPTION_KEY", env), operator, env)

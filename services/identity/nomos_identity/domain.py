@@ -2,6 +2,9 @@
 
 Streams of a tenant: ``tenant``, ``app/<name>``, ``agent/<name>``, ``auditor/<name>``. A name is given once: streams are
 appended to by compare-and-set, and a removed holder's stream stays. A key belongs to the stream of its holder.
+
+Operators are the installation's: ``operator/<subject>`` of tenant ``_sys``. Their bus credentials are signed outside,
+and bear the subject's id.
 """
 
 from __future__ import annotations
@@ -11,18 +14,20 @@ from collections.abc import Iterable
 import msgspec
 
 from nomos.creds import USER, parse_public_key
-from nomos.errors import Conflict, Malformed, NotFound
+from nomos.errors import Conflict, Malformed, NotFound, Revoked
 from nomos.events import (
     AGENT_CREATED,
     APP_CREATED,
     AUDITOR_CREATED,
     KEY_REVOKED,
+    OPERATOR_ADDED,
+    OPERATOR_REMOVED,
     TENANT_CLOSED,
     TENANT_CREATED,
     Actor,
     Envelope,
 )
-from nomos.ids import parse_slug
+from nomos.ids import SYSTEM_TENANT, parse_slug
 from nomos.keys import VerifyKey, parse_did
 
 ENVIRONMENTS = ("live", "test")
@@ -136,6 +141,41 @@ def auditor_created(event_id: str, *, tenant: str, name: str, key: str, now: int
         corr=corr,
         event={"auditor": name, "issued_at": now, "key": key},
     )
+
+
+def operator_added(
+    event_id: str, *, history: list[Envelope], operator: str, tenant: str, now: int, by: Actor, corr: str
+) -> Envelope | None:
+    """The event that makes every service accept an operator; None where it was made before.
+
+    Args:
+        event_id: of the new event.
+        history: of the operator, so far.
+        operator: the subject's id, which their credential bears.
+        tenant: the one that they may name, or empty.
+        now: Unix seconds.
+        by: who acts: the operator.
+        corr: request id.
+
+    Raises:
+        Revoked: they have been erased; an id is never named again.
+    """
+    if any(e.type == OPERATOR_REMOVED for e in history):
+        raise Revoked("this operator has been erased", hint="nomos operator create makes another credential")
+    if history:
+        return None
+    event: dict[str, object] = {"at": now, "operator": operator, "tenant": tenant}
+    return _envelope(event_id, OPERATOR_ADDED, tenant=SYSTEM_TENANT, by=by, corr=corr, event=event)
+
+
+def operator_removed(
+    event_id: str, *, history: list[Envelope], operator: str, now: int, by: Actor, corr: str
+) -> Envelope | None:
+    """The event that makes every service refuse an operator; None where there is nothing to take away."""
+    if not history or history[-1].type == OPERATOR_REMOVED:
+        return None
+    event: dict[str, object] = {"at": now, "operator": operator}
+    return _envelope(event_id, OPERATOR_REMOVED, tenant=SYSTEM_TENANT, by=by, corr=corr, event=event)
 
 
 def tenant_closed(event_id: str, *, tenant: str, basis: str, now: int, by: Actor, corr: str) -> Envelope:

@@ -27,6 +27,8 @@ from nomos_runtime.subjects import Subjects, check_basis
 from nomos_runtime.topology.issue import issue_user, new_tenant_keys
 
 ROLE_KEY_PURPOSE: Final = "role-key-v1"
+#: Name of the sealed record of a role's key, before the role.
+ROLE_KEY_NAME: Final = "role-key/"
 #: Verbs that no operator of one tenant reaches.
 INSTALLATION_VERBS: Final = ("tenant-create", "tenant-list", "tenant-close")
 #: What the people of this service are to it.
@@ -120,8 +122,8 @@ class IdentityAdmin:
             new_id("ev"), tenant=name, account=keys.account, roles=roles, by=by.actor, corr=by.request
         )
         sealed = {
-            f"role-key/{role}": self._sealer.seal(
-                key.raw_seed, purpose=ROLE_KEY_PURPOSE, tenant=name, name=f"role-key/{role}"
+            f"{ROLE_KEY_NAME}{role}": self._sealer.seal(
+                key.raw_seed, purpose=ROLE_KEY_PURPOSE, tenant=name, name=f"{ROLE_KEY_NAME}{role}"
             )
             for role, key in keys.roles.items()
         }
@@ -191,7 +193,7 @@ class IdentityAdmin:
         event = domain.auditor_created(
             new_id("ev"), tenant=by.tenant, name=subject, key=p.key, now=now, by=by.actor, corr=by.request
         )
-        await self._append(by.tenant, f"auditor/{subject}", event, f"auditor {p.name} exists")
+        await self._append(by.tenant, f"auditor/{subject}", event, "an auditor of this name exists")
         jwt = await self._issue(by.tenant, "auditor", subject, p.key, now)
         return {"tenant": by.tenant, "auditor": p.name, "subject": subject, "key": p.key, "jwt": jwt}
 
@@ -251,10 +253,10 @@ class IdentityAdmin:
             raise Conflict(taken, hint="names are given once") from e
 
     async def _issue(self, tenant: str, role: str, name: str, key: str, now: int) -> str:
-        record = await self._store.sealed(tenant, f"role-key/{role}")
+        record = await self._store.sealed(tenant, f"{ROLE_KEY_NAME}{role}")
         if record is None:
             raise Unavailable("the role keys of this tenant have been destroyed")
-        seed = self._sealer.open(record, purpose=ROLE_KEY_PURPOSE, tenant=tenant, name=f"role-key/{role}")
+        seed = self._sealer.open(record, purpose=ROLE_KEY_PURPOSE, tenant=tenant, name=f"{ROLE_KEY_NAME}{role}")
         ttl = self._settings.user_ttl_seconds
         created = (await self._store.load(tenant, "tenant"))[0].envelope.event
         return issue_user(

@@ -22,6 +22,7 @@ from nomos.keys import SigningKey
 from nomos.messages import Decoder, Failure, MintBatch, Minted, MintItem, MintReply, failure, now_ms
 from nomos.request import command_of
 from nomos.ucan.cid import cid_of, format_cid
+from nomos.ucan.cutoff import Cutoffs
 from nomos.ucan.grant import mint_grant
 from nomos_minting.domain import check_item, minted_event
 from nomos_minting.issuers import Issuers
@@ -48,6 +49,7 @@ class Mint:
         journal: Journal,
         issuers: Issuers,
         directory: Directory,
+        cutoffs: Cutoffs,
         *,
         refresh: Callable[[], Awaitable[None]],
         check_fresh: Callable[[], None],
@@ -56,6 +58,7 @@ class Mint:
         self._journal = journal
         self._issuers = issuers
         self._directory = directory
+        self._cutoffs = cutoffs
         self._refresh = refresh
         self._check_fresh = check_fresh
         self._opening: dict[str, asyncio.Task[SigningKey]] = {}
@@ -156,6 +159,9 @@ class Mint:
             raise Malformed("the agent's key is not the one that identity knows")
         decision, facts = check_item(item, now, self._settings.decision_fresh_ms)
         expires_at = now // 1000 + self._settings.delegation_ttl_seconds
+        if self._cutoffs.is_cut(item.tenant, (known.app,), expires_at):
+            # The proxy would refuse it: clocks that differ could not tell it from what was issued before.
+            raise Revoked("everything that was issued for this app was taken back a moment ago", hint="ask again later")
         delegation = mint_grant(
             key,
             agent=Did(item.agent_did),

@@ -24,8 +24,9 @@ from nomos_proxy.store import Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
+from nomos_runtime.sealing import load_keyring
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load, secret
+from nomos_runtime.settings import load
 from nomos_runtime.vault import Keyring, Vault
 
 NAME: Final = "proxy"
@@ -71,6 +72,8 @@ class Proxy:
                 credentials.forget(fact.tenant)
 
         await parts.follow({"identity": identify, "minting": apply_minted, NAME: apply})
+        if self._vault.is_rotating:
+            await parts.reseal(credentials.seal_again)
         upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
         broker = Broker(
             settings=s,
@@ -112,5 +115,5 @@ class Proxy:
 
 def build(env: Mapping[str, str]) -> Proxy:
     """Proxy from its environment."""
-    keyring = Keyring.parse(secret("OAUTH_TOKEN_ENCRYPTION_KEY", env))
+    keyring = load_keyring("OAUTH_TOKEN_ENCRYPTION_KEY", env)
     return Proxy(load(ProxySettings, NAME, env), keyring, env)

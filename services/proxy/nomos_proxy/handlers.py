@@ -30,6 +30,7 @@ from nomos.errors import (
     NomosError,
     NotCovered,
     ResponseRefused,
+    Revoked,
     Unavailable,
     UnknownOutcome,
 )
@@ -126,7 +127,10 @@ class Broker:
         if verified.agent != agent.did:
             raise NotCovered("the invocation is signed by another key than this agent's")
         # Who handed the permission on must still be in force: a revoked agent's sub-agents are refused with it.
-        via = tuple(self._directory.agent_of(agent.tenant, did).agent for did in verified.holders[:-1])
+        holders = [self._directory.agent_of(agent.tenant, did) for did in verified.holders[:-1]]
+        if self._revocations.is_cut(agent.tenant, (agent.app, *(h.app for h in holders)), verified.root_expires_at):
+            raise Revoked("everything that was issued for this app up to a moment ago was taken back")
+        via = tuple(holder.agent for holder in holders)
         connection = self._connections.find(agent.tenant, verified.connection)
         return plan_call(verified, self._catalogue, connection, via=via)
 

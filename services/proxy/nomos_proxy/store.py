@@ -130,6 +130,16 @@ class CredentialStore:
             self._bearers[at] = opened
         return opened
 
+    def seal_again(self, tenant: str, name: str, record: bytes) -> bytes | None:
+        """A data key under the current environment key; None for what is under it, and for bearers.
+
+        Bearers are sealed under their tenant's data key, which does not change.
+
+        Raises:
+            CredentialUnreadable: a data key that does not open.
+        """
+        return self._vault.rewrap(tenant, record) if name == DATA_KEY else None
+
     def forget(self, tenant: str) -> None:
         """Keeps nothing opened of a closed tenant in memory from now on."""
         self._closed.add(tenant)

@@ -11,15 +11,16 @@ from nomos.messages import Fact
 from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
+from nomos_runtime.resealing import by_purpose
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load, secret
-from nomos_runtime.subjects import Subjects
+from nomos_runtime.settings import load
+from nomos_runtime.subjects import PURPOSES, Subjects
 from nomos_stepup.admin import StepupAdmin
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
 from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
 from nomos_stepup.settings import StepupSettings
-from nomos_stepup.store import KIND, StepupStore
+from nomos_stepup.store import COSIGNER_NAME, COSIGNER_PURPOSE, KIND, StepupStore
 from nomos_stepup.webauthn import RelyingParty, relying_party
 
 NAME: Final = "stepup"
@@ -59,6 +60,8 @@ class StepupService:
 
         await serve_feed(parts.bus, events, self._readers)
         await parts.follow({"identity": apply, NAME: index.apply})
+        if self._sealer.is_rotating:
+            await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, **PURPOSES}))
         stepup = Stepup(self._settings, store, index, parts.directory.is_closed)
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
@@ -93,4 +96,4 @@ def build(env: Mapping[str, str]) -> StepupService:
         origins=tuple(settings.rp_origins.split(",")),
         software_passkeys=settings.environment == "development",
     )
-    return StepupService(settings, party, Sealer.from_text(secret("STEPUP_KEY_ENCRYPTION_KEY", env)), env)
+    return StepupService(settings, party, Sealer.from_env("STEPUP_KEY_ENCRYPTION_KEY", env), env)

@@ -175,6 +175,12 @@ class UnknownAgent(Refused):
     code = "unknown_agent"
 
 
+class UnknownOperator(Refused):
+    """An operator's credential whose holder has given no name."""
+
+    code = "unknown_operator"
+
+
 class UnknownAction(Refused):
     """An action that no connector declares."""
 

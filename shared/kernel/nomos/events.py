@@ -30,6 +30,9 @@ ISSUER_CREATED: Final = "ucan.issuer"
 ISSUER_ROTATED: Final = "ucan.issuer-rotated"
 #: {cid, until, why}: a delegation, and all that was handed on from it, is refused; ``until`` it has expired anyway.
 DELEGATION_REVOKED: Final = "ucan.revoked"
+#: {app, until, at, why}: what was issued for the app (empty: for the tenant) up to ``at``, Unix seconds, is refused,
+#: with all that was handed on from it; ``until`` all of it has ended (:mod:`nomos.ucan.cutoff`).
+ISSUED_REVOKED: Final = "ucan.revoked-all"
 # proxy
 #: {invocation, delegation, root, via, action, resource, connection, method, path, request_sha256, deadline_ms}
 #: ``root`` is the delegation that was minted; ``via`` are the agents that handed it on, the first holder first.
@@ -44,6 +47,11 @@ APP_CREATED: Final = "app.created"
 AGENT_CREATED: Final = "agent.created"
 AUDITOR_CREATED: Final = "auditor.created"
 KEY_REVOKED: Final = "key.revoked"
+#: {operator, tenant, at}: the operator whom records name by this id has a name, sealed in ``subject.named``. Of
+#: ``_sys``; ``tenant`` is the one that the operator may name, or empty.
+OPERATOR_ADDED: Final = "operator.added"
+#: {operator, at}: every service refuses the operator from now on. Of ``_sys``.
+OPERATOR_REMOVED: Final = "operator.removed"
 #: {tenant, basis, at}: the account takes no connection any more, and nothing new of the tenant is accepted.
 TENANT_CLOSED: Final = "tenant.closed"
 # stepup

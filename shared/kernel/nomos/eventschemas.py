@@ -58,6 +58,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.ISSUER_CREATED: "did: text",
     events.ISSUER_ROTATED: "did: text, previous: text, at: integer, why: text",
     events.DELEGATION_REVOKED: "cid: text, until: integer, why: text",
+    events.ISSUED_REVOKED: "app: text, until: integer, at: integer, why: text",
     events.CALL_ATTEMPTED: _ATTEMPTED,
     events.CALL_FINISHED: (
         "invocation: text, outcome: text, status: integer, response_sha256: text, removed: list, bytes: integer, "
@@ -75,6 +76,8 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.APP_CREATED: "app: text, env: text",
     events.AGENT_CREATED: "agent: text, app: text, did: text, env: text, issued_at: integer, key: text",
     events.AUDITOR_CREATED: "auditor: text, issued_at: integer, key: text",
+    events.OPERATOR_ADDED: "operator: text, tenant: text, at: integer",
+    events.OPERATOR_REMOVED: "operator: text, at: integer",
     events.KEY_REVOKED: "at: integer, key: text, name: text, role: text, why: text",
     events.APPROVAL_REQUESTED: "approval: text, request: object, salt: text, args_text: text",
     events.APPROVAL_APPROVED: _APPROVED,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from nomos.client import REQUEST_MS, Connection, header
 from nomos.errors import Malformed
-from nomos.ids import parse_slug
+from nomos.ids import SYSTEM_TENANT, parse_slug
 from nomos.messages import Admin, AdminReply, Decoder, Done
 
 _reply = Decoder.of(AdminReply, "admin reply")
@@ -35,10 +35,20 @@ class Operator:
     ) -> None:
         await self._connection.close()
 
+    @property
+    def is_of_installation(self) -> bool:
+        """Whether the credential may name every tenant and the installation; else one tenant."""
+        return self._connection.credentials.role == "operator"
+
     async def ask(
         self, service: str, verb: str, tenant: str = INSTALLATION, *, timeout_ms: int = REQUEST_MS, **params: Any
     ) -> dict[str, object]:
-        """Runs one verb of a service for ``tenant``; errors as :meth:`nomos.client.Connection.ask`."""
+        """Runs one verb of a service for ``tenant``; errors as :meth:`nomos.client.Connection.ask`.
+
+        ``_sys``, the tenant of the installation's own records, is asked for as the installation.
+        """
+        if tenant == SYSTEM_TENANT:
+            tenant = INSTALLATION
         if tenant != INSTALLATION:
             parse_slug(tenant, "tenant")
         subject = f"admin.{service}.{tenant}.{verb}.{self._connection.credentials.name}"

@@ -1,4 +1,4 @@
-"""The directory: identity's facts, folded. Which bus account is which tenant, and who its agents are.
+"""The directory: identity's facts, folded. Which bus account is which tenant, who its agents are, and the operators.
 
 Trusted: identity, for these facts. Everything that names a tenant or an agent in a request is looked up here from the
 subject that the server stamped; nothing here is ever filled from a request.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from nomos import events
-from nomos.errors import Revoked, UnknownAgent, UnknownTenant
+from nomos.errors import Revoked, UnknownAgent, UnknownOperator, UnknownTenant
 from nomos.messages import Fact
 
 
@@ -32,9 +32,12 @@ class Directory:
         self._tenants: dict[str, str] = {}
         self._agents: dict[tuple[str, str], AgentFacts] = {}
         self._by_did: dict[tuple[str, str], str] = {}
+        self._apps: set[tuple[str, str]] = set()
         self._auditors: dict[tuple[str, str], str] = {}
         self._revoked: set[tuple[str, str]] = set()
         self._closed: set[str] = set()
+        #: Subject of each operator, and whether they still are one.
+        self._operators: dict[str, bool] = {}
 
     @property
     def tenants(self) -> list[str]:
@@ -56,6 +59,8 @@ class Directory:
             case events.TENANT_CREATED:
                 self._tenant_of_account[str(event["account"])] = fact.tenant
                 self._tenants[fact.tenant] = str(event["account"])
+            case events.APP_CREATED:
+                self._apps.add((fact.tenant, str(event["app"])))
             case events.AGENT_CREATED:
                 agent = AgentFacts(
                     tenant=fact.tenant,
@@ -73,6 +78,10 @@ class Directory:
                 self._revoked.add((fact.tenant, str(event["key"])))
             case events.TENANT_CLOSED:
                 self._closed.add(fact.tenant)
+            case events.OPERATOR_ADDED:
+                self._operators[str(event["operator"])] = True
+            case events.OPERATOR_REMOVED:
+                self._operators[str(event["operator"])] = False
 
     def tenant(self, account: str) -> str:
         """The tenant of a bus account.
@@ -100,6 +109,23 @@ class Directory:
             raise UnknownAgent("this bus user is no auditor of this tenant")
         if (tenant, key) in self._revoked:
             raise Revoked("the key of this auditor is revoked")
+
+    def has_app(self, tenant: str, app: str) -> bool:
+        """Whether ``tenant`` has this app."""
+        return (tenant, app) in self._apps
+
+    def check_operator(self, operator: str) -> None:
+        """Checks that ``operator``, a subject's id, has a name and has not been erased.
+
+        Raises:
+            UnknownOperator: they have given no name.
+            Revoked: they have been erased.
+        """
+        found = self._operators.get(operator)
+        if found is None:
+            raise UnknownOperator("this operator has no name yet", hint="nomos operator create gives one")
+        if not found:
+            raise Revoked("this operator has been erased")
 
     def agent(self, tenant: str, agent: str) -> AgentFacts:
         """The agent ``agent`` of ``tenant``.

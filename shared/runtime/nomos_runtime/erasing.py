@@ -23,7 +23,7 @@ from nacl.public import PublicKey, SealedBox
 
 from nomos.errors import Conflict, Malformed, NotFound, Refused
 from nomos.events import TENANT_ERASED, Actor, Envelope
-from nomos.ids import new_id, parse_slug
+from nomos.ids import SYSTEM_TENANT, new_id, parse_slug
 from nomos.log.sealedfield import dek_of
 from nomos_runtime.directory import Directory
 from nomos_runtime.eventstore import ERASURE_STREAM, SUBJECT_KEY, EventStore
@@ -85,18 +85,21 @@ class Erasing:
         directory: Directory,
         refresh: Callable[[], Awaitable[None]],
         people: People | None,
+        operators: People | None = None,
     ) -> None:
+        """Takes what the verbs work on; ``operators`` are the people of ``_``, ``people`` those of a tenant."""
         self._service = service
         self._store = store
         self._responder = responder
         self._directory = directory
         self._refresh = refresh
         self._people = people
+        self._operators = operators
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
         verbs: dict[str, Verb] = {"tenant-erase": (EraseTenantParams, self.tenant_erase)}
-        if self._people is not None:
+        if self._people is not None or self._operators is not None:
             verbs |= {
                 "subject-list": (NoParams, self.subject_list),
                 "subject-erase": (EraseSubjectParams, self.subject_erase),
@@ -105,32 +108,32 @@ class Erasing:
         return verbs
 
     async def subject_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """The people of the tenant: subject, what they are, and name, where it is not erased."""
-        found = await self._known().subjects.all(by.tenant)
+        """The people of the tenant, or the operators: subject, what they are, and name, where it is not erased."""
+        found = await self._known(by).subjects.all(_tenant_of(by))
         return {"service": self._service, "subjects": [msgspec.to_builtins(one) for one in found]}
 
     async def subject_erase(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Takes away what the person may do, destroys their key, and records it. 0 where the name is not known."""
-        people, p = self._known(), msgspec.convert(params, EraseSubjectParams)
+        people, tenant, p = self._known(by), _tenant_of(by), msgspec.convert(params, EraseSubjectParams)
         check_basis(p.basis)
-        subject = await people.subjects.find(by.tenant, people.kind, parse_slug(p.name, people.kind))
+        subject = await people.subjects.find(tenant, people.kind, parse_slug(p.name, people.kind))
         if subject is None:
             return {"service": self._service, "kind": people.kind, "erased": 0}
         await people.release(by, subject)
         erased = await people.subjects.erase(
-            by.tenant, subject, basis=p.basis, by=by.actor, corr=by.request, now=int(time.time())
+            tenant, subject, basis=p.basis, by=by.actor, corr=by.request, now=int(time.time())
         )
         return {"service": self._service, "kind": people.kind, "erased": int(erased), "subject": subject}
 
     async def subject_export(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """What this service holds of a person, and the key of their fields, sealed to the reader; recorded first."""
-        people, p = self._known(), msgspec.convert(params, ExportSubjectParams)
+        people, tenant, p = self._known(by), _tenant_of(by), msgspec.convert(params, ExportSubjectParams)
         box = _reader(p.reader)
-        subject = await people.subjects.find(by.tenant, people.kind, parse_slug(p.name, people.kind))
+        subject = await people.subjects.find(tenant, people.kind, parse_slug(p.name, people.kind))
         if subject is None:
             return {"service": self._service, "kind": people.kind, "found": 0}
-        held = await people.held(by.tenant, subject)
-        key = await people.subjects.disclose(by.tenant, subject, purpose="export", by=by.actor, corr=by.request)
+        held = await people.held(tenant, subject)
+        key = await people.subjects.disclose(tenant, subject, purpose="export", by=by.actor, corr=by.request)
         return {
             "service": self._service,
             "kind": people.kind,
@@ -162,10 +165,16 @@ class Erasing:
         )
         return {"service": self._service, "tenant": p.name, "subjects": subjects, "secrets": secrets}
 
-    def _known(self) -> People:
-        if self._people is None:
-            raise NotFound("this service knows no people")
-        return self._people
+    def _known(self, by: Operator) -> People:
+        known = self._operators if by.tenant == "_" else self._people
+        if known is None:
+            raise NotFound("this service knows no such people")
+        return known
+
+
+def _tenant_of(by: Operator) -> str:
+    """The tenant that owns the people of a command: operators are the installation's, under the log's own name."""
+    return SYSTEM_TENANT if by.tenant == "_" else by.tenant
 
 
 async def erase_tenant(

@@ -29,7 +29,7 @@ import nats.errors
 
 from nomos.errors import Conflict, JournalUnavailable, Revoked, Unavailable
 from nomos.events import Envelope, encode_batch
-from nomos.ids import parse_slug
+from nomos.ids import SYSTEM_TENANT, parse_slug
 from nomos.log.sealedfield import sealed_fields, subject_of
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -95,11 +95,12 @@ class EventStore:
             Conflict: the stream has moved, or the key of a sealed field has been destroyed; decide again.
             Revoked: the tenant has been erased here.
             LimitExceeded: an event that the log could not hold; nothing is stored.
-            Malformed: ``tenant`` is no tenant's name (``_`` stands for the installation, which owns no rows).
+            Malformed: ``tenant`` is neither a tenant's name nor the log's own (``_`` of a subject is none).
             JournalUnavailable: stored, but not yet in the journal; it takes effect when the journal is back.
             Unavailable: Postgres does not answer.
         """
-        parse_slug(tenant, "tenant")
+        if tenant != SYSTEM_TENANT:
+            parse_slug(tenant, "tenant")
         encoded = [encode_event(e) for e in envelopes]
         keys = {SUBJECT_KEY + subject_of(f.dek) for e in envelopes for _, f in sealed_fields(e.type, e.event)}
         try:
@@ -232,6 +233,18 @@ class EventStore:
                 "SELECT name FROM sealed WHERE tenant = $1 AND starts_with(name, $2) ORDER BY name", tenant, prefix
             )
         return [str(r["name"]) for r in rows]
+
+    async def replace_sealed(self, tenant: str, name: str, record: bytes, by: bytes) -> bool:
+        """Replaces a sealed record that stands as it was read; False where it was changed or deleted meanwhile."""
+        async with self._database.transaction(tenant) as c:
+            done = await c.execute(
+                "UPDATE sealed SET record = $4 WHERE tenant = $1 AND name = $2 AND record = $3",
+                tenant,
+                name,
+                record,
+                by,
+            )
+        return bool(done == "UPDATE 1")
 
     async def since(self, n: int, types: Sequence[str], limit: int) -> tuple[list[StoredEvent], int]:
         """Published events of ``types`` from number ``n`` on, over all tenants, and the next number to be published.

@@ -23,9 +23,12 @@ from typing import Final
 
 import nats
 
-from nomos.creds import USER, Credentials, Nkey, write_creds
-from nomos.errors import Misconfigured
+from nomos.creds import USER, Credentials, Nkey, read_creds, write_creds
+from nomos.errors import Misconfigured, Revoked
+from nomos.ids import new_id
 from nomos.log.note import NoteSigner
+from nomos.log.sealedfield import is_subject, subject_of
+from nomos.operator import Operator
 from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
 from nomos_runtime.embedded.seaweed import EmbeddedSeaweed
@@ -48,8 +51,15 @@ SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
 }
-#: Secrets that a service has only while their file is there: the key that follows the log's key.
-TRANSIENT: Final[dict[str, tuple[str, ...]]] = {"audit": ("AUDIT_SIGN_KEY_NEXT",)}
+#: Secrets that a service has only while their file is there: the key that follows the log's key, and the other keys
+#: that open while an environment key is rotated.
+TRANSIENT: Final[dict[str, tuple[str, ...]]] = {
+    "audit": ("AUDIT_SIGN_KEY_NEXT",),
+    "minting": ("MINT_KEY_ENCRYPTION_KEY_OTHERS",),
+    "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY_OTHERS",),
+    "stepup": ("STEPUP_KEY_ENCRYPTION_KEY_OTHERS",),
+    "identity": ("IDENTITY_KEY_ENCRYPTION_KEY_OTHERS",),
+}
 
 
 class Local:
@@ -146,6 +156,25 @@ class Local:
         """Path of the trust file."""
         return self.directory / "trust.txt"
 
+    async def name_operator(self) -> None:
+        """Gives the operator their name, once identity serves; before it every service refuses them.
+
+        One who was erased is followed by another: without an operator nobody could do anything here.
+
+        Raises:
+            NomosError: identity does not answer, or refuses.
+        """
+        try:
+            await self._name_operator()
+        except Revoked:
+            self.operator_creds.unlink()
+            write_creds(self.operator_creds, issue_operator(self._provisioned(), servers=(self.nats.url,)))
+            await self._name_operator()
+
+    async def _name_operator(self) -> None:
+        async with await Operator.connect(self.operator_creds, url=self.bus_url) as operator:
+            await operator.ask("identity", "operator-name", name=OPERATOR_NAME)
+
     def environment(self, service: str) -> dict[str, str]:
         """The environment of one service: its own credentials, database and secrets, and nobody else's."""
         installation = self._provisioned()
@@ -206,22 +235,11 @@ class Local:
         if not self.trust.exists():
             seed = base64.urlsafe_b64decode(self._secret("AUDIT_SIGN_KEY").read_text(encoding="ascii") + "=")
             write_public(self.trust, f"log {NoteSigner(ORIGIN, seed).verifier_key}\nquorum none\n")
+        if self.operator_creds.exists() and not is_subject(read_creds(self.operator_creds).name):
+            # From before operators were known by an id. No service takes it any more.
+            self.operator_creds.unlink()
         if not self.operator_creds.exists():
-            user = Nkey.new(USER)
-            jwt = issue_user(
-                role="operator",
-                name=OPERATOR_NAME,
-                user_public_key=user.public,
-                account=installation.accounts["OPS"],
-                signer=installation.role_key("operator"),
-                issued_at=int(time.time()),
-            )
-            write_creds(
-                self.operator_creds,
-                Credentials(
-                    servers=(self.nats.url,), role="operator", name=OPERATOR_NAME, tenant="", jwt=jwt, user=user
-                ),
-            )
+            write_creds(self.operator_creds, issue_operator(installation, servers=(self.nats.url,)))
         context = {
             "bus_url": self.bus_url,
             "operator_creds": str(self.operator_creds),
@@ -233,6 +251,27 @@ class Local:
             "pid": os.getpid(),
         }
         write_public(self.context, json.dumps(context, indent=1))
+
+
+def issue_operator(installation: Installation, *, servers: tuple[str, ...], tenant: str = "") -> Credentials:
+    """A new operator's bus credentials. They bear a random id: the name is said to identity (``operator-name``).
+
+    Args:
+        installation: with the roles' keys below its directory.
+        servers: where the bus listens.
+        tenant: the one tenant that the operator may name; all, and the installation, where empty.
+    """
+    role, name, user = "tenant-operator" if tenant else "operator", subject_of(new_id("dek")), Nkey.new(USER)
+    jwt = issue_user(
+        role=role,
+        name=name,
+        user_public_key=user.public,
+        account=installation.accounts["OPS"],
+        signer=installation.role_key(role),
+        issued_at=int(time.time()),
+        tenant=tenant,
+    )
+    return Credentials(servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -262,4 +301,4 @@ def wipe(directory: Path) -> None:
     shutil.rmtree(directory)
 
 
-__all__ = ["SERVICES", "Local", "wipe"]
+__all__ = ["SERVICES", "Local", "issue_operator", "wipe"]

@@ -31,6 +31,7 @@ FEED_STALE: Final = "feed_stale"
 FEED_FAULT: Final = "feed_fault"
 FEED_CAUGHT_UP: Final = "feed_caught_up"
 MIGRATED: Final = "store_migrated"
+STORE_RESEALED: Final = "store_resealed"
 OUTBOX_WAITING: Final = "outbox_waiting"
 REFUSAL_UNRECORDED: Final = "refusal_unrecorded"
 

@@ -26,11 +26,13 @@ from nomos.errors import (
     Revoked,
     Unavailable,
     UnknownAgent,
+    UnknownOperator,
     UnknownOutcome,
     UnknownTenant,
 )
 from nomos.events import Actor, Envelope
 from nomos.ids import SYSTEM_TENANT, is_id, new_id
+from nomos.log.sealedfield import is_subject
 from nomos.messages import (
     MESSAGE_BYTES_MAX,
     Admin,
@@ -50,6 +52,8 @@ from nomos_runtime.journal import Journal
 
 #: What a refusal says of the input in the log, characters.
 DETAIL_CHARS_MAX: Final = 300
+#: Actor of the refusal of a credential that bears a name where an operator's id should stand: no record repeats it.
+UNNAMED: Final = "unnamed"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +178,26 @@ class Responder:
         if not self._directory.has_tenant(tenant):
             raise UnknownTenant(f"no tenant {_clean(tenant)}", hint="nomos tenant create NAME")
 
+    async def known_operator(self, operator: str) -> None:
+        """Checks that ``operator`` is one whose name identity holds, sealed.
+
+        Raises:
+            NotPermitted: the credential bears a name; every record of its use would say it for good.
+            UnknownOperator: identity knows none of this id.
+            Revoked: the operator has been erased.
+        """
+        if not is_subject(operator):
+            raise NotPermitted(
+                "the credential bears a name, and operators are known by a random id",
+                hint="nomos operator create NAME --creds FILE",
+            )
+        try:
+            self._directory.check_operator(operator)
+        except UnknownOperator:
+            # Named a moment ago, perhaps: as above.
+            await self._refresh()
+            self._directory.check_operator(operator)
+
     def check_open(self, tenant: str) -> None:
         """Checks that ``tenant`` has not been closed.
 
@@ -269,7 +293,10 @@ Verb = tuple[type[msgspec.Struct], Callable[["Operator", msgspec.Struct], Awaita
 
 
 class Operator(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's command: who, for which tenant (``_`` for the whole installation), under which request id."""
+    """An operator's command: who, for which tenant (``_`` for the whole installation), under which request id.
+
+    ``name`` is the operator's subject id: their name stands sealed in identity, and nowhere else.
+    """
 
     name: str
     tenant: str
@@ -293,11 +320,12 @@ async def serve_admin(
     installation: Container[str] = (),
     either: Container[str] = (),
     closed: Container[str] = (),
+    unnamed: Container[str] = (),
 ) -> None:
     """Serves ``admin.<service>.<tenant>.<verb>.<operator>``.
 
     The operator's credential may publish only subjects that end in its own name, so tenant and operator are what the
-    server let through. Whether the tenant exists is checked here.
+    server let through. Whether the tenant exists, and the operator's name is held sealed, is checked here.
 
     Args:
         bus: the service's connection.
@@ -307,12 +335,13 @@ async def serve_admin(
             cannot reach them. Every other verb takes a tenant.
         either: verbs that take both.
         closed: verbs that a tenant which has been closed still has; every other is refused.
+        unnamed: verbs of operators whose name identity does not hold; they change nothing, or give the name.
     """
     decoder = Decoder.of(Admin, "admin")
 
     async def answer(message: Msg) -> None:
         _, _, tenant, verb, name = message.subject.split(".")
-        actor = Actor(kind="operator", id=name)
+        actor = Actor(kind="operator", id=name if is_subject(name) else UNNAMED)
         scope = SYSTEM_TENANT
         command: object = None
         reply: msgspec.Struct
@@ -326,6 +355,8 @@ async def serve_admin(
             check_command(command, now_ms())
             if verb not in verbs:
                 raise NotPermitted(f"{bus.service} has no verb {_clean(verb)}")
+            if verb not in unnamed:
+                await responder.known_operator(name)
             if verb not in either and (tenant == "_") != (verb in installation):
                 takes = "_, not a tenant" if verb in installation else "a tenant"
                 raise NotPermitted(f"the verb {verb} takes {takes}")

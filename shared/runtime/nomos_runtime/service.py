@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.errors import NomosError, StalePolicy
+from nomos.ids import SYSTEM_TENANT
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
@@ -22,6 +23,7 @@ from nomos_runtime.erasing import INSTALLATION_VERBS, SUBJECT_VERBS, Erasing, Pe
 from nomos_runtime.eventstore import MIGRATIONS, EventStore
 from nomos_runtime.feed import Follower, start_all
 from nomos_runtime.journal import Journal
+from nomos_runtime.resealing import SealAgain, reseal
 from nomos_runtime.responder import NoParams, Operator, Responder, Verb, serve_admin
 from nomos_runtime.settings import ServiceSettings
 
@@ -109,6 +111,15 @@ class Parts:
         self.followers += started
         await start_all(started, CATCH_UP_SECONDS)
 
+    async def reseal(self, seal_again: SealAgain) -> None:
+        """Brings what is sealed under another environment key under the current one. Call once the tenants are known.
+
+        Raises:
+            Unavailable: Postgres does not answer.
+        """
+        done = await reseal(self.store, [SYSTEM_TENANT, *self.directory.tenants], seal_again)
+        observe.say(self.bus.service, observe.STORE_RESEALED, moved=done.moved, left=done.left)
+
     async def serve_admin(
         self,
         verbs: Mapping[str, Verb],
@@ -116,7 +127,9 @@ class Parts:
         installation: Collection[str] = (),
         either: Collection[str] = (),
         closed: Collection[str] = (),
+        unnamed: Collection[str] = (),
         people: People | None = None,
+        operators: People | None = None,
     ) -> None:
         """Serves the service's admin verbs, ``ready``, and where it has a store what erases. See :func:`serve_admin`.
 
@@ -125,7 +138,9 @@ class Parts:
             installation: as there.
             either: as there.
             closed: as there.
-            people: whom the service knows, if it knows people.
+            unnamed: as there.
+            people: whom the service knows in a tenant, if it knows people.
+            operators: whom it knows in the installation.
         """
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
@@ -140,6 +155,7 @@ class Parts:
                 directory=self.directory,
                 refresh=self.refresh,
                 people=people,
+                operators=operators,
             ).verbs()
         self.verbs = {**verbs, **erasing, "ready": (NoParams, ready)}
         await serve_admin(
@@ -147,8 +163,10 @@ class Parts:
             self.responder,
             self.verbs,
             installation={*installation, *INSTALLATION_VERBS, "ready"},
-            either=frozenset(either),
+            either={*either, *(SUBJECT_VERBS if operators is not None else ())},
             closed={*closed, *SUBJECT_VERBS},
+            # Whether a service is well may be asked by whomever the bus lets in.
+            unnamed={*unnamed, "ready"},
         )
 
     def check_fresh(self) -> None:

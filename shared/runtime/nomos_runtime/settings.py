@@ -68,6 +68,11 @@ def load(kind: type[T], service: str, env: Mapping[str, str], **given: object) -
         raise Misconfigured(f"settings of {service}: {e}") from e
 
 
+def optional_secret(name: str, env: Mapping[str, str]) -> str:
+    """As :func:`secret`, but empty where neither ``<name>`` nor ``<name>_FILE`` is set."""
+    return secret(name, env) if env.get(name) or env.get(f"{name}_FILE") else ""
+
+
 def secret(name: str, env: Mapping[str, str]) -> str:
     """The secret ``name`` from the environment, or from the file that ``<name>_FILE`` names.
 

@@ -58,6 +58,8 @@ _TRIES_MAX: Final = 5
 _INDEX: Final = "subject-index/"
 _INDEX_KEY: Final = "subject-index-key"
 _PURPOSE: Final = "subject-v1"
+#: Beginning of the name of each sealed record here -> what it is sealed for.
+PURPOSES: Final = {SUBJECT_KEY: _PURPOSE, _INDEX: _PURPOSE, _INDEX_KEY: _PURPOSE}
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +84,24 @@ class Subjects:
         index_key = await self._open(tenant, _INDEX_KEY)
         return None if index_key is None else await self._find(tenant, _index_name(index_key, kind, name))
 
-    async def enrol(self, tenant: str, kind: str, name: str, *, by: Actor, corr: str, now: int) -> str:
+    async def enrol(
+        self, tenant: str, kind: str, name: str, *, by: Actor, corr: str, now: int, subject: str | None = None
+    ) -> str:
         """The subject of a name; made, with a key of its own, where there is none.
 
+        Args:
+            tenant: the tenant that knows the person; operators are known to ``_sys``.
+            kind: what they are to this service.
+            name: a slug.
+            by: who adds them.
+            corr: request id.
+            now: Unix seconds.
+            subject: the id that a new one gets, where something bears it already; else a random one. A name that has
+                another subject keeps it.
+
         Raises:
-            Malformed: the name is no slug.
+            Malformed: the name is no slug, or ``subject`` no subject's id.
+            Conflict: ``subject`` bears another name.
             LimitExceeded: over :data:`SUBJECTS_MAX`.
             Revoked: the tenant has been erased here.
         """
@@ -102,19 +117,19 @@ class Subjects:
             held = len(await self._store.sealed_names(tenant, SUBJECT_KEY))
             if held >= SUBJECTS_MAX:
                 raise LimitExceeded("SUBJECTS_MAX", SUBJECTS_MAX, held + 1)
-            dek, key = new_id("dek"), self._random_bytes(KEY_BYTES)
-            subject = subject_of(dek)
-            records = {SUBJECT_KEY + subject: key, index: subject.encode()}
+            dek, key = new_id("dek") if subject is None else dek_of(subject), self._random_bytes(KEY_BYTES)
+            made = subject_of(dek)
+            records = {SUBJECT_KEY + made: key, index: made.encode()}
             if is_first:
                 records[_INDEX_KEY] = index_key
-            event: dict[str, object] = {"at": now, "kind": kind, "name": name, "subject": subject}
-            named = self._sealed(_envelope(SUBJECT_NAMED, tenant, by, corr, event), {subject: key})
+            event: dict[str, object] = {"at": now, "kind": kind, "name": name, "subject": made}
+            named = self._sealed(_envelope(SUBJECT_NAMED, tenant, by, corr, event), {made: key})
             try:
-                await self._store.append(tenant, _stream(subject), 0, [named], also=self._insert(tenant, records))
+                await self._store.append(tenant, _stream(made), 0, [named], also=self._insert(tenant, records))
             except Conflict:
                 # Another process was first with this name, or with the tenant's first one.
                 continue
-            return subject
+            return made
         raise Conflict("this person is being added by others")
 
     def _insert(self, tenant: str, records: dict[str, bytes]) -> Callable[[Any], Awaitable[None]]:

@@ -4,8 +4,8 @@ A record is ``version (1) ‖ key id (8) ‖ nonce (24) ‖ ciphertext and tag``
 names what the record is for and where it lives, each part with its length before it, so a record that is moved to
 another tenant, connection or provider does not open. Order of the checks: length, version, key, tag.
 
-* The environment key comes from ``OAUTH_TOKEN_ENCRYPTION_KEY``; older ones stay on the keyring until
-  :meth:`Vault.rewrap` has moved every data key off them.
+* The environment key comes from ``OAUTH_TOKEN_ENCRYPTION_KEY``; others stay on the keyring until
+  :mod:`nomos_runtime.resealing` has moved every data key off them.
 * Deleting a tenant's wrapped data key makes its credentials unreadable for good, wherever their bytes were copied.
 
 Trusted / not trusted: who controls the table can at most delete records or put back an older one of the same place.
@@ -127,6 +127,11 @@ class Keyring:
         """The key that seals."""
         return self._current
 
+    @property
+    def has_others(self) -> bool:
+        """Whether a key beside the current one opens."""
+        return len(self._by_id) > 1
+
     def find(self, key_id: bytes) -> _Key:
         """The key with this id.
 
@@ -160,6 +165,11 @@ class Vault:
         self._keyring = keyring
         self._random_bytes = random_bytes
 
+    @property
+    def is_rotating(self) -> bool:
+        """Whether there are other keys on the ring beside the current one."""
+        return self._keyring.has_others
+
     def new_data_key(self, tenant: str) -> bytes:
         """A fresh data key for ``tenant``, sealed under the current environment key."""
         return self._wrap(tenant, self._random_bytes(KEY_BYTES))
@@ -186,7 +196,7 @@ class Vault:
         return self._wrap(tenant, self.open_data_key(tenant, wrapped).secret.reveal())
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Whether a wrapped data key is under the current environment key. A metric counts those that are not."""
+        """Whether a wrapped data key, or what :meth:`seal_key` gave, is under the current environment key."""
         return key_id_of(wrapped) == self._keyring.current.id
 
     def seal(self, data_key: DataKey, place: Place, credential: Secret) -> bytes:

@@ -25,6 +25,7 @@ from nomos_audit.rotating import Rotation
 from nomos_audit.streams import message_at, stream_state
 from nomos_runtime.database import Database
 
+BY = Actor(kind="operator", id="sub-" + "0" * 32)
 OLD, NEW, THIRD = (os.urandom(32) for _ in range(3))
 
 
@@ -56,12 +57,12 @@ class Log:
         await made.open()
         return made
 
-    async def own(self, kind: str, event: dict[str, Any]) -> None:
+    async def own(self, kind: str, event: dict[str, Any], actor: Actor | None = None) -> None:
         one = Envelope(
             id=new_id("ev"),
             type=kind,
             tenant="_sys",
-            actor=Actor(kind="system", id="audit"),
+            actor=actor or Actor(kind="system", id="audit"),
             corr="",
             cause="",
             event=event,
@@ -110,7 +111,7 @@ async def test_the_size_that_the_record_completes_is_signed_by_both_keys_and_lat
     await log.grow(5)
     one = await log.signer(OLD, NEW)
     await one.checkpoint_now()
-    keys = await log.rotation(one).rotate()
+    keys = await log.rotation(one).rotate(BY)
     await log.grow(4)
     last = await one.checkpoint_now()
     assert await log.signed() == [(5, 1), (6, 2), (10, 1)]
@@ -119,7 +120,7 @@ async def test_the_size_that_the_record_completes_is_signed_by_both_keys_and_lat
     assert open_checkpoint(last, [log.key(NEW)], {}).keys == (log.key(NEW),)
     assert keys.trust_lines() == [f"log {log.key(OLD)} sizes:0-6", f"log {log.key(NEW)} sizes:6-"]
     # Asked again it only says so.
-    assert await log.rotation(one).rotate() == keys
+    assert await log.rotation(one).rotate(BY) == keys
     assert (await log.signed())[-1] == (10, 1)
 
 
@@ -130,7 +131,7 @@ async def test_after_the_rotation_the_new_key_alone_starts_the_log_and_proves_th
     behind = FileAnchor(tmp_path / "behind")
     await (await log.signer(OLD, None, behind)).checkpoint_now()
     one = await log.signer(OLD, NEW)
-    keys = await log.rotation(one).rotate()
+    keys = await log.rotation(one).rotate(BY)
     await log.grow(2)
     await one.checkpoint_now()
     # An anchor that was away holds a note of the old key.
@@ -151,9 +152,9 @@ async def test_after_the_rotation_the_new_key_alone_starts_the_log_and_proves_th
 async def test_two_rotations_in_a_row_are_both_proven(log: Log) -> None:
     await log.grow(2)
     one = await log.signer(OLD, NEW)
-    await log.rotation(one).rotate()
+    await log.rotation(one).rotate(BY)
     two = await log.signer(NEW, THIRD)
-    keys = await log.rotation(two).rotate()
+    keys = await log.rotation(two).rotate(BY)
     assert [span.first_size for span in keys.spans] == [0, 3, 4]
     await log.grow(3)
     await two.checkpoint_now()
@@ -162,7 +163,7 @@ async def test_two_rotations_in_a_row_are_both_proven(log: Log) -> None:
     # A key comes once in the life of a log.
     back = await log.signer(THIRD, OLD)
     with pytest.raises(Conflict, match="has been a key of this log before"):
-        await log.rotation(back).rotate()
+        await log.rotation(back).rotate(BY)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -224,7 +225,7 @@ async def test_a_signer_that_slept_through_a_rotation_catches_up_by_the_note_of_
     await log.grow(2)
     sleeper, one = await log.signer(OLD, NEW), await log.signer(OLD, NEW)
     await sleeper.checkpoint_now()
-    await log.rotation(one).rotate()
+    await log.rotation(one).rotate(BY)
     await log.grow(2)
     newest = await one.checkpoint_now()
     assert await sleeper.checkpoint_now() == newest
@@ -232,7 +233,7 @@ async def test_a_signer_that_slept_through_a_rotation_catches_up_by_the_note_of_
     assert sleeper.ring.turns == one.ring.turns
     # Exactly at the turn as well.
     at_turn, two = await log.signer(NEW, THIRD), await log.signer(NEW, THIRD)
-    await log.rotation(two).rotate()
+    await log.rotation(two).rotate(BY)
     assert await at_turn.checkpoint_now() == two.newest
     assert at_turn.keys == two.keys
 
@@ -240,7 +241,7 @@ async def test_a_signer_that_slept_through_a_rotation_catches_up_by_the_note_of_
 async def test_two_processes_that_rotate_at_once_make_one_turn(log: Log) -> None:
     await log.grow(2)
     both = [await log.signer(OLD, NEW), await log.signer(OLD, NEW)]
-    first, second = await asyncio.gather(*(log.rotation(one).rotate() for one in both))
+    first, second = await asyncio.gather(*(log.rotation(one).rotate(BY) for one in both))
     assert first == second
     # A second record may stand in the chain; it says the same and changes nothing.
     assert [count for _, count in await log.signed()].count(2) == 1
@@ -255,7 +256,7 @@ async def test_of_two_next_keys_the_first_record_counts_and_the_other_process_is
     await one.checkpoint_now()
     size = await log.stage.chain_size(log.client)
     with pytest.raises(Conflict, match="does not hold"):
-        await log.rotation(other).rotate()
+        await log.rotation(other).rotate(BY)
     assert await log.stage.chain_size(log.client) == size
     await log.grow(1)
     await one.checkpoint_now()
@@ -270,7 +271,7 @@ async def test_a_process_without_a_next_key_rotates_nothing(log: Log) -> None:
     await log.grow(1)
     one = await log.signer(OLD)
     with pytest.raises(Misconfigured, match="holds no next key"):
-        await log.rotation(one).rotate()
+        await log.rotation(one).rotate(BY)
     with pytest.raises(Misconfigured, match="same key"):
         await log.signer(OLD, OLD)
     assert await log.stage.chain_size(log.client) == 1
@@ -280,7 +281,7 @@ async def test_a_note_of_the_wrong_key_for_its_size_is_refused_everywhere(log: L
     await log.grow(2)
     one = await log.signer(OLD, NEW)
     await one.checkpoint_now()
-    await log.rotation(one).rotate()
+    await log.rotation(one).rotate(BY)
     await log.grow(2)
     await one.checkpoint_now()
 
@@ -333,7 +334,7 @@ async def test_turns_are_proven_from_the_table_when_the_chain_was_rolled_and_a_f
     table = TurnTable(database)
     await log.grow(2)
     one = await log.signer(OLD, NEW, turns=table)
-    keys = await log.rotation(one).rotate()
+    keys = await log.rotation(one).rotate(BY)
     await log.grow(2)
     await one.checkpoint_now()
     assert tuple(await table.all()) == one.ring.turns

@@ -223,6 +223,7 @@ def test_when_a_segment_ends() -> None:
 # -- retirement --------------------------------------------------------------------------------------------------------
 
 DAY_US = 86_400_000_000
+BY = Actor(kind="operator", id="sub-1")
 #: 2026-11-22T12:00:00Z
 NOON_US = 1_795_348_800_000_000
 
@@ -276,17 +277,10 @@ class Old:
         await self.stage.stop_task(self.running)
         await self.log.close()
 
-    async def own(self, kind: str, event: dict[str, Any]) -> None:
+    async def own(self, kind: str, event: dict[str, Any], by: Actor | None = None) -> None:
         self.journalled.append((kind, event))
-        envelope = Envelope(
-            id=new_id("ev"),
-            type=kind,
-            tenant="_sys",
-            actor=Actor(kind="system", id="audit"),
-            corr="",
-            cause="",
-            event=event,
-        )
+        actor = by or Actor(kind="system", id="audit")
+        envelope = Envelope(id=new_id("ev"), type=kind, tenant="_sys", actor=actor, corr="", cause="", event=event)
         await self.stage.journal(self.client, self._producer, self._own, [envelope], account="AA")
         self._own += 1
 
@@ -341,10 +335,10 @@ async def test_a_retired_segment_is_archived_and_everything_goes_on_without_it(o
     await old.days(3)
     await old.caught_up()
     retirement = old.retirement()
-    looked = await retirement.retire(only_look=True)
+    looked = await retirement.retire(BY, only_look=True)
     assert looked[0].against == ""
     assert old.journalled == [one for one in old.journalled if one[0] != RETIRED]
-    judged = await retirement.retire(only_look=False)
+    judged = await retirement.retire(BY, only_look=False)
     gone = [one for one in judged if not one.against]
     assert [one.stream for one in gone] == [one.stream for one in looked if not one.against]
     recorded = [event for kind, event in old.journalled if kind == RETIRED]
@@ -391,7 +385,7 @@ async def test_a_retired_segment_is_archived_and_everything_goes_on_without_it(o
 
 async def against(old: Old, **more: Any) -> str:
     before = len(old.journalled)
-    judged = await old.retirement(**more).retire(only_look=False)
+    judged = await old.retirement(**more).retire(BY, only_look=False)
     assert len(old.journalled) == before, "what stays is not recorded as retired"
     assert all(one.against for one in judged)
     return judged[0].against
@@ -423,7 +417,7 @@ async def test_what_is_not_proven_to_be_archived_stays(old: Old, monkeypatch: py
     assert "the archive does not hold it" in await against(old)
     root.write_bytes(kept)
     # With all of it right again, it may go.
-    assert (await old.retirement().retire(only_look=True))[0].against == ""
+    assert (await old.retirement().retire(BY, only_look=True))[0].against == ""
     await old.stop()
 
 
@@ -450,7 +444,7 @@ async def test_what_a_start_needs_stays(old: Old) -> None:
     await old.days(1)
     await old.events(500)
     await old.caught_up()
-    judged = await old.retirement().retire(only_look=True)
+    judged = await old.retirement().retire(BY, only_look=True)
     # The archiver begins behind the sealed day: the segment with the snapshot before it stays, and all after it.
     stays = [one for one in judged if one.against]
     assert stays

@@ -46,6 +46,7 @@ from nomos_audit.store.folder import FolderStore
 from nomos_audit.store.port import digest_of
 from nomos_runtime.database import Database
 
+BY = Actor(kind="operator", id="sub-" + "0" * 32)
 OLD, NEW, THIRD = (os.urandom(32) for _ in range(3))
 #: 2026-11-22T12:00:00Z
 NOON_US = 1_795_348_800_000_000
@@ -484,8 +485,8 @@ class Days:
         await self.stage.stop_task(self.running)
         await self.log.close()
 
-    async def own(self, kind: str, event: dict[str, Any]) -> None:
-        actor = Actor(kind="system", id="audit")
+    async def own(self, kind: str, event: dict[str, Any], actor: Actor | None = None) -> None:
+        actor = actor or Actor(kind="system", id="audit")
         one = Envelope(id=new_id("ev"), type=kind, tenant="_sys", actor=actor, corr="", cause="", event=event)
         own, self._own = self._own, self._own + 1
         await self.stage.journal(self.client, f"a{self._lives}", own, [one], account="AA")
@@ -543,14 +544,14 @@ async def test_an_archive_across_two_changes_of_key_verifies_and_an_old_one_stay
     await days.day(FIRST)
     before = Path(shutil.copytree(days.folder, tmp_path / "before"))
     await days.events(3)
-    keys = await Rotation(days.log.signer, journal=days.own).rotate()
+    keys = await Rotation(days.log.signer, journal=days.own).rotate(BY)
     await days.day(SECOND)
     await days.stop()
     # The operator moves the key; the newest root is of the new key, the one before of the old.
     await days.start(NEW, THIRD)
     assert days.log.signer.keys == keys
     await days.events(2)
-    keys = await Rotation(days.log.signer, journal=days.own).rotate()
+    keys = await Rotation(days.log.signer, journal=days.own).rotate(BY)
     await days.day(LAST)
     seals = {
         day: parse_record(parse_root_proofs((days.folder / f"roots/{day}.json").read_bytes()).seal).event
@@ -582,13 +583,13 @@ async def test_a_key_that_changes_right_before_and_right_after_a_seal_spoils_no_
     await days.start(OLD, NEW)
     await days.events(5)
     # The last record of the day is the change of key, the next one of the log is the day's seal.
-    keys = await Rotation(days.log.signer, journal=days.own).rotate()
+    keys = await Rotation(days.log.signer, journal=days.own).rotate(BY)
     await days.day(FIRST)
     assert (keys.since, days.signatures(FIRST)) == (6, 1)
     await days.stop()
     # The record right behind the seal changes the key again: the root before it is the old key's alone.
     await days.start(NEW, THIRD)
-    keys = await Rotation(days.log.signer, journal=days.own).rotate()
+    keys = await Rotation(days.log.signer, journal=days.own).rotate(BY)
     assert (keys.since, days.signatures(FIRST)) == (8, 1)
     await days.day(SECOND)
     for level in (0, 2):

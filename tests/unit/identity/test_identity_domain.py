@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.creds import ACCOUNT, USER, Nkey
-from nomos.errors import Conflict, Malformed, NomosError, NotFound
+from nomos.errors import Conflict, Malformed, NomosError, NotFound, Revoked
 from nomos.events import Actor, Envelope
 from nomos.keys import SigningKey
 from nomos_identity import domain
@@ -109,3 +109,25 @@ def test_whoever_claims_a_revoked_key_later_does_not_bring_it_back(later: list[E
     history = [agent()]
     history.append(revocation(domain.keys_of(history)[KEY]))
     assert domain.keys_of([*history, *later])[KEY].revoked
+
+
+def operator_events(*kinds: str) -> list[Envelope]:
+    history: list[Envelope] = []
+    for kind in kinds:
+        make = domain.operator_added if kind == "operator.added" else domain.operator_removed
+        given_: dict[str, Any] = {"tenant": ""} if make is domain.operator_added else {}
+        made = make("ev_9", history=history, operator="sub-1", now=7, by=BY, corr="", **given_)
+        history += [] if made is None else [made]
+    return history
+
+
+def test_an_operator_is_added_once_and_removed_once() -> None:
+    added, removed = "operator.added", "operator.removed"
+    assert [e.type for e in operator_events(added, added, removed, removed)] == [added, removed]
+    assert operator_events(removed) == []
+    assert {e.tenant for e in operator_events(added, removed)} == {"_sys"}
+
+
+def test_an_operator_who_was_removed_is_never_added_again() -> None:
+    with pytest.raises(Revoked):
+        operator_events("operator.added", "operator.removed", "operator.added")

@@ -80,6 +80,17 @@ def tampered(report: Report, seq: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", [None, "acme"])
+def test_records_that_name_their_operator_in_plain_text_verify_as_before(book: Keybook, tenant: str | None) -> None:
+    event = {"tenant": "acme", "revision": 1, "sha256": "0" * 64, "actor": "olga", "why": "", "at": 1, "text": ""}
+    book.put(9, "policy.put", event, "policy")
+    for one in book.book.objects:
+        one["actor"] = {"kind": "operator", "id": "olga"}
+    report = book.verify(tenant=tenant)
+    assert report.verdict is Verdict.VERIFIED, render_text(report)
+    assert f"1 fields of {book.ada.dek} erased by record 6" in report.checked
+
+
+@pytest.mark.parametrize("tenant", [None, "acme"])
 def test_an_erased_log_verifies_and_says_by_which_record(book: Keybook, tenant: str | None) -> None:
     report = book.verify(tenant=tenant)
     assert report.verdict is Verdict.VERIFIED, render_text(report)

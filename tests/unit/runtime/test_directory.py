@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos import events
-from nomos.errors import Revoked, UnknownAgent, UnknownTenant
+from nomos.errors import Revoked, UnknownAgent, UnknownOperator, UnknownTenant
 from nomos.messages import Fact
 from nomos_runtime.directory import Directory
 
@@ -91,3 +91,21 @@ def test_a_closed_tenant_is_known_and_asks_for_nothing_any_more() -> None:
         True,
         False,
     )
+
+
+def test_an_operator_is_known_from_their_name_on_and_never_again_after_their_erasure() -> None:
+    added = fact(events.OPERATOR_ADDED, "_sys", operator="sub-1", at=1)
+    removed = fact(events.OPERATOR_REMOVED, "_sys", operator="sub-1", at=2)
+    directory = folded(added)
+    directory.check_operator("sub-1")
+    for unknown in ("sub-2", "", "admin"):
+        with pytest.raises(UnknownOperator):
+            directory.check_operator(unknown)
+    directory.apply(removed)
+    with pytest.raises(Revoked):
+        directory.check_operator("sub-1")
+    # Facts may be told again, from the beginning.
+    for one in (added, removed):
+        directory.apply(one)
+    with pytest.raises(Revoked):
+        directory.check_operator("sub-1")

@@ -11,10 +11,13 @@ from typing import Any
 
 from nomos.cli.context import load_context
 from nomos.cli.output import Exit, result
+from nomos.client import REQUEST_MS
 from nomos.errors import Misconfigured
 
 
-def ask(args: Namespace, service: str, verb: str, tenant: str = "_", **params: Any) -> dict[str, Any]:
+def ask(
+    args: Namespace, service: str, verb: str, tenant: str = "_", timeout_ms: int = REQUEST_MS, **params: Any
+) -> dict[str, Any]:
     """Asks a service with the operator's credential."""
     from nomos.operator import Operator
 
@@ -22,7 +25,7 @@ def ask(args: Namespace, service: str, verb: str, tenant: str = "_", **params: A
 
     async def run() -> dict[str, Any]:
         async with await Operator.connect(context.operator_creds, url=context.bus_url) as operator:
-            return await operator.ask(service, verb, tenant, **params)
+            return await operator.ask(service, verb, tenant, timeout_ms=timeout_ms, **params)
 
     return asyncio.run(run())
 

@@ -17,6 +17,7 @@ PLUGINS = {
     "demo": "show the main job, step by step",
     "bench": "measure",
     "doctor": "check an installation",
+    "operator": "make an operator's credentials",
     "replay": "evaluate recorded decisions again",
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
@@ -113,15 +114,17 @@ def identities(words: Words) -> None:
     doing = "replace the issuing key; what the old one signed runs out within a minute"
     sub = words.add("rotate", doing, lazy("minting", "issuer_rotate"), group=group, tenant=True)
     sub.add_argument("--why", default="")
-    doing = "take a delegation back, with all that was handed on from it"
+    doing = "take a delegation back, or all that were issued, with all that was handed on from them"
     sub = words.add("revoke", doing, lazy("minting", "revoke"), tenant=True)
-    sub.add_argument("cid", metavar="CID", help="bafy…, as the log and nomos inspect name it")
+    sub.add_argument("cid", metavar="CID", nargs="?", help="bafy…, as the log and nomos inspect name it")
+    sub.add_argument("--app", metavar="NAME", help="instead of CID: everything issued for this app up to now")
+    sub.add_argument("--all", action="store_true", help="instead of CID: everything issued for the tenant up to now")
     sub.add_argument("--why", default="")
 
 
 def people(words: Words) -> None:
     """The people whom the log names."""
-    group = words.group("subject", "people whom the log names: approvers and auditors")
+    group = words.group("subject", "people whom the log names: approvers, auditors, and operators (--tenant _sys)")
     doing = "people, and the ids that records name them by"
     words.add("list", doing, lazy("subject", "subject_list"), group=group, tenant=True)
     doing = "everything about one person, machine-readable"
@@ -198,6 +201,7 @@ def log(words: Words) -> None:
     sub.add_argument("--auditor-creds", metavar="FILE")
     sub.add_argument("--from", dest="from_tseq", type=int, default=0, metavar="TSEQ")
     sub.add_argument("--follow", action="store_true", help="go on until interrupted")
+    sub.add_argument("--names", action="store_true", help="ask for the names behind the ids of people")
     doing = "export the log, or one tenant's records, to files"
     sub = words.add("export", doing, lazy("audit", "export"), group=group)
     sub.add_argument("--tenant", default="", metavar="T")

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 
 from nomos.cli.context import Context, load_context
+from nomos.cli.names import Names
 from nomos.cli.output import Exit, error, result, say
 from nomos.client import REQUEST_MS, Connection, header
 from nomos.errors import Malformed, MalformedRecord, Misconfigured, Refused, Unavailable
@@ -99,6 +100,8 @@ def tail(args: Namespace) -> int:
     """``nomos audit tail``: checked records, as lines or as one JSON document each."""
     if args.from_tseq < 0:
         raise Misconfigured("--from must be 0 or more")
+    if args.names and (args.json or args.auditor_creds is not None):
+        raise Misconfigured("--names is an operator's, and for lines: a document shows the record's own bytes")
     if args.auditor_creds is not None:
         return asyncio.run(_tail_as_auditor(args))
     if not args.tenant:
@@ -138,11 +141,19 @@ async def _tail_as_operator(args: Namespace, context: Context) -> int:
             page = _convert(reply, AuditRecords)
             return page.records, page.prev, page.head_tseq
 
-        return await _tail(args, args.tenant, read, pause_seconds=FOLLOW_SECONDS)
+        names = Names(operator, args.tenant) if args.names else None
+        return await _tail(args, args.tenant, read, pause_seconds=FOLLOW_SECONDS, names=names)
 
 
-async def _tail(args: Namespace, tenant: str, read: Callable[[int], Awaitable[Page]], *, pause_seconds: float) -> int:
-    """``pause_seconds``: between a question that found nothing and the next."""
+async def _tail(
+    args: Namespace,
+    tenant: str,
+    read: Callable[[int], Awaitable[Page]],
+    *,
+    pause_seconds: float,
+    names: Names | None = None,
+) -> int:
+    """``pause_seconds``: between a question that found nothing and the next. ``names`` opens the names of people."""
     # One record earlier, so that the first one that is shown has its tprev checked.
     chain = TenantChain(tenant, max(args.from_tseq - 1, 0))
     has_read = False
@@ -162,14 +173,15 @@ async def _tail(args: Namespace, tenant: str, read: Callable[[int], Awaitable[Pa
         for encoded, before in zip(records, prev, strict=True):
             record, own = chain.add(encoded, before)
             if record.tseq >= args.from_tseq:
-                _show(args, record, encoded, own)
+                name = "" if names is None else await names.find(record.actor.id)
+                _show(args, record, encoded, own, name)
         if not records:
             if not args.follow:
                 return Exit.YES
             await asyncio.sleep(pause_seconds)
 
 
-def _show(args: Namespace, record: Record, encoded: bytes, own: bytes) -> None:
+def _show(args: Namespace, record: Record, encoded: bytes, own: bytes, name: str) -> None:
     if args.json:
         # The canonical bytes as they are: a reader can compute the hash again.
         print(f'{{"schema":"nomos.audit-tail/1","hash":"{own.hex()}","record":{encoded.decode()}}}', flush=True)
@@ -178,8 +190,8 @@ def _show(args: Namespace, record: Record, encoded: bytes, own: bytes) -> None:
     event = {**request, **record.event} if isinstance(request, dict) else record.event
     said = " ".join(dict.fromkeys(str(event[name]) for name in SHOWN if isinstance(event.get(name), str | int)))
     said = "".join(c if c.isprintable() else "?" for c in said)[:_SHOWN_CHARS_MAX]
-    print(f"{record.tseq:>7}  {record.ts}  {record.type:<20} {record.actor.kind}:{record.actor.id}  {said}".rstrip(),
-          flush=True)  # fmt: skip
+    actor = f"{record.actor.kind}:{record.actor.id}" + (f" ({name})" if name else "")
+    print(f"{record.tseq:>7}  {record.ts}  {record.type:<20} {actor}  {said}".rstrip(), flush=True)
 
 
 class _File(msgspec.Struct, frozen=True):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from datetime import UTC, datetime
+from typing import Final
 
 from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.errors import Misconfigured
+
+#: The answer waits until no replica can be without the revocation.
+REVOKE_MS: Final = 60_000
 
 
 def issuer_list(args: Namespace) -> int:
@@ -31,7 +36,21 @@ def issuer_rotate(args: Namespace) -> int:
 
 
 def revoke(args: Namespace) -> int:
-    """``nomos revoke CID --tenant T``."""
+    """``nomos revoke CID --tenant T``; or ``--app NAME``, or ``--all``, for everything that was issued up to now."""
+    if (args.cid is not None) + (args.app is not None) + args.all != 1:
+        raise Misconfigured("what is taken back: one of CID, --app NAME and --all")
+    if args.cid is None:
+        return _revoke_issued(args)
     done = ask(args, "minting", "revoke", args.tenant, cid=args.cid, why=args.why)
     result(args, "revoke", done, [f"{done['cid']} is revoked, and whatever was handed on from it"])
+    return Exit.YES
+
+
+def _revoke_issued(args: Namespace) -> int:
+    if args.all:
+        done, whose = ask(args, "minting", "revoke-tenant", args.tenant, REVOKE_MS, why=args.why), args.tenant
+    else:
+        done = ask(args, "minting", "revoke-app", args.tenant, REVOKE_MS, app=args.app, why=args.why)
+        whose = f"{args.app} of {args.tenant}"
+    result(args, "revoke", done, [f"everything that was issued for {whose} up to now is revoked, and in force"])
     return Exit.YES

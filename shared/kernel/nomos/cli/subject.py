@@ -24,6 +24,7 @@ from nomos.cli.admin import ask
 from nomos.cli.context import load_context
 from nomos.cli.output import Exit, result, say
 from nomos.errors import Malformed, Misconfigured, NotFound
+from nomos.ids import SYSTEM_TENANT
 from nomos.log.erasure import format_disclosure
 from nomos.log.record import Record, parse_record
 from nomos.log.sealedfield import FieldPlace, FieldUnreadable, open_text, sealed_fields
@@ -32,17 +33,24 @@ from nomos.operator import Operator
 EXPORT_SCHEMA: Final = "nomos.subject-export/1"
 #: The services that know people.
 KNOWING: Final = ("stepup", "identity")
+#: Where operators are known; they are the people of ``_sys``.
+KNOWING_OPERATORS: Final = ("identity",)
 #: The services that hold keys of tenants; identity last, so that the tenant is known as closed until the end.
 HOLDING: Final = ("policy", "minting", "proxy", "stepup", "identity")
 PAGE_RECORDS: Final = 500
 ERASE_MS: Final = 60_000
 
 
+def knowing(tenant: str) -> tuple[str, ...]:
+    """The services that know people of ``tenant``."""
+    return KNOWING_OPERATORS if tenant == SYSTEM_TENANT else KNOWING
+
+
 def subject_list(args: Namespace) -> int:
     """``nomos subject list --tenant T``: the people whom the services know, with the ids that records name them by."""
     found = [
         {"service": service, **one}
-        for service in KNOWING
+        for service in knowing(args.tenant)
         for one in ask(args, service, "subject-list", args.tenant)["subjects"]
     ]
     lines = [f"{s['id']}  {s['kind']:<9} {'erased' if s['name'] is None else s['name']}" for s in found]
@@ -52,7 +60,7 @@ def subject_list(args: Namespace) -> int:
 
 def subject_erase(args: Namespace) -> int:
     """``nomos subject erase --tenant T NAME --basis WORDS``: in every service that knows them; may be repeated."""
-    done = [ask(args, s, "subject-erase", args.tenant, name=args.name, basis=args.basis) for s in KNOWING]
+    done = [ask(args, s, "subject-erase", args.tenant, name=args.name, basis=args.basis) for s in knowing(args.tenant)]
     erased = [one for one in done if one["erased"]]
     lines = [f"{one['subject']} ({one['kind']}) erased by {one['service']}" for one in erased]
     members = {"tenant": args.tenant, "erased": sum(one["erased"] for one in done), "services": done}
@@ -118,7 +126,7 @@ async def _held(operator: Operator, tenant: str, name: str) -> tuple[list[dict[s
     reader = base64.urlsafe_b64encode(bytes(private.public_key)).decode()
     held: list[dict[str, Any]] = []
     keys: dict[str, bytes] = {}
-    for service in KNOWING:
+    for service in knowing(tenant):
         given: dict[str, Any] = await operator.ask(service, "subject-export", tenant, name=name, reader=reader)
         if not given["found"]:
             continue
@@ -141,12 +149,16 @@ async def _write(
     out.write(json.dumps({**head, "subjects": held}, ensure_ascii=False)[:-1] + ', "records": [')
     names = [str(one["subject"]) for one in held] + list(keys)
     number = 0
-    async for encoded in _records(operator, args.tenant):
-        if any(name in encoded for name in names):
-            out.write(
-                ("," if number else "") + "\n" + json.dumps(_item(encoded, keys, args.tenant), ensure_ascii=False)
-            )
-            number += 1
+    tenants = [args.tenant]
+    if args.tenant == SYSTEM_TENANT:
+        # What an operator did stands in the tenant's log in which it was done.
+        known: dict[str, Any] = await operator.ask("identity", "tenant-list")
+        tenants += [str(one["tenant"]) for one in known["tenants"]]
+    for tenant in tenants:
+        async for encoded in _records(operator, tenant):
+            if any(name in encoded for name in names):
+                out.write(("," if number else "") + "\n" + json.dumps(_item(encoded, keys), ensure_ascii=False))
+                number += 1
     out.write("\n]}\n")
     return number
 
@@ -163,16 +175,17 @@ async def _records(operator: Operator, tenant: str) -> AsyncIterator[str]:
             return
 
 
-def _item(encoded: str, keys: dict[str, bytes], tenant: str) -> dict[str, Any]:
+def _item(encoded: str, keys: dict[str, bytes]) -> dict[str, Any]:
     record = parse_record(encoded.encode())
     return {
+        "tenant": record.tenant,
         "seq": record.seq,
         "tseq": record.tseq,
         "ts": record.ts,
         "type": record.type,
         "opened": _opened(record, keys),
         "record": json.loads(encoded),
-        "receipt": f"nomos audit receipt --tenant {tenant} {record.tseq} --out FILE",
+        "receipt": f"nomos audit receipt --tenant {record.tenant} {record.tseq} --out FILE",
     }
 
 

@@ -71,6 +71,8 @@ class VerifiedInvocation(msgspec.Struct, frozen=True, kw_only=True):
     """To whom each delegation was given, root first; the last is the invoker."""
     expires_at: int
     """The earliest expiry in the chain, Unix seconds, inclusive."""
+    root_expires_at: int
+    """The expiry of the first delegation, Unix seconds, inclusive: tells when it can have been issued."""
     issued_at: int | None
     """The invoker's claim, Unix seconds."""
 
@@ -133,6 +135,9 @@ def _read_request(chain: VerifiedChain) -> VerifiedInvocation:
             raise MalformedToken("arguments must be exactly resource, connection, args and a digest of 32 bytes")
     if not chain.delegations or chain.expires_at is None:
         raise MalformedToken("an invocation needs a delegation and an expiry")
+    root_expires_at = chain.delegations[0].expires_at
+    if root_expires_at is None:
+        raise MalformedToken("the first delegation needs an expiry")
     cids = tuple([delegation.cid for delegation in chain.delegations])
     return VerifiedInvocation(
         agent=invoked.issuer,
@@ -147,6 +152,7 @@ def _read_request(chain: VerifiedChain) -> VerifiedInvocation:
         delegation_cids=cids,
         holders=tuple([delegation.audience for delegation in chain.delegations]),
         expires_at=chain.expires_at,
+        root_expires_at=root_expires_at,
         issued_at=invoked.issued_at,
     )
 

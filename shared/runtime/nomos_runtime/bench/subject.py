@@ -108,6 +108,7 @@ class Subject:
         logs.mkdir(mode=0o700)
         self.processes = [ServiceProcess(name, self.local.environment(name), logs) for name in SERVICES]
         await asyncio.gather(*(p.wait() for p in self.processes))
+        await self.local.name_operator()
         async with await Operator.connect(self.local.operator_creds) as operator:
             await operator.ask("identity", "tenant-create", name=TENANT)
             for app in (APP, "release"):

@@ -62,6 +62,7 @@ async def _up(args: argparse.Namespace) -> int:
             await asyncio.gather(*(p.wait() for p in processes))
         else:
             services = await run_together(environments)
+        await local.name_operator()
         _announce(args, local, processes)
         ended = await _watch(stop, processes)
     finally:
