@@ -51,7 +51,7 @@ class PolicyAdmin:
         p = msgspec.convert(params, PutParams)
         state = await self._store.put(by.tenant, p.text, by.actor, p.why, by.request)
         await self._refresh()
-        in_force = self._sets.in_force(by.tenant)
+        in_force = await self._sets.in_force(by.tenant)
         return {
             "tenant": by.tenant,
             "revision": state.revision,
@@ -63,7 +63,7 @@ class PolicyAdmin:
     async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The policies in force, and those in quarantine."""
         await self._refresh()
-        in_force = self._sets.in_force(by.tenant)
+        in_force = await self._sets.in_force(by.tenant)
         return {
             "tenant": by.tenant,
             "revision": in_force.revision,

@@ -40,7 +40,7 @@ class PolicyService:
         cosigners = Cosigners(parts.bus, s.request_timeout_ms)
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT,)))
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: sets.apply})
-        sets.compile_all()
+        await sets.compile_all()
         authorizer = Authorizer(
             settings=s,
             bus=parts.bus,

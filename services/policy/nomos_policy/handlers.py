@@ -165,7 +165,7 @@ class Authorizer:
             claims=claims,
             now_seconds=int(time.time()),
             cosigned=command.cosigner is not None,
-            policies=self._sets.in_force(caller.tenant),
+            policies=await self._sets.in_force(caller.tenant),
         )
         return Asked(command=command, agent=agent, facts=facts, digest=digest, decision_id=new_id("dc"))
 
