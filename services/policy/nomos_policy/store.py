@@ -70,6 +70,11 @@ class PolicySets:
                 # Accepted once, not any more: this tenant's requests are refused, and nobody else's start is held up.
                 observe.say("policy", observe.BACKGROUND_FAULT, error=e.code, tenant=tenant)
 
+    @property
+    def compiled(self) -> int:
+        """Sets that are compiled now."""
+        return len(self._compiled)
+
     async def in_force(self, tenant: str) -> CompiledSet:
         """The tenant's set: at once when it is compiled.
 
