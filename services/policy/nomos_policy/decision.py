@@ -214,7 +214,17 @@ def _question(
     )
 
 
-def _request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) -> dict[str, object]:
+def engine_request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) -> dict[str, object]:
+    """The request as the engine takes it.
+
+    Args:
+        facts: what is asked.
+        args: from :func:`nomos_policy.vocabulary.typed_args`.
+        cosigned: whether a human's approval is assumed or verified.
+
+    Raises:
+        Malformed: a lone surrogate in an argument.
+    """
     return {
         "principal": {"type": "Agent", "id": facts.principal.agent},
         "action": {"type": "Action", "id": facts.action.id},
@@ -228,7 +238,7 @@ def _request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) 
 def _evaluate(group: Sequence[_Prepared], entities: cedarpy.Entities) -> list[_Answer]:
     """One call of the engine for all passes of requests with one slice and one entity set."""
     requests = [
-        _request(prepared.facts, prepared.args, cosigned=cosigned)
+        engine_request(prepared.facts, prepared.args, cosigned=cosigned)
         for prepared in group
         for cosigned in prepared.assumed
     ]
