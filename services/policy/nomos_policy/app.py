@@ -52,7 +52,7 @@ class PolicyService:
             check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
-        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.refresh).verbs())
+        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh).verbs())
         await parts.serving()
 
     def faults(self) -> list[str]:

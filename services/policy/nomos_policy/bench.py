@@ -1,7 +1,7 @@
 """The measurement ``policy``: a decision by the number of a tenant's policies, and a replica by the number of tenants.
 
 Decisions are measured in this process, without a bus: the entities are known, the question is new each time, so the
-engine evaluates it. Sizes are asked in turn within one loop, so that their ratio means something on a busy machine.
+engine evaluates it. Cases and sizes are asked in turn, so that their ratio means something on a busy machine.
 Cases: ``sliced`` is what the service does, with its slices warm; ``new slice`` compiles the slice for each decision;
 ``whole`` gives the engine every policy; ``sliced, heads name nothing`` is where slicing cannot help.
 
@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -43,6 +43,8 @@ TENANT_AGENTS: Final = 4
 _PIECE: Final = 100
 #: Agents and repositories that a measured request may be about.
 _ASKED: Final = 16
+#: Questions to each set that are compared with the answer of all its policies, and not timed.
+_WARM: Final = 2 * _ASKED
 _ACTIONS: Final = ("github:issues.list", "github:issues.create")
 _GENERAL: Final = tuple(
     f'@id("general-{name}") @description("Measured.") {text};'
@@ -125,15 +127,14 @@ class PolicyBench:
         small = "\n".join((*_GENERAL, *_grants(TENANT_POLICIES - len(_GENERAL))))
         full = _full_text()
         tenants = [asyncio.run(measure_tenants(vocabulary, text, seconds=args.seconds)) for text in (small, full)]
-        sets = [_compile(vocabulary, (*_GENERAL, *_grants(size - len(_GENERAL)))) for size in SIZES]
-        nameless = [_compile(vocabulary, (*_GENERAL, *_nameless(size - len(_GENERAL)))) for size in SIZES[::2]]
-        return [
-            *_measure("sliced", sets, args.seconds),
-            *_measure("new slice", sets, args.seconds, forget=True),
-            *_measure("whole", [_Whole.of(one) for one in sets], args.seconds),
-            *_measure("sliced, heads name nothing", nameless, args.seconds),
-            *tenants,
-        ]
+        lanes: list[tuple[str, CompiledSet]] = []
+        for size in SIZES:
+            policies = _compile(vocabulary, (*_GENERAL, *_grants(size - len(_GENERAL))))
+            lanes += [("sliced", policies), ("new slice", _Forgetful.of(policies)), ("whole", _Whole.of(policies))]
+        for size in SIZES[::2]:
+            nameless = _compile(vocabulary, (*_GENERAL, *_nameless(size - len(_GENERAL))))
+            lanes.append(("sliced, heads name nothing", nameless))
+        return [*measure(lanes, args.seconds * len(lanes)), *tenants]
 
     def lines(self, rows: Sequence[Row | TenantsRow]) -> list[str]:
         """The outcome as lines."""
@@ -153,21 +154,43 @@ class PolicyBench:
         return lines
 
 
-class _Whole(CompiledSet):
-    """A set that is never sliced."""
+class _Copy(CompiledSet):
+    """A set of the same policies, with slices and evaluations of its own."""
 
-    __slots__ = ("_everything",)
-    _everything: Slice
+    __slots__ = ()
 
     @classmethod
-    def of(cls, other: CompiledSet) -> _Whole:
-        made = cls(
+    def of(cls, other: CompiledSet) -> Self:
+        return cls(
             vocabulary=other.vocabulary,
             policies=other.policies,
             quarantined=other.quarantined,
             sha256=other.sha256,
             revision=other.revision,
         )
+
+
+class _Forgetful(_Copy):
+    """A set with room for one slice: the next question, of another action, always needs another."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, other: CompiledSet) -> Self:
+        made = super().of(other)
+        made.share(SLICED_TEXT_MAX)
+        return made
+
+
+class _Whole(_Copy):
+    """A set that is never sliced."""
+
+    __slots__ = ("_everything",)
+    _everything: Slice
+
+    @classmethod
+    def of(cls, other: CompiledSet) -> Self:
+        made = super().of(other)
         made._everything = made.whole()
         return made
 
@@ -210,40 +233,45 @@ async def measure_tenants(vocabulary: Vocabulary, text: str, *, seconds: float) 
     )
 
 
-def _measure(case: str, sets: Sequence[CompiledSet], seconds: float, *, forget: bool = False) -> list[Row]:
-    if forget:
-        for one in sets:
-            # Room for one slice: the next question, of another action, always needs another.
-            one.share(SLICED_TEXT_MAX)
-    times: list[list[float]] = [[] for _ in sets]
-    wrong = [0] * len(sets)
-    met = [0] * len(sets)
-    truth = [_Whole.of(one) for one in sets]
+def measure(lanes: Sequence[tuple[str, CompiledSet]], seconds: float) -> list[Row]:
+    """Asks each lane in turn until ``seconds`` are over.
+
+    Args:
+        lanes: case and policies; a row's ratio is to the first lane of its case.
+        seconds: for all lanes together; each is asked some times at least.
+    """
+    times: list[list[float]] = [[] for _ in lanes]
+    wrong = [0] * len(lanes)
+    met = [0] * len(lanes)
+    truth = [_Whole.of(policies) for _, policies in lanes]
     number = 0
-    until = time.perf_counter() + seconds * len(sets)
-    while time.perf_counter() < until or number < 2 * _ASKED:
-        number += 1
-        for place, policies in enumerate(sets):
+    until = time.perf_counter() + seconds
+    while number < 2 * _WARM or time.perf_counter() < until:
+        for place, (_, policies) in enumerate(lanes):
             facts = _facts(policies, number % _ASKED, _ACTIONS[number % len(_ACTIONS)], 1_000 + number)
             began = time.perf_counter()
             decision = decide(facts)
-            times[place].append(time.perf_counter() - began)
-            if number <= 2 * _ASKED:
-                wrong[place] += decision != decide(msgspec.structs.replace(facts, policies=truth[place]))
-                met[place] = len(policies.slice(facts.principal, facts.action, facts.resource).policies)
+            taken = time.perf_counter() - began
+            if number >= _WARM:
+                times[place].append(taken)
+                continue
+            # Beside the clock: whether it is the answer of all policies.
+            wrong[place] += decision != decide(msgspec.structs.replace(facts, policies=truth[place]))
+            met[place] = len(policies.slice(facts.principal, facts.action, facts.resource).policies)
+        number += 1
+    first: dict[str, float] = {}
     rows = []
-    for place, policies in enumerate(sets):
-        # The first questions of each kind compile what they need.
-        timed = times[place][2 * _ASKED :] or times[place]
+    for place, (case, policies) in enumerate(lanes):
+        median = _quantile(times[place], 0.5)
         rows.append(
             Row(
                 case=case,
                 policies=len(policies.policies),
                 met=met[place],
-                decisions=len(timed),
-                p50_us=_quantile(timed, 0.5) * 1e6,
-                p99_us=_quantile(timed, 0.99) * 1e6,
-                ratio=_quantile(timed, 0.5) / _quantile(times[0][2 * _ASKED :] or times[0], 0.5),
+                decisions=len(times[place]),
+                p50_us=median * 1e6,
+                p99_us=_quantile(times[place], 0.99) * 1e6,
+                ratio=median / first.setdefault(case, median),
                 errors={"differs": wrong[place]} if wrong[place] else {},
             )
         )

@@ -14,7 +14,7 @@ def sets(vocabulary):
 
 
 def test_a_slice_is_measured_against_the_answers_of_all_policies(sets) -> None:
-    rows = bench._measure("sliced", sets, 0.0)
+    rows = bench.measure([("sliced", one) for one in sets], 0.0)
     assert [row.policies for row in rows] == [10, 210]
     assert [row.errors for row in rows] == [{}, {}]
     # The grant of the agent that asks, and nobody else's.
@@ -24,7 +24,7 @@ def test_a_slice_is_measured_against_the_answers_of_all_policies(sets) -> None:
 def test_a_slice_that_lacks_a_policy_makes_the_figures_worthless(sets, monkeypatch) -> None:
     found = ScopeIndex.candidates
     monkeypatch.setattr(ScopeIndex, "candidates", lambda self, *request: found(self, *request)[:1])
-    assert all(row.errors for row in bench._measure("sliced", sets, 0.0))
+    assert all(row.errors for row in bench.measure([("sliced", one) for one in sets], 0.0))
 
 
 async def test_tenants_are_started_and_asked(vocabulary, monkeypatch) -> None:
