@@ -11,6 +11,7 @@ import msgspec
 from nomos.errors import NotFound
 from nomos_policy.asked import facts_of
 from nomos_policy.explain import explain
+from nomos_policy.lint import warnings
 from nomos_policy.policyset import load_policies
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
@@ -75,12 +76,14 @@ class PolicyAdmin:
         state = await self._store.put(by.tenant, p.text, by.actor, p.why, by.request)
         await self._refresh()
         in_force = await self._sets.in_force(by.tenant)
+        found = await asyncio.to_thread(warnings, in_force)
         return {
             "tenant": by.tenant,
             "revision": state.revision,
             "sha256": in_force.sha256,
             "policies": [{"id": p.id, "description": p.description} for p in in_force.policies],
             "in_force_here": in_force.revision >= state.revision,
+            "warnings": msgspec.to_builtins(found),
         }
 
     async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:

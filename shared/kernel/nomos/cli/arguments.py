@@ -20,9 +20,11 @@ PLUGINS = {
     "doctor": "check an installation",
     "replay": "evaluate recorded decisions again",
     "policy explain": "which policies decide a request, and what would change the answer",
+    "policy test": "compare the answers of a policy set with a table of expected ones",
+    "policy lint": "find what is wrong, or can hardly be meant, in a policy set",
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
-DISTRIBUTIONS = {"replay": "nomos-authz-policy", "policy explain": "nomos-authz-policy"}
+DISTRIBUTIONS = dict.fromkeys(("replay", "policy explain", "policy test", "policy lint"), "nomos-authz-policy")
 #: Processes that a command may be told to use.
 PROCESSES_MAX = 64
 _Group = argparse._SubParsersAction
