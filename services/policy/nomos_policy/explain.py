@@ -34,6 +34,8 @@ from nomos_policy.vocabulary import typed_args
 SHOWN_MAX: Final = 50
 #: Characters of one condition that are shown.
 CONDITION_SHOWN_MAX: Final = 300
+#: Failing conditions of one policy that are shown.
+CONDITIONS_SHOWN_MAX: Final = 20
 #: Permits that are named as the nearest.
 NEAREST_MAX: Final = 5
 _PLATFORM_CONDITION: Final = clauses_of(f"permit(principal, action, resource){HIGH_STAKES_CLAUSE};")[0].text
@@ -70,7 +72,8 @@ class Met(Struct, frozen=True, kw_only=True):
         column: the same.
         applies: for the request as it is.
         applies_approved: for the request with a human's approval.
-        failing: the conditions that do not hold as it is; empty where it applies.
+        failing: the conditions that do not hold as it is, at most :data:`CONDITIONS_SHOWN_MAX`; empty where it applies.
+        failing_more: conditions beyond these.
     """
 
     id: str
@@ -81,6 +84,7 @@ class Met(Struct, frozen=True, kw_only=True):
     applies: bool
     applies_approved: bool
     failing: tuple[Condition, ...]
+    failing_more: int
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -118,7 +122,7 @@ def explain(facts: AuthorizeFacts) -> Explanation:
     # Without a pass, nothing was evaluated: arguments that the action does not have, or a policy in quarantine.
     met = _met(facts, found.policies) if decision.passes and not decision.alarm else []
     decided = {one.id for one in decision.policies}
-    met.sort(key=lambda one: (one.id not in decided, not one.applies, not one.applies_approved, len(one.failing)))
+    met.sort(key=lambda one: (one.id not in decided, not one.applies, not one.applies_approved, _distance(one)))
     return Explanation(
         outcome=decision.outcome.value,
         reason=decision.reason,
@@ -144,7 +148,7 @@ def _met(facts: AuthorizeFacts, policies: Sequence[Policy]) -> list[Met]:
         told = [
             Condition(
                 kind=clause.kind,
-                text=clause.text[:CONDITION_SHOWN_MAX],
+                text=_cut(clause.text),
                 platform=clause.text == _PLATFORM_CONDITION,
                 holds=now.get(place + i) is True,
                 holds_approved=approved.get(place + i) is True,
@@ -153,6 +157,7 @@ def _met(facts: AuthorizeFacts, policies: Sequence[Policy]) -> list[Met]:
             for i, clause in enumerate(some)
         ]
         place += len(some)
+        failing = _failing(told)
         met.append(
             Met(
                 id=policy.id,
@@ -162,7 +167,8 @@ def _met(facts: AuthorizeFacts, policies: Sequence[Policy]) -> list[Met]:
                 column=policy.column,
                 applies=all(one.holds for one in told),
                 applies_approved=all(one.holds_approved for one in told),
-                failing=tuple(_failing(told)),
+                failing=tuple(failing[:CONDITIONS_SHOWN_MAX]),
+                failing_more=max(0, len(failing) - CONDITIONS_SHOWN_MAX),
             )
         )
     return met
@@ -202,7 +208,7 @@ def _changes(facts: AuthorizeFacts, outcome: Outcome, failed: bool, met: Sequenc
             return ["a human's approval of exactly this request would allow it"]
         case Outcome.ALLOW:
             return [
-                f"it would be denied if {_told(one.failing)} ({_name(one)} forbids it then)"
+                f"it would be denied if {_told(one)} ({_name(one)} forbids it then)"
                 for one in met
                 if one.effect == "forbid" and one.failing
             ][:NEAREST_MAX] or [
@@ -222,8 +228,8 @@ def _toward_allow(facts: AuthorizeFacts, failed: bool, met: Sequence[Met]) -> li
     changes += [f"{_name(one)} forbids this until a human approves" for one in lifted]
     if permits:
         return changes
-    nearest = sorted((one for one in met if one.effect == "permit"), key=lambda one: len(one.failing))[:NEAREST_MAX]
-    changes += [f"{_name(one)} would permit it if {_told(one.failing)}" for one in nearest]
+    nearest = sorted((one for one in met if one.effect == "permit"), key=_distance)[:NEAREST_MAX]
+    changes += [f"{_name(one)} would permit it if {_told(one)}" for one in nearest]
     if not nearest:
         changes.append(
             f"no permit's head names this: one is needed for {facts.action.id} on {facts.resource.text} by "
@@ -232,8 +238,16 @@ def _toward_allow(facts: AuthorizeFacts, failed: bool, met: Sequence[Met]) -> li
     return changes
 
 
-def _told(failing: Sequence[Condition]) -> str:
-    return " and ".join(
+def _distance(one: Met) -> int:
+    return len(one.failing) + one.failing_more
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CONDITION_SHOWN_MAX else text[: CONDITION_SHOWN_MAX - 1] + "…"
+
+
+def _told(met: Met) -> str:
+    told = " and ".join(
         "a human approved it"
         if one.platform
         else f"{one.text} could be evaluated ({one.error})"
@@ -241,8 +255,9 @@ def _told(failing: Sequence[Condition]) -> str:
         else f"{one.text}"
         if one.kind == "when"
         else f"not ({one.text})"
-        for one in failing
+        for one in met.failing
     )
+    return f"{told} and {met.failing_more} more conditions hold" if met.failing_more else told
 
 
 def _name(one: Met) -> str:

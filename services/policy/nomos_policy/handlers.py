@@ -119,6 +119,8 @@ class Authorizer:
             raise Malformed("not an authorize message")
         self._check_fresh()
         asked = await self._check(caller, command)
+        # Again: the check may have waited for stepup, or for the tenant's policies to be compiled.
+        self._check_fresh()
         decided = await self._batches.submit(asked)
         match decided.decision.outcome:
             case Outcome.ALLOW:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nomos_policy.clauses import clauses_of
 from nomos_policy.decision import Outcome, decide
-from nomos_policy.explain import SHOWN_MAX, explain
+from nomos_policy.explain import CONDITION_SHOWN_MAX, CONDITIONS_SHOWN_MAX, SHOWN_MAX, explain
 from nomos_policy.policyset import compile_policies
 
 CREATE, DELETE = "github:issues.create", "github:repos.delete"
@@ -119,6 +119,17 @@ def test_an_explanation_shows_a_bounded_number_of_policies(compiled, ask) -> Non
     text = "".join(f'@id("p{i}") permit(principal, action, resource) when {{ context.now < {i} }};' for i in range(60))
     told = explain(ask(compiled(text)))
     assert (len(told.met), told.met_more) == (SHOWN_MAX, 60 - SHOWN_MAX)
+
+
+def test_an_explanation_of_a_policy_with_many_conditions_is_bounded_and_says_so(compiled, ask) -> None:
+    many = " && ".join(f"context.now < {i}" for i in range(CONDITIONS_SHOWN_MAX + 5))
+    long = f'context.env == "{"x" * CONDITION_SHOWN_MAX}"'
+    told = explain(ask(compiled(f'@id("x") permit(principal, action, resource) when {{ {long} && {many} }};')))
+    (met,) = told.met
+    assert (len(met.failing), met.failing_more) == (CONDITIONS_SHOWN_MAX, 6)
+    assert len(met.failing[0].text) == CONDITION_SHOWN_MAX
+    assert met.failing[0].text.endswith("…")
+    assert told.changes[0].endswith("and 6 more conditions hold")
 
 
 CONDITIONS = (

@@ -8,14 +8,19 @@ import threading
 import msgspec
 import pytest
 
-from nomos.events import POLICY_PUT
-from nomos.messages import Fact
+from nomos.errors import StalePolicy
+from nomos.events import AGENT_CREATED, POLICY_PUT
+from nomos.messages import Authorize, Fact, now_ms
 from nomos_policy import store as module
 from nomos_policy.aggregate import PolicyPut
 from nomos_policy.decision import Outcome, decide
+from nomos_policy.handlers import Authorizer
 from nomos_policy.policyset import SLICE_SIZE, SLICED_TEXT_MAX, CompiledSet, load_policies, text_sha256
 from nomos_policy.remembered import Remembered
+from nomos_policy.settings import PolicySettings
 from nomos_policy.store import FULL_SHARES, PolicySets
+from nomos_runtime.directory import Directory
+from nomos_runtime.responder import Caller
 
 PERMIT = '@id("all") permit(principal, action, resource);'
 FORBID = '@id("none") forbid(principal, action, resource);'
@@ -84,6 +89,42 @@ async def test_a_revision_that_comes_while_the_older_is_compiled_is_what_the_req
     go.set()
     assert (await waiting).revision == 2
     assert (await sets.in_force("acme")).revision == 2
+
+
+async def test_a_replica_that_is_no_longer_fresh_when_the_policies_are_compiled_decides_nothing(
+    vocabulary, monkeypatch
+) -> None:
+    started, go = threading.Event(), threading.Event()
+    stale: list[bool] = []
+
+    def slow(text: str, vocabulary: object, *, revision: int) -> CompiledSet:
+        started.set()
+        assert go.wait(timeout=30)
+        return load_policies(text, vocabulary, revision=revision)
+
+    def check_fresh() -> None:
+        if stale:
+            raise StalePolicy("not fresh")
+
+    sets, directory = PolicySets(vocabulary), Directory()
+    agent = {"agent": "bot", "app": "triage", "env": "test", "did": "did:key:z", "key": "U1"}
+    directory.apply(Fact(rev=1, type=AGENT_CREATED, tenant="acme", event=agent))
+    monkeypatch.setattr(module, "load_policies", slow)
+    sets.apply(_fact("acme", 1))
+    # The bus, the journal and stepup are not there: a request that got so far would fail on them.
+    authorizer = Authorizer(
+        settings=PolicySettings(connectors="connectors", bus_url="", bus_creds=""), bus=None, journal=None,
+        directory=directory, catalogue=vocabulary.catalogue, sets=sets, cosigners=None, check_fresh=check_fresh,
+    )  # fmt: skip
+    command = Authorize(
+        v=1, id="rq", deadline_ms=now_ms() + 60_000, action="github:issues.list", resource="github:repo/acme/site"
+    )
+    waiting = asyncio.create_task(authorizer.authorize(Caller(tenant="acme", name="bot", kind="agent"), command))
+    assert await asyncio.to_thread(started.wait, 30)
+    stale.append(True)
+    go.set()
+    with pytest.raises(StalePolicy):
+        await waiting
 
 
 async def test_the_sets_asked_for_least_recently_are_dropped_and_compiled_again(vocabulary) -> None:

@@ -147,6 +147,8 @@ def lines(explanation: Explanation) -> list[str]:
     for one in explanation.met:
         told.append(f"  met       {_met(one, decided)}")
         told += [f"              {_condition(condition)}" for condition in one.failing]
+        if one.failing_more:
+            told.append(f"              fails: and {one.failing_more} more")
     if explanation.met_more:
         told.append(f"  met       and {explanation.met_more} more")
     told.append(f"  not met   {explanation.not_met} policies, by their heads (revision {explanation.revision})")
