@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from nomos.cli import help as help_topics
-from nomos.cli.main import PLUGINS, build_parser
+from nomos.cli.arguments import plugin_of
+from nomos.cli.main import build_parser
 from nomos.cli.output import Exit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ def is_understood(command: str) -> bool:
         words = words[: words.index(">")]
     if words[0] == "make":
         return all(word in targets() or "=" in word for word in words[1:])
-    plugin = words[1] if words[1] in PLUGINS else None
+    plugin = plugin_of(words[1:])
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             build_parser(plugin).parse_args(words[1:])

@@ -386,6 +386,62 @@ def test_policies_are_put_listed_shown_and_kept(shell: Shell) -> None:
     assert shell.nomos("policy", "show", "--tenant", name, "--revision", "9").code == NO
 
 
+def test_a_request_is_explained_by_the_policies_in_force_and_a_decision_by_those_of_then(shell: Shell) -> None:
+    name = shell.tenant()
+    asked = ("policy", "explain", "--tenant", name, "--agent", "bot")
+    waiting = shell.ok(*asked, "--action", DELETE[0], "--resource", DELETE[1]).out
+    assert (
+        "by        triage-cleans-up: The triage app may delete repositories; a human approves each deletion." in waiting
+    )
+    assert "change    a human's approval of exactly this request would allow it" in waiting
+    approved = shell.ok(*asked, "--action", DELETE[0], "--resource", DELETE[1], "--cosigned", "--json").json
+    assert (approved["schema"], approved["outcome"]) == ("nomos.policy-explain/1", "allow")
+    denied = shell.ok(*asked, "--action", WRITE[0], "--resource", WRITE[1], "--arg", "title=x").out
+    assert "no permit's head names this" in denied
+    assert shell.nomos(*asked[:-1], "nobody", "--action", READ[0], "--resource", READ[1]).code == NO
+    said = shell.nomos("authorize", *READ, "--creds", f"{name}.creds", "--json")
+    decision = said.json["decision"]
+    tail_until(shell, ["--tenant", name], "ucan.minted")
+    shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
+    shell.ok("policy", "put", "closed.cedar", "--tenant", name)
+    shell.ok("audit", "export", "--tenant", name, "--out", f"{name}.export")
+    recorded = ("policy", "explain", "--export", f"{name}.export", "--connectors", str(ROOT / "connectors"))
+    trusted = ("--trust", shell.ready["trust"])
+    then = shell.ok(*recorded, "--decision", decision, *trusted, "--json").json
+    assert (then["outcome"], then["revision"]) == ("allow", 1)
+    assert [policy["id"] for policy in then["decided_by"]] == ["triage-reads"]
+    assert shell.nomos(*recorded, "--decision", "dc_none", *trusted).code == NO
+    assert shell.nomos(*recorded, "--decision", decision).code == USAGE, "neither --trust nor --unverified"
+
+
+def test_the_policies_in_force_are_tested_and_linted(shell: Shell) -> None:
+    name = shell.tenant()
+    connectors = ("--connectors", str(ROOT / "connectors"))
+    table = f"""\
+app: triage
+agent: bot
+tests:
+  - {{action: "{READ[0]}", resource: "{READ[1]}", expect: allow, policies: [triage-reads]}}
+  - {{action: "{DELETE[0]}", resource: "{DELETE[1]}", expect: step_up}}
+"""
+    shell.path(f"{name}.yaml").write_text(table, encoding="utf-8")
+    shell.ok("policy", "test", f"{name}.yaml", "--tenant", name, *connectors)
+    shell.path("shut.cedar").write_text(
+        POLICIES + '@id("shut") forbid (principal in App::"triage", action in Action::"risk:read", resource);',
+        encoding="utf-8",
+    )
+    put = shell.ok("policy", "put", "shut.cedar", "--tenant", name)
+    warned = "shut.cedar:1:1: warning: triage-reads: it never permits: shut (line 8) forbids all that it names"
+    assert warned in put.err
+    tested = shell.ok("policy", "test", f"{name}.yaml", "--tenant", name, *connectors, code=NO)
+    assert (
+        f"{name}.yaml:4: test 1 ({READ[0]} on {READ[1]}): expected allow by triage-reads, got deny by shut"
+        in tested.out
+    )
+    assert "[unreachable]" in shell.ok("policy", "lint", "--tenant", name, *connectors).out
+    assert shell.nomos("policy", "lint", "--tenant", name, "--strict", *connectors).code == NO
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [(None, USAGE), ("permit (principal", USAGE), ('permit (principal == Nobody::"x", action, resource);', USAGE)],
@@ -982,7 +1038,7 @@ def test_bench_measures_the_verifier(shell: Shell) -> None:
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
     said = shell.nomos("bench", "call")
     assert (said.code, said.out) == (USAGE, "")
-    assert "there is: audit, authorize, verify" in said.err
+    assert "there is: audit, authorize, policy, verify" in said.err
     for text in ("0", "", "x", "1,,2", "-1", "9999"):
         with pytest.raises(Misconfigured):
             parse_in_flight(text)

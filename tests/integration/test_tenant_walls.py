@@ -273,6 +273,7 @@ VERBS: dict[tuple[str, str], Params] = {
     ("policy", "list"): nothing,
     ("policy", "show"): nothing,
     ("policy", "history"): nothing,
+    ("policy", "explain"): lambda w: {"agent": f"{MARK}-bot", "action": LIST, "resource": w.a.repo},
     # Named in B's tenant, where it means nothing: A's permission is used below.
     ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
     # A's app has another name than any of B's; B's own tenant is B's to revoke.
@@ -318,6 +319,7 @@ REFUSED = {
     ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
+    ("policy", "explain"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

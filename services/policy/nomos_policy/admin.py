@@ -1,15 +1,21 @@
-"""Operators' verbs of policy: put, list, show, history."""
+"""Operators' verbs of policy: put, list, show, history, explain."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from nomos.errors import NotFound
+from nomos_policy.asked import facts_of
+from nomos_policy.explain import explain
+from nomos_policy.lint import warnings
 from nomos_policy.policyset import load_policies
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
+from nomos_runtime.directory import Directory
 from nomos_runtime.responder import NoParams, Operator, Verb
 
 
@@ -26,15 +32,32 @@ class ShowParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     revision: int = 0
 
 
+class ExplainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request to explain, as an agent would make it; ``cosigned``: as if a human had approved exactly it."""
+
+    agent: str
+    action: str
+    resource: str
+    arguments: dict[str, object] = {}
+    connection: str = ""
+    cosigned: bool = False
+
+
 class PolicyAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
     def __init__(
-        self, store: PolicyStore, sets: PolicySets, vocabulary: Vocabulary, refresh: Callable[[], Awaitable[None]]
+        self,
+        store: PolicyStore,
+        sets: PolicySets,
+        vocabulary: Vocabulary,
+        directory: Directory,
+        refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._sets = sets
         self._vocabulary = vocabulary
+        self._directory = directory
         self._refresh = refresh
 
     def verbs(self) -> dict[str, Verb]:
@@ -44,6 +67,7 @@ class PolicyAdmin:
             "list": (NoParams, self.list),
             "show": (ShowParams, self.show),
             "history": (NoParams, self.history),
+            "explain": (ExplainParams, self.explain),
         }
 
     async def put(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
@@ -51,19 +75,21 @@ class PolicyAdmin:
         p = msgspec.convert(params, PutParams)
         state = await self._store.put(by.tenant, p.text, by.actor, p.why, by.request)
         await self._refresh()
-        in_force = self._sets.in_force(by.tenant)
+        in_force = await self._sets.in_force(by.tenant)
+        found = await asyncio.to_thread(warnings, in_force)
         return {
             "tenant": by.tenant,
             "revision": state.revision,
             "sha256": in_force.sha256,
             "policies": [{"id": p.id, "description": p.description} for p in in_force.policies],
             "in_force_here": in_force.revision >= state.revision,
+            "warnings": msgspec.to_builtins(found),
         }
 
     async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The policies in force, and those in quarantine."""
         await self._refresh()
-        in_force = self._sets.in_force(by.tenant)
+        in_force = await self._sets.in_force(by.tenant)
         return {
             "tenant": by.tenant,
             "revision": in_force.revision,
@@ -91,3 +117,24 @@ class PolicyAdmin:
         """The revisions, newest first."""
         state = await self._store.history(by.tenant)
         return {"tenant": by.tenant, "revisions": state.listing()}
+
+    async def explain(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """What an agent's request would be answered, why, and what would change it. Decides and records nothing."""
+        p = msgspec.convert(params, ExplainParams)
+        await self._refresh()
+        agent = self._directory.agent(by.tenant, p.agent)
+        facts = facts_of(
+            await self._sets.in_force(by.tenant),
+            tenant=by.tenant,
+            app=agent.app,
+            agent=agent.agent,
+            env=agent.env,
+            action=p.action,
+            resource=p.resource,
+            args=p.arguments,
+            connection=p.connection,
+            cosigned=p.cosigned,
+            now_seconds=int(time.time()),
+        )
+        found: dict[str, object] = msgspec.to_builtins(await asyncio.to_thread(explain, facts))
+        return found

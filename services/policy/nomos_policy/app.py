@@ -40,7 +40,7 @@ class PolicyService:
         cosigners = Cosigners(parts.bus, s.request_timeout_ms)
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT,)))
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: sets.apply})
-        sets.compile_all()
+        await sets.compile_all()
         authorizer = Authorizer(
             settings=s,
             bus=parts.bus,
@@ -52,7 +52,7 @@ class PolicyService:
             check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
-        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.refresh).verbs())
+        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh).verbs())
         await parts.serving()
 
     def faults(self) -> list[str]:

@@ -35,6 +35,8 @@ from nomos_policy.vocabulary import Principal, context_text, typed_args
 
 #: Engine messages kept in one decision.
 ERRORS_MAX: Final = 10
+#: Bytes of arguments by which a remembered evaluation counts one more.
+REMEMBERED_UNIT_BYTES: Final = 1024
 
 
 class Outcome(StrEnum):
@@ -118,6 +120,7 @@ class _Prepared(Struct, frozen=True, kw_only=True):
     args: dict[str, object]
     assumed: tuple[bool, ...]
     question: Hashable
+    size: int
 
 
 class _Answer(Struct, frozen=True, kw_only=True):
@@ -158,7 +161,7 @@ def decide_batch(requests: Sequence[AuthorizeFacts]) -> list[Decision]:
         groups[id(prepared.slice), id(entities)].append(prepared)
     for (_, entities_id), group in groups.items():
         for prepared, answer in zip(group, _evaluate(group, handles[entities_id]), strict=True):
-            prepared.facts.policies.remembered.put(prepared.question, answer)
+            prepared.facts.policies.remembered.put(prepared.question, answer, prepared.size)
             decisions[prepared.index] = _judge(prepared, answer)
     return [decisions[index] for index in range(len(requests))]
 
@@ -175,25 +178,28 @@ def _prepare(index: int, facts: AuthorizeFacts) -> _Prepared:
         assumed: tuple[bool, ...] = (True,)
     else:
         assumed = (False, True) if found.reads_cosigned else (False,)
+    try:
+        # Also where no policy reads them: arguments that the engine could not be given are refused here.
+        encoded = orjson.dumps(args, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise Malformed("an argument is no text that JSON can carry", cause=str(error)) from error
+    read = encoded if found.reads is None or "args" in found.reads else None
     return _Prepared(
         index=index,
         facts=facts,
         slice=found,
         args=args,
         assumed=assumed,
-        question=_question(facts, found, args, assumed),
+        question=_question(facts, found.reads, read, assumed),
+        size=1 + len(read or b"") // REMEMBERED_UNIT_BYTES,
     )
 
 
-def _question(facts: AuthorizeFacts, found: Slice, args: dict[str, object], assumed: tuple[bool, ...]) -> Hashable:
+def _question(
+    facts: AuthorizeFacts, reads: frozenset[str] | None, args: bytes | None, assumed: tuple[bool, ...]
+) -> Hashable:
     """Everything that the evaluation depends on (see ``remembered``)."""
-    reads = found.reads
     principal = facts.principal
-    try:
-        # Also where no policy reads them: arguments that the engine could not be given are refused here.
-        encoded = orjson.dumps(args, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError as error:
-        raise Malformed("an argument is no text that JSON can carry", cause=str(error)) from error
     return (
         assumed,
         principal.tenant,
@@ -204,11 +210,21 @@ def _question(facts: AuthorizeFacts, found: Slice, args: dict[str, object], assu
         facts.resource.text,
         facts.connection if reads is None or "connection" in reads else None,
         facts.now_seconds if reads is None or "now" in reads else None,
-        encoded if reads is None or "args" in reads else None,
+        args,
     )
 
 
-def _request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) -> dict[str, object]:
+def engine_request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) -> dict[str, object]:
+    """The request as the engine takes it.
+
+    Args:
+        facts: what is asked.
+        args: from :func:`nomos_policy.vocabulary.typed_args`.
+        cosigned: whether a human's approval is assumed or verified.
+
+    Raises:
+        Malformed: a lone surrogate in an argument.
+    """
     return {
         "principal": {"type": "Agent", "id": facts.principal.agent},
         "action": {"type": "Action", "id": facts.action.id},
@@ -222,7 +238,7 @@ def _request(facts: AuthorizeFacts, args: dict[str, object], *, cosigned: bool) 
 def _evaluate(group: Sequence[_Prepared], entities: cedarpy.Entities) -> list[_Answer]:
     """One call of the engine for all passes of requests with one slice and one entity set."""
     requests = [
-        _request(prepared.facts, prepared.args, cosigned=cosigned)
+        engine_request(prepared.facts, prepared.args, cosigned=cosigned)
         for prepared in group
         for cosigned in prepared.assumed
     ]

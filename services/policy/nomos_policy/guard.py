@@ -89,7 +89,7 @@ def split_policies(text: str) -> tuple[Fragment, ...]:
     fragments: list[Fragment] = []
     shape = _Shape(text)
     start: int | None = None
-    for token, offset in _tokens(text):
+    for token, offset in tokens(text):
         start = offset if start is None else start
         shape.take(token, offset)
         if token == _END and not shape.open:
@@ -125,6 +125,29 @@ def check_agent_data(args: object, claims: object) -> tuple[dict[str, object], d
         if found is not None:
             raise ReservedKey(f"the key {found} belongs to the server")
     return checked
+
+
+def tokens(text: str, *, raw: bool = False) -> Iterator[tuple[str, int]]:
+    """The tokens of a policy text with their offsets; blanks and comments are passed over.
+
+    Args:
+        text: Cedar.
+        raw: give strings as they stand; else each string is an empty one, so that no token is text of its author's.
+
+    Raises:
+        MalformedPolicy: a string is never closed.
+    """
+    for found in _TOKEN.finditer(text):
+        kind = found.lastgroup
+        if kind == "blank":
+            continue
+        if kind == "string":
+            yield (found.group() if raw else '""'), found.start()
+            continue
+        token = found.group()
+        if token == '"':  # noqa: S105 - a quote that opened no whole string
+            raise MalformedPolicy(f"string is never closed at {position(text, found.start())}")
+        yield token, found.start()
 
 
 def position(text: str, offset: int) -> str:
@@ -176,20 +199,6 @@ def _check_characters(text: str) -> None:
     nul = text.find("\0")
     if nul >= 0:
         raise MalformedPolicy(f"policy text holds NUL at {position(text, nul)}")
-
-
-def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    for found in _TOKEN.finditer(text):
-        kind = found.lastgroup
-        if kind == "blank":
-            continue
-        if kind == "string":
-            yield '""', found.start()
-            continue
-        token = found.group()
-        if token == '"':  # noqa: S105 - a quote that opened no whole string
-            raise MalformedPolicy(f"string is never closed at {position(text, found.start())}")
-        yield token, found.start()
 
 
 def _fragment(text: str, start: int, end: int) -> Fragment:

@@ -119,6 +119,8 @@ class Authorizer:
             raise Malformed("not an authorize message")
         self._check_fresh()
         asked = await self._check(caller, command)
+        # Again: the check may have waited for stepup, or for the tenant's policies to be compiled.
+        self._check_fresh()
         decided = await self._batches.submit(asked)
         match decided.decision.outcome:
             case Outcome.ALLOW:
@@ -165,7 +167,7 @@ class Authorizer:
             claims=claims,
             now_seconds=int(time.time()),
             cosigned=command.cosigner is not None,
-            policies=self._sets.in_force(caller.tenant),
+            policies=await self._sets.in_force(caller.tenant),
         )
         return Asked(command=command, agent=agent, facts=facts, digest=digest, decision_id=new_id("dc"))
 

@@ -10,16 +10,18 @@ Source: Cedar JSON policy format (EST).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import cedarpy
 import orjson
 from msgspec import Struct
 
-from nomos.catalogue import Action, Risk
+from nomos.catalogue import Risk
 from nomos.errors import MalformedPolicy
 from nomos_policy.guard import Fragment
 from nomos_policy.polarity import context_reads, cosigned_polarity
+from nomos_policy.slicing import EntityUid, Head, Scope
 
 #: Characters of ``@description`` and of the reason in ``@unattended``.
 ANNOTATION_LENGTH_MAX: Final = 500
@@ -38,29 +40,6 @@ HIGH_STAKES_CLAUSE: Final = f" unless {{ action in [{_HIGH_STAKES_GROUPS}] && !c
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 
 Effect = Literal["permit", "forbid"]
-EntityUid = tuple[str, str]
-
-
-class Scope(Struct, frozen=True, kw_only=True):
-    """What a policy's head says about the principal or the resource.
-
-    Attributes:
-        type: the entity type after ``is``, or None.
-        equal: the entity after ``==``, or None.
-        within: the entity after ``in``, or None.
-    """
-
-    type: str | None = None
-    equal: EntityUid | None = None
-    within: EntityUid | None = None
-
-    def may_match(self, type_name: str, uid: EntityUid, ancestors: frozenset[EntityUid]) -> bool:
-        """Whether an entity can satisfy this head; ``ancestors`` does not hold the entity itself."""
-        if self.type is not None and self.type != type_name:
-            return False
-        if self.equal is not None and self.equal != uid:
-            return False
-        return self.within is None or self.within == uid or self.within in ancestors
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -74,9 +53,7 @@ class Policy(Struct, frozen=True, kw_only=True):
         text: exactly as it stands in the set.
         line: of its first token.
         column: of its first token.
-        principal: its head.
-        actions: ids of the actions or groups that its head names; None for any action.
-        resource: its head.
+        head: whom, which actions and what it is about.
         reads_cosigned: whether its result can depend on ``context.cosigned``.
         anti_monotone: whether it may grant less with an approval than without.
         reads: names of the context's attributes that its conditions read; None for possibly any.
@@ -89,9 +66,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     text: str
     line: int
     column: int
-    principal: Scope
-    actions: frozenset[str] | None
-    resource: Scope
+    head: Head
     reads_cosigned: bool
     anti_monotone: bool
     reads: frozenset[str] | None
@@ -102,11 +77,6 @@ class Policy(Struct, frozen=True, kw_only=True):
         if self.effect == "forbid" or self.unattended is not None:
             return self.text
         return self.text.removesuffix(";") + "\n" + HIGH_STAKES_CLAUSE + ";"
-
-    def names_action(self, action: Action) -> bool:
-        """Whether the head covers the action, by id or by one of its groups."""
-        names = (action.id, f"risk:{action.risk.value}", f"connector:{action.connector}")
-        return self.actions is None or not self.actions.isdisjoint(names)
 
 
 def parse_policy(fragment: Fragment) -> Policy:
@@ -124,8 +94,8 @@ def parse_policy(fragment: Fragment) -> Policy:
     where = f"line {fragment.line}, column {fragment.column}"
     name = _policy_id(notes, where)
     effect: Effect = "forbid" if est.get("effect") == "forbid" else "permit"
-    actions = _actions(est["action"])
-    unattended = _unattended(notes, effect, actions, f"policy {name} ({where})")
+    head = parse_head(est)
+    unattended = _unattended(notes, effect, head, f"policy {name} ({where})")
     description = notes.get("description") or ""
     if len(description) > ANNOTATION_LENGTH_MAX:
         raise MalformedPolicy(f"policy {name} ({where}): @description is over {ANNOTATION_LENGTH_MAX} characters")
@@ -138,13 +108,23 @@ def parse_policy(fragment: Fragment) -> Policy:
         text=fragment.text,
         line=fragment.line,
         column=fragment.column,
-        principal=_scope(est["principal"]),
-        actions=actions,
-        resource=_scope(est["resource"]),
+        head=head,
         reads_cosigned=bool(polarity),
         anti_monotone=bool(polarity - {1 if effect == "permit" else -1}),
         reads=context_reads(est["conditions"]),
     )
+
+
+def parse_head(est: Mapping[str, object]) -> Head:
+    """The head of one policy.
+
+    Args:
+        est: the policy in Cedar's JSON policy format.
+
+    Raises:
+        MalformedPolicy: an operator that is not Cedar's, or a template's slot.
+    """
+    return Head(principal=_scope(est["principal"]), actions=_actions(est["action"]), resource=_scope(est["resource"]))
 
 
 def read_roughly(fragment: Fragment) -> tuple[str, Effect | None]:
@@ -188,7 +168,7 @@ def _policy_id(notes: dict[str, str | None], where: str) -> str:
     return name
 
 
-def _unattended(notes: dict[str, str | None], effect: Effect, actions: frozenset[str] | None, who: str) -> str | None:
+def _unattended(notes: dict[str, str | None], effect: Effect, head: Head, who: str) -> str | None:
     if "unattended" not in notes:
         return None
     reason = notes["unattended"] or ""
@@ -196,7 +176,7 @@ def _unattended(notes: dict[str, str | None], effect: Effect, actions: frozenset
         raise MalformedPolicy(f"{who}: @unattended needs a reason of at most {ANNOTATION_LENGTH_MAX} characters")
     if effect == "forbid":
         raise MalformedPolicy(f"{who}: @unattended stands only on a permit")
-    if actions is None:
+    if head.actions is None:
         raise MalformedPolicy(f"{who}: an @unattended permit must name its actions after the word action")
     return reason
 
@@ -206,23 +186,24 @@ def _scope(head: object) -> Scope:
         return Scope()
     match head["op"]:
         case "==":
-            return Scope(equal=_uid(head["entity"]))
+            return Scope(equal=_uid(head.get("entity")))
         case "in":
-            return Scope(within=_uid(head["entity"]))
+            return Scope(within=_uid(head.get("entity")))
         case "is":
             inner = head.get("in")
-            return Scope(type=str(head["entity_type"]), within=None if inner is None else _uid(inner["entity"]))
+            return Scope(type=str(head["entity_type"]), within=None if inner is None else _uid(inner.get("entity")))
         case unknown:
             raise MalformedPolicy(f"unknown head {str(unknown)[:20]!r}")
 
 
-def _actions(head: object) -> frozenset[str] | None:
+def _actions(head: object) -> frozenset[EntityUid] | None:
     if not isinstance(head, dict) or head["op"] == "All":
         return None
     entities = [head["entity"]] if "entity" in head else head["entities"]
-    # an action type of another namespace is refused by validation; its id is kept with its type so it matches nothing
-    return frozenset(uid[1] if uid[0] == "Action" else "::".join(uid) for uid in map(_uid, entities))
+    return frozenset(map(_uid, entities))
 
 
-def _uid(entity: dict[str, str]) -> EntityUid:
+def _uid(entity: Mapping[str, str] | None) -> EntityUid:
+    if entity is None:
+        raise MalformedPolicy("the head of a template has no entity")
     return (entity["type"], entity["id"])

@@ -6,17 +6,18 @@ down. A quarantined permit is simply gone, which can only narrow. A quarantined 
 would widen if it were gone, so requests that its head could match are denied while it is quarantined; where its head
 cannot be read, that is every request of the tenant.
 
-Slicing: for one kind of request, policies whose head cannot match are left out. The engine checks the head before
-any condition, so a policy left out could neither decide nor fail: the decision is the same, and cheaper.
+Slicing: for one kind of request, policies whose head cannot match are left out; why that is exact, and how they are
+found without looking at each, says ``slicing``. Compiled slices are kept by what heads can tell apart in a request, and
+die with the set, so with the revision. A slice's cost does not depend on the number of policies that it leaves out.
 
-Pure. Source: rules "Cedar".
+Pure. Source: rules "Cedar"; docs/adr/0027-policies-are-sliced-by-their-heads.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Final
 
 import cedarpy
@@ -25,13 +26,16 @@ from msgspec import Struct
 from nomos.catalogue import Action, Resource
 from nomos.errors import Malformed, MalformedPolicy
 from nomos_policy.guard import Fragment, split_policies
-from nomos_policy.policy import Effect, EntityUid, Policy, parse_policy, read_roughly
+from nomos_policy.policy import Effect, Policy, parse_policy, read_roughly
 from nomos_policy.remembered import Remembered
+from nomos_policy.slicing import Entity, EntityUid, ScopeIndex
 from nomos_policy.vocabulary import Principal, Vocabulary
 
-#: Compiled slices kept for one policy set.
-SLICES_MAX: Final = 512
-#: Evaluations remembered for each policy set; about 1 kB each.
+#: Compiled slices kept for one policy set, in characters of policy text; the engine needs some 12 bytes for each.
+SLICED_TEXT_MAX: Final = 1024 * 1024
+#: What a slice without a policy counts.
+SLICE_SIZE: Final = 256
+#: Evaluations remembered for each policy set; one without arguments is below 1 kB and counts one.
 REMEMBERED_MAX: Final = 4096
 #: Characters of one engine message in errors and decisions.
 ENGINE_MESSAGE_MAX: Final = 300
@@ -90,7 +94,9 @@ class CompiledSet:
             empty.
     """
 
-    __slots__ = ("_named", "_slices", "policies", "quarantined", "remembered", "revision", "sha256", "vocabulary")
+    __slots__ = (
+        "_index", "_named", "_slices", "policies", "quarantined", "remembered", "revision", "sha256", "vocabulary",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -106,15 +112,17 @@ class CompiledSet:
         self.quarantined = quarantined
         self.sha256 = sha256
         self.revision = revision
-        readable = (*policies, *(item.policy for item in quarantined if item.policy is not None))
+        heads = [policy.head for policy in policies]
+        quarantined_heads = (item.policy.head for item in quarantined if item.policy is not None)
+        self._index = ScopeIndex(heads)
         self._named: frozenset[EntityUid] = frozenset(
             uid
-            for policy in readable
-            for scope in (policy.principal, policy.resource)
+            for head in (*heads, *quarantined_heads)
+            for scope in (head.principal, head.resource)
             for uid in (scope.equal, scope.within)
             if uid is not None
         )
-        self._slices = lru_cache(maxsize=SLICES_MAX)(self._build_slice)
+        self._slices = Remembered(SLICED_TEXT_MAX)
         self.remembered = Remembered(REMEMBERED_MAX)
 
     def slice(self, principal: Principal, action: Action, resource: Resource) -> Slice:
@@ -122,42 +130,41 @@ class CompiledSet:
 
         Entities that no head names are one and the same to the heads, so they share a slice.
         """
+        agent = ("Agent", principal.agent)
         uid = (resource.type.cedar, resource.id)
-        return self._slices(
+        key = (
             action.id,
             resource.type.cedar,
             uid if uid in self._named else None,
-            self._named & _principals(principal),
-            ("Agent", principal.agent) if ("Agent", principal.agent) in self._named else None,
+            self._named & _ancestors(principal),
+            agent if agent in self._named else None,
         )
+        found = self._slices.get(key)
+        if not isinstance(found, Slice):
+            found = self._build_slice(principal, action, resource)
+            self._slices.put(key, found, SLICE_SIZE + sum(len(policy.text) for policy in found.policies))
+        return found
+
+    def share(self, part: int) -> None:
+        """Keeps no more than one of ``part`` parts of what one set may keep: what is computed can be computed again."""
+        self._slices.resize(max(1, SLICED_TEXT_MAX // part))
+        self.remembered.resize(max(1, REMEMBERED_MAX // part))
 
     def whole(self) -> Slice:
         """Every policy in force as one slice, each with the high-stakes clause: what a slice must agree with."""
         return _compile_slice(self.policies, high_stakes=True, blocked_by=self._blocking(self.quarantined))
 
-    def _build_slice(
-        self,
-        action_id: str,
-        resource_type: str,
-        resource: EntityUid | None,
-        principals: frozenset[EntityUid],
-        agent: EntityUid | None,
-    ) -> Slice:
-        action = self.vocabulary.catalogue.action(action_id)
-        nobody = ("Agent", "")
-
-        def may_match(policy: Policy) -> bool:
-            return (
-                policy.names_action(action)
-                and policy.principal.may_match("Agent", agent or nobody, principals)
-                and policy.resource.may_match(resource_type, resource or (resource_type, ""), frozenset())
-            )
-
+    def _build_slice(self, principal: Principal, action: Action, resource: Resource) -> Slice:
+        request = (
+            Entity(("Agent", principal.agent), _ancestors(principal)),
+            Entity(("Action", action.id), _groups(action)),
+            Entity((resource.type.cedar, resource.id), frozenset()),
+        )
         return _compile_slice(
-            tuple(policy for policy in self.policies if may_match(policy)),
+            tuple(self.policies[place] for place in self._index.candidates(*request)),
             high_stakes=action.risk.is_high_stakes,
             blocked_by=self._blocking(
-                tuple(item for item in self.quarantined if item.policy is None or may_match(item.policy))
+                tuple(item for item in self.quarantined if item.policy is None or item.policy.head.may_match(*request))
             ),
         )
 
@@ -169,7 +176,7 @@ class CompiledSet:
 def compile_policies(text: str, vocabulary: Vocabulary, *, revision: int = 0) -> CompiledSet:
     """Compiles a text that somebody wants to put in force; every policy must be without fault.
 
-    Takes milliseconds for each hundred policies; run it in a thread. The engine's validation releases the GIL.
+    Takes some 30 ms for each hundred policies; run it in a thread. The engine's validation releases the GIL.
 
     Args:
         text: Cedar policies.
@@ -181,7 +188,24 @@ def compile_policies(text: str, vocabulary: Vocabulary, *, revision: int = 0) ->
             id; one grants less with a human's approval than without. The detail names policy, line and column.
         LimitExceeded: the text is over a limit of ``nomos_policy.guard``.
     """
-    policies = tuple(parse_policy(fragment) for fragment in split_policies(text))
+    return compile_fragments(split_policies(text), vocabulary, sha256=text_sha256(text), revision=revision)
+
+
+def compile_fragments(
+    fragments: Sequence[Fragment], vocabulary: Vocabulary, *, sha256: str, revision: int
+) -> CompiledSet:
+    """Compiles policies that were cut apart before; see :func:`compile_policies`.
+
+    Args:
+        fragments: each from :func:`nomos_policy.guard.split_policies`.
+        vocabulary: the schema to validate against, in strict mode.
+        sha256: of the text that they come from, hex.
+        revision: the version number that the set will carry.
+
+    Raises:
+        MalformedPolicy: as :func:`compile_policies`.
+    """
+    policies = tuple(parse_policy(fragment) for fragment in fragments)
     _check_unique(policies)
     for policy in policies:
         if policy.anti_monotone:
@@ -194,9 +218,7 @@ def compile_policies(text: str, vocabulary: Vocabulary, *, revision: int = 0) ->
     if faults:
         index, message = min(faults.items())
         raise MalformedPolicy(f"{_place(policies[index])}: {message}")
-    return CompiledSet(
-        vocabulary=vocabulary, policies=policies, quarantined=(), sha256=text_sha256(text), revision=revision
-    )
+    return CompiledSet(vocabulary=vocabulary, policies=policies, quarantined=(), sha256=sha256, revision=revision)
 
 
 def load_policies(text: str, vocabulary: Vocabulary, *, revision: int) -> CompiledSet:
@@ -310,8 +332,12 @@ def _faulty(policy: Policy, error: str) -> Quarantined:
     )
 
 
-def _principals(principal: Principal) -> set[EntityUid]:
-    return {("Agent", principal.agent), ("App", principal.app), ("Tenant", principal.tenant)}
+def _ancestors(principal: Principal) -> frozenset[EntityUid]:
+    return frozenset((("App", principal.app), ("Tenant", principal.tenant)))
+
+
+def _groups(action: Action) -> frozenset[EntityUid]:
+    return frozenset((("Action", f"risk:{action.risk.value}"), ("Action", f"connector:{action.connector}")))
 
 
 def _place(policy: Policy) -> str:

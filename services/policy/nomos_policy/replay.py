@@ -120,7 +120,7 @@ class _Pending(Struct, frozen=True, kw_only=True):
     facts: AuthorizeFacts
 
 
-class _Unproven(Exception):
+class Unproven(Exception):
     """Why a decision cannot be evaluated."""
 
 
@@ -168,13 +168,32 @@ class Replay:
             self._decisions += 1
             self._outcomes[_text(record.event.get("outcome"))] += 1
             try:
-                self._pending.append(_Pending(record=record, facts=self._facts(record)))
-            except _Unproven as error:
+                self._pending.append(_Pending(record=record, facts=self.facts(record)))
+            except Unproven as error:
                 self._unproven[str(error)] += 1
             except NomosError as error:
                 self._is_wrong(record, error.detail)
             if len(self._pending) >= BATCH:
                 self._flush()
+
+    def facts(self, record: Record) -> AuthorizeFacts:
+        """What a decision record was made with, its tenant's earlier records having been added.
+
+        Raises:
+            Unproven: the schema or the platform's rules are not at hand.
+            NomosError: the log contradicts the record.
+        """
+        event = record.event
+        vocabulary = self._vocabularies.get(_text(event.get("schema")))
+        if vocabulary is None:
+            raise Unproven(f"made with a schema that is not at hand ({_text(event.get('schema'))[:16]})")
+        if event.get("platform") != PLATFORM_VERSION:
+            raise Unproven(f"made with the platform's rules {_text(event.get('platform'))[:40]!r}")
+        policies = self._policies(record, vocabulary)
+        facts = facts_from_event(event, vocabulary.catalogue, policies)
+        if (facts.principal.tenant, facts.principal.agent) != (record.tenant, record.actor.id):
+            raise MalformedRecord("the request is another agent's than the record's")
+        return facts
 
     def outcome(self) -> Outcome:
         """What was found so far."""
@@ -200,19 +219,6 @@ class Replay:
             self._is_wrong(record, f"the policy set does not follow: {error.detail}")
             return
         self._policy_sets += 1
-
-    def _facts(self, record: Record) -> AuthorizeFacts:
-        event = record.event
-        vocabulary = self._vocabularies.get(_text(event.get("schema")))
-        if vocabulary is None:
-            raise _Unproven(f"made with a schema that is not at hand ({_text(event.get('schema'))[:16]})")
-        if event.get("platform") != PLATFORM_VERSION:
-            raise _Unproven(f"made with the platform's rules {_text(event.get('platform'))[:40]!r}")
-        policies = self._policies(record, vocabulary)
-        facts = facts_from_event(event, vocabulary.catalogue, policies)
-        if (facts.principal.tenant, facts.principal.agent) != (record.tenant, record.actor.id):
-            raise MalformedRecord("the request is another agent's than the record's")
-        return facts
 
     def _policies(self, record: Record, vocabulary: Vocabulary) -> CompiledSet:
         revision, sha256 = record.event.get("revision"), record.event.get("policy_set")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
+from typing import Final
 
 from nomos.errors import NomosError
 from nomos.events import POLICY_PUT, Actor, Envelope
@@ -18,14 +20,32 @@ from nomos_runtime.eventstore import EventStore
 STREAM = "policies"
 
 
-class PolicySets:
-    """The sets in force, compiled: the replica's fold. A tenant without one gets a set that permits nothing."""
+#: Characters of policy text that stay compiled in one replica; a compiled set needs some 15 bytes for each.
+COMPILED_TEXT_MAX: Final = 24 * 1024 * 1024
+#: Compiled sets that may each keep all the slices and evaluations that a set may; more sets share the same room.
+FULL_SHARES: Final = 16
+#: What is in force is compiled at start for so long, seconds; the rest at its tenant's first request.
+START_SECONDS: Final = 5.0
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+
+class PolicySets:
+    """The sets in force, compiled: the replica's fold. A tenant without one gets a set that permits nothing.
+
+    A set is compiled in a thread, one at a time, when it is first asked for: decisions of other tenants go on. The sets
+    that were asked for least recently are dropped when too much text is compiled, and compiled again when asked for; so
+    a replica's memory is bounded whatever the number of tenants.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, text_max: int = COMPILED_TEXT_MAX) -> None:
         self._vocabulary = vocabulary
+        self._text_max = text_max
         self._nothing = load_policies("", vocabulary, revision=0)
         self._newest: dict[str, PolicyPut] = {}
-        self._compiled: dict[str, CompiledSet] = {}
+        # Least recently used first; each is of the revision in _newest.
+        self._compiled: OrderedDict[str, CompiledSet] = OrderedDict()
+        self._text = 0
+        self._part = 1
+        self._compiling = asyncio.Lock()
 
     def apply(self, fact: Fact) -> None:
         """Folds one version. A replica never goes back to an older one."""
@@ -34,29 +54,67 @@ class PolicySets:
         put = parse_policy_put(fact.event)
         known = self._newest.get(fact.tenant)
         if known is None or put.revision > known.revision:
+            # The compiled set goes with its slices and evaluations. A replay of history compiles only what is in force.
+            self._drop(fact.tenant)
             self._newest[fact.tenant] = put
-            # Compiled by the next request of this tenant, or by compile_all at start: a replay of history compiles
-            # only what is in force.
-            self._compiled.pop(fact.tenant, None)
 
-    def compile_all(self) -> None:
-        """Compiles what is in force, so that no request waits for it."""
-        for tenant in self._newest:
+    async def compile_all(self, seconds: float = START_SECONDS) -> None:
+        """Compiles what is in force, for at most ``seconds``, so that few requests wait for it."""
+        until = time.monotonic() + seconds
+        for tenant, put in list(self._newest.items()):
+            if time.monotonic() > until or self._text + len(put.text) > self._text_max:
+                return
             try:
-                self.in_force(tenant)
+                await self.in_force(tenant)
             except NomosError as e:
                 # Accepted once, not any more: this tenant's requests are refused, and nobody else's start is held up.
                 observe.say("policy", observe.BACKGROUND_FAULT, error=e.code, tenant=tenant)
 
-    def in_force(self, tenant: str) -> CompiledSet:
-        """The tenant's set."""
-        compiled = self._compiled.get(tenant)
-        if compiled is None:
-            put = self._newest.get(tenant)
-            if put is None:
-                return self._nothing
-            compiled = self._compiled[tenant] = load_policies(put.text, self._vocabulary, revision=put.revision)
-        return compiled
+    @property
+    def compiled(self) -> int:
+        """Sets that are compiled now."""
+        return len(self._compiled)
+
+    async def in_force(self, tenant: str) -> CompiledSet:
+        """The tenant's set: at once when it is compiled.
+
+        Raises:
+            NomosError: the stored text cannot be loaded at all.
+        """
+        found = self._known(tenant)
+        if found is not None:
+            return found
+        async with self._compiling:
+            # Another request of this tenant may have compiled it, or a newer version come, while this one waited.
+            while (found := self._known(tenant)) is None:
+                put = self._newest[tenant]
+                compiled = await asyncio.to_thread(load_policies, put.text, self._vocabulary, revision=put.revision)
+                if self._newest[tenant] is put:
+                    self._keep(tenant, compiled)
+        return found
+
+    def _known(self, tenant: str) -> CompiledSet | None:
+        found = self._compiled.get(tenant)
+        if found is not None:
+            self._compiled.move_to_end(tenant)
+            return found
+        return None if tenant in self._newest else self._nothing
+
+    def _keep(self, tenant: str, compiled: CompiledSet) -> None:
+        self._compiled[tenant] = compiled
+        self._text += len(self._newest[tenant].text)
+        while self._text > self._text_max and len(self._compiled) > 1:
+            self._drop(next(iter(self._compiled)))
+        part = 1
+        while part * FULL_SHARES < len(self._compiled):
+            part *= 2
+        for one in self._compiled.values() if part != self._part else (compiled,):
+            one.share(part)
+        self._part = part
+
+    def _drop(self, tenant: str) -> None:
+        if self._compiled.pop(tenant, None) is not None:
+            self._text -= len(self._newest[tenant].text)
 
 
 class PolicyStore:

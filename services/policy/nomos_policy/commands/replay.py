@@ -17,18 +17,15 @@ from typing import Final
 
 import msgspec
 
-from nomos.catalogue import load_catalogue
 from nomos.cli.output import Exit, error, result, say
-from nomos.errors import Malformed, Misconfigured
+from nomos.errors import Misconfigured
 from nomos.log.index import ExportIndex
 from nomos.log.reading import read_index, read_records
 from nomos.log.report import Verdict
 from nomos.log.verify import verify_export
+from nomos_policy.commands.files import printable, read_policy_text, read_vocabulary
 from nomos_policy.replay import TYPES, Changes, Outcome, Replay
-from nomos_policy.vocabulary import Vocabulary
 
-#: A policy text longer than this is refused before it is read.
-POLICY_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 _PROGRESS_EVERY: Final = 5_000
 
 
@@ -51,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replays and reports."""
     directory = Path(args.export)
-    vocabularies = [_vocabulary(Path(one)) for one in args.connectors or ["connectors"]]
-    candidate = None if args.policy is None else _text(Path(args.policy))
+    vocabularies = [read_vocabulary(Path(one)) for one in args.connectors or ["connectors"]]
+    candidate = None if args.policy is None else read_policy_text(Path(args.policy))
     try:
         index = read_index(directory)
     except OSError as e:
@@ -61,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise Misconfigured("a candidate is one tenant's policy set: name --tenant")
     if index.tenant is not None and args.tenant not in ("", index.tenant):
         raise Misconfigured(f"the export is {index.tenant}'s, not {args.tenant}'s")
-    verdict = _verified(args, directory, index)
+    verdict = verified(args, directory, index)
     if verdict is not None and verdict is not Verdict.VERIFIED:
         return verdict.exit_code
     replay = Replay(vocabularies, candidate=candidate)
@@ -82,8 +79,12 @@ def run(args: argparse.Namespace) -> int:
     return _exit(args, outcome)
 
 
-def _verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> Verdict | None:
-    """The verdict on the export; None if none is wanted."""
+def verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> Verdict | None:
+    """The verdict on the export, by ``--trust``; None with ``--unverified``.
+
+    Raises:
+        Misconfigured: neither is given, or the trust file cannot be read.
+    """
     if args.unverified:
         say("nomos: the export is not verified: what follows holds for these files, whoever wrote them")
         return None
@@ -98,30 +99,6 @@ def _verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> 
         told = "" if report.first is None else f": {report.first.reason}"
         error(f"the export is {report.verdict.value}{told}", f"all of it: nomos verify {args.export}")
     return report.verdict
-
-
-def _vocabulary(folder: Path) -> Vocabulary:
-    if not folder.is_dir():
-        raise Misconfigured(f"there is no folder {folder}", hint="--connectors DIR: the catalogue that was in force")
-    return Vocabulary(load_catalogue(folder))
-
-
-def _text(path: Path) -> str:
-    try:
-        return _bytes(path).decode()
-    except UnicodeDecodeError as e:
-        raise Malformed(f"{path} is not UTF-8 text") from e
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as source:
-            content = source.read(POLICY_FILE_BYTES_MAX + 1)
-    except OSError as e:
-        raise Misconfigured(f"{path}: {e.strerror or e}") from e
-    if len(content) > POLICY_FILE_BYTES_MAX:
-        raise Misconfigured(f"{path} is longer than {POLICY_FILE_BYTES_MAX} bytes")
-    return content
 
 
 def _exit(args: argparse.Namespace, outcome: Outcome) -> int:
@@ -148,7 +125,7 @@ def _lines(outcome: Outcome, verdict: Verdict | None) -> list[str]:
     lines.append("  not proven here: that approvals were genuine and clocks right (nomos verify --level 2)")
     if outcome.changes is not None:
         lines += _change_lines(outcome.changes)
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _change_lines(changes: Changes) -> list[str]:
@@ -165,8 +142,3 @@ def _change_lines(changes: Changes) -> list[str]:
         told = f"{one.agent} {one.action} {one.resource}: {one.before} -> {one.after} ({why})"
         lines.append(f"  example   record {one.seq}: {told}")
     return lines
-
-
-def _printable(line: str) -> str:
-    """Names in an export were chosen by others; none may steer the reader's terminal."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)

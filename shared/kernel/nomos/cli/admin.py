@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nomos.cli.context import load_context
-from nomos.cli.output import Exit, result
+from nomos.cli.output import Exit, result, say
 from nomos.client import REQUEST_MS
 from nomos.errors import Misconfigured
 
@@ -167,6 +167,8 @@ def policy_put(args: Namespace) -> int:
     put = ask(args, "policy", "put", args.tenant, text=text, why=args.why or f"put {Path(args.file).name}")
     line = f"revision {put['revision']} of {args.tenant} is in force: {len(put['policies'])} policies"
     result(args, "policy put", put, [line])
+    for one in put["warnings"]:
+        say(f"{args.file}:{one['line']}:{one['column']}: warning: {one['policy']}: {one['sentence']} [{one['rule']}]")
     return Exit.YES
 
 

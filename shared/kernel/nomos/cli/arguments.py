@@ -6,11 +6,12 @@ A command's module is imported when the command runs, so that the command line s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 Command = Callable[[argparse.Namespace], int]
-#: Commands that live in other distributions: name -> help.
+#: Commands that live in other distributions: name -> help. The second word of two is a command of a group; its entry
+#: point has a hyphen for the blank.
 PLUGINS = {
     "up": "start everything on loopback, for development",
     "run": "run one service",
@@ -19,9 +20,12 @@ PLUGINS = {
     "doctor": "check an installation",
     "operator": "make an operator's credentials",
     "replay": "evaluate recorded decisions again",
+    "policy explain": "which policies decide a request, and what would change the answer",
+    "policy test": "compare the answers of a policy set with a table of expected ones",
+    "policy lint": "find what is wrong, or can hardly be meant, in a policy set",
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
-DISTRIBUTIONS = {"replay": "nomos-authz-policy"}
+DISTRIBUTIONS = dict.fromkeys(("replay", "policy explain", "policy test", "policy lint"), "nomos-authz-policy")
 #: Processes that a command may be told to use.
 PROCESSES_MAX = 64
 _Group = argparse._SubParsersAction
@@ -32,11 +36,14 @@ class Words:
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.top: _Group[argparse.ArgumentParser] = parser.add_subparsers(dest="command", metavar="COMMAND")
+        #: Commands that have commands, by name.
+        self.groups: dict[str, _Group[argparse.ArgumentParser]] = {}
 
     def group(self, name: str, about: str) -> _Group[argparse.ArgumentParser]:
         """A command that has commands."""
         sub = self.top.add_parser(name, help=about, description=about)
-        return sub.add_subparsers(dest=f"{name}_command", metavar="COMMAND", required=True)
+        self.groups[name] = sub.add_subparsers(dest=f"{name}_command", metavar="COMMAND", required=True)
+        return self.groups[name]
 
     def add(
         self,
@@ -58,6 +65,11 @@ class Words:
         if run is not None:
             sub.set_defaults(run=run)
         return sub
+
+
+def plugin_of(words: Sequence[str]) -> str | None:
+    """The plug-in command that a command line begins with, or None."""
+    return next((name for name in (" ".join(words[:2]), *words[:1]) if name in PLUGINS), None)
 
 
 def _count(text: str) -> int:

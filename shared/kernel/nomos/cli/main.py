@@ -1,8 +1,8 @@
 """Parses the command line, runs one command, and turns errors into exit codes.
 
 Commands that start servers (``up``, ``run``, ``demo``, ``bench``, ``doctor``) come from the distribution
-``nomos-authz-runtime`` through the entry points ``nomos.commands``, and ``replay``, which needs the policy engine, from
-``nomos-authz-policy``; an installation without them has all the others.
+``nomos-authz-runtime`` through the entry points ``nomos.commands``, and those that need the policy engine
+(``replay``, ``policy explain``) from ``nomos-authz-policy``; an installation without them has all the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from nomos.cli.arguments import DISTRIBUTIONS, FAMILIES, PLUGINS, Command, Words
+from nomos.cli.arguments import DISTRIBUTIONS, FAMILIES, PLUGINS, Command, Words, plugin_of
 from nomos.cli.output import Exit, error
 from nomos.errors import Malformed, Misconfigured, NomosError, Unavailable, UnknownOutcome
 
@@ -19,7 +19,7 @@ from nomos.errors import Malformed, Misconfigured, NomosError, Unavailable, Unkn
 def _plugin(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Command]:
     from importlib.metadata import entry_points
 
-    for point in entry_points(group="nomos.commands", name=name):
+    for point in entry_points(group="nomos.commands", name=name.replace(" ", "-")):
         module = point.load()
         return module.add_arguments, module.run
     distribution = DISTRIBUTIONS.get(name, "nomos-authz-runtime")
@@ -34,7 +34,8 @@ def build_parser(plugin: str | None) -> argparse.ArgumentParser:
     for family in FAMILIES:
         family(words)
     for name, about in PLUGINS.items():
-        sub = words.add(name, about, None)
+        group, _, word = name.rpartition(" ")
+        sub = words.add(word, about, None, group=words.groups[group] if group else None)
         if name == plugin:
             add_arguments, run = _plugin(name)
             add_arguments(sub)
@@ -45,7 +46,7 @@ def build_parser(plugin: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    plugin = words[0] if words and words[0] in PLUGINS else None
+    plugin = plugin_of(words)
     try:
         parser = build_parser(plugin)
         args = parser.parse_args(words)
