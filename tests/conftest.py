@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("architecture", "unit", "integration", "system")
+ORDER = ("architecture", "unit", "integration", "browser", "system")
 HERE = Path(__file__).parent
 
 

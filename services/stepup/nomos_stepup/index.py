@@ -15,6 +15,7 @@ from nomos_stepup.base64url import parse_b64url
 from nomos_stepup.domain import Approval, ApprovalState, evolve
 from nomos_stepup.events import (
     APPROVER_REMOVED,
+    APPROVER_SIGNED_OUT,
     ENROLMENT_OFFERED,
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
@@ -39,6 +40,7 @@ APPROVER_TYPES = (
     PASSKEY_COUNTER_STALLED,
     PASSKEY_REVOKED,
     APPROVER_REMOVED,
+    APPROVER_SIGNED_OUT,
 )
 
 
@@ -84,6 +86,13 @@ class Index:
         for (of, name), approver in self._approvers.items():
             if of == tenant and any(p.credential_id == credential_id for p in approver.passkeys):
                 return name
+        return None
+
+    def holder_of(self, credential_id: bytes) -> tuple[str, str] | None:
+        """Tenant and approver who have this passkey, or None. It only selects whose key verifies."""
+        for at, approver in self._approvers.items():
+            if any(p.credential_id == credential_id for p in approver.passkeys):
+                return at
         return None
 
     def is_taken(self, credential_id: bytes) -> bool:

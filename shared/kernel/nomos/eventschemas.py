@@ -86,6 +86,11 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.PASSKEY_ENROLLED: _ENROLLED,
     "passkey.offered": "approver: text, challenge_sha256: text, expires_at: integer, at: integer",
     "passkey.counter": "approver: text, credential_id: text, sign_count: integer",
+    "approver.signed-out": "approver: text, at: integer",
+    "session.opened": (
+        "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"
+    ),
+    "session.closed": "session: text, approver: text, at: integer",
     events.COSIGNER_CREATED: "did: text",
     "audit.gap": _GAP,
     "audit.poison": _POISON,

@@ -17,6 +17,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ import nats
 from nomos.creds import USER, Credentials, Nkey, write_creds
 from nomos.errors import Misconfigured
 from nomos.log.note import NoteSigner
-from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
+from nomos_runtime.embedded.nats import LOOPBACK, STORE_BYTES, EmbeddedNats
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
 from nomos_runtime.embedded.seaweed import EmbeddedSeaweed
 from nomos_runtime.embedded.tap import BusTap
@@ -63,6 +64,7 @@ class Local:
         max_file_store: int = STORE_BYTES,
         connectors: Path,
         archive: bool = False,
+        pages_port: int = 0,
     ) -> None:
         """Prepares ``directory``; nothing runs yet.
 
@@ -72,6 +74,7 @@ class Local:
             max_file_store: bytes that all streams may reserve together.
             connectors: folder of the connector catalogue.
             archive: whether the log is archived, to an S3 server that is started too.
+            pages_port: TCP port of the approval pages on loopback; 0 keeps that of the last run, or takes a free one.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory.resolve()
@@ -80,6 +83,7 @@ class Local:
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
         self.seaweed = EmbeddedSeaweed(self.directory / "weed") if archive else None
+        self.pages_port = pages_port or self._reserve_port()
         self.bus_url = self.nats.url
         self.installation: Installation | None = None
         self._tap: BusTap | None = None
@@ -143,6 +147,22 @@ class Local:
         """Path of the trust file."""
         return self.directory / "trust.txt"
 
+    @property
+    def pages_origin(self) -> str:
+        """The origin of the approval pages. Browsers take ``http://localhost`` for secure, and no other plain HTTP."""
+        return f"http://localhost:{self.pages_port}"
+
+    def _reserve_port(self) -> int:
+        kept = self.directory / "pages-port"
+        if kept.exists():
+            return int(kept.read_text(encoding="ascii"))
+        # The context names the port before stepup listens on it. Somebody else may take it first; then stepup says so.
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+        kept.write_text(str(port), encoding="ascii")
+        return port
+
     def environment(self, service: str) -> dict[str, str]:
         """The environment of one service: its own credentials, database and secrets, and nobody else's."""
         installation = self._provisioned()
@@ -156,6 +176,11 @@ class Local:
         }
         if service == "identity":
             env["NOMOS_IDENTITY_CLAIMS_CREDS"] = str(installation.creds_path("claims"))
+        if service == "stepup":
+            env |= {
+                "NOMOS_STEPUP_PAGES_LISTEN": f"{LOOPBACK}:{self.pages_port}",
+                "NOMOS_STEPUP_RP_ORIGINS": self.pages_origin,
+            }
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):
@@ -224,7 +249,7 @@ class Local:
             "origin": ORIGIN,
             "environment": "development",
             "rp_id": "localhost",
-            "expected_origin": "http://localhost:8640",
+            "expected_origin": self.pages_origin,
             "pid": os.getpid(),
         }
         write_public(self.context, json.dumps(context, indent=1))
