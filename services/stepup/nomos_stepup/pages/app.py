@@ -38,7 +38,7 @@ def build_pages(
     assets = Assets()
     templates = Templates("nomos_stepup.pages", assets)
     access = Access(store, sealer, check_tenant=parts.responder.check_open, session_seconds=settings.session_seconds)
-    views = Views(access, ceremonies, store, index, templates)
+    views = Views(access, ceremonies=ceremonies, store=store, index=index, templates=templates, refresh=parts.refresh)
     refusals = Refusals(parts.responder, parts.bus.service)
     site = Site(views.routes(), origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)

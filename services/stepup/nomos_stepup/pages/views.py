@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nomos.errors import LimitExceeded, Malformed
-from nomos_stepup.approvers import LABEL_LENGTH_MAX, SignOut, check_offer
+from nomos_stepup.approvers import LABEL_LENGTH_MAX, Approver, SignOut, check_offer
 from nomos_stepup.ceremonies import Ceremonies, actor_of
 from nomos_stepup.domain import REASON_LENGTH_MAX, Approval, ApprovalState
 from nomos_stepup.index import Index, credential_of
@@ -48,13 +49,21 @@ class Views:
     """The views of one service, in :meth:`routes`."""
 
     def __init__(
-        self, access: Access, ceremonies: Ceremonies, store: StepupStore, index: Index, templates: Templates
+        self,
+        access: Access,
+        *,
+        ceremonies: Ceremonies,
+        store: StepupStore,
+        index: Index,
+        templates: Templates,
+        refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._access = access
         self._ceremonies = ceremonies
         self._store = store
         self._index = index
         self._templates = templates
+        self._refresh = refresh
 
     def routes(self) -> list[tuple[str, str, View]]:
         """Method, path and view of every page."""
@@ -96,8 +105,7 @@ class Views:
         form = await read_form(request, (FIELD, "ask", "next", "response"))
         check_token(form[FIELD], self._access.browser_secret(request), SIGN_IN)
         answer = _passkey_answer(form["response"])
-        holder = self._index.holder_of(credential_of(answer))
-        approver = await self._store.approver(*holder) if holder else None
+        approver = await self._holder(credential_of(answer))
         if approver is None:
             raise SignedOut(
                 "this passkey belongs to no approver here", hint="enrol it first, with a link from an operator"
@@ -245,6 +253,14 @@ class Views:
         form = await read_form(request, (FIELD, *fields))
         check_token(form[FIELD], person.secret, request.url.path)
         return person, form
+
+    async def _holder(self, credential_id: bytes) -> Approver | None:
+        holder = self._index.holder_of(credential_id)
+        if holder is None:
+            # Enrolled a moment ago, perhaps: ask once before refusing.
+            await self._refresh()
+            holder = self._index.holder_of(credential_id)
+        return await self._store.approver(*holder) if holder else None
 
     async def _name(self, tenant: str, subject: str) -> str:
         approver = await self._store.approver(tenant, subject)

@@ -1,0 +1,395 @@
+"""The approval pages over plain HTTP, as a browser that lies would speak: what they refuse, and that it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import http.client
+import re
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+from tests.unit.stepup.conftest import Authenticator
+
+from nomos_runtime import observe
+from nomos_stepup.pages import refusals
+from nomos_web.csrf import form_token
+
+DELETE = "github:repos.delete"
+APPROVE_VERB, REFUSE_VERB = "POST /approvals/{approval}/approve", "POST /approvals/{approval}/refuse"
+SESSION = "__Host-nomos-session"
+
+
+class Visitor:
+    """A client with cookies and an authenticator, which sends whatever it is told."""
+
+    def __init__(self, scene: Any) -> None:
+        self.origin: str = scene.installation.local.pages_origin
+        self.port: int = scene.installation.local.pages_port
+        self.cookies: dict[str, str] = {}
+        self.authenticator = Authenticator()
+        self.headers: dict[str, str] = {}
+        self.text = ""
+        #: Of the page with a passkey's form that was read last.
+        self.challenge = b""
+
+    async def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> int:
+        return await asyncio.to_thread(self._send, method, path, body, headers)
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        given = {"Host": f"localhost:{self.port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        if self.cookies:
+            given["Cookie"] = "; ".join(f"{k}={v}" for k, v in self.cookies.items())
+        try:
+            connection.request(method, path, body, {k: v for k, v in given.items() if v})
+            answer = connection.getresponse()
+            self.text = answer.read().decode()
+        finally:
+            connection.close()
+        self.headers = {k.lower(): v for k, v in answer.getheaders()}
+        for line in answer.headers.get_all("set-cookie") or []:
+            for name, morsel in SimpleCookie(line).items():
+                self.cookies[name] = morsel.value
+        if options := re.search(r'data-options="([^"]*)"', self.text):
+            self.challenge = b64(msgspec.json.decode(html.unescape(options[1]))["challenge"])
+        return answer.status
+
+    async def get(self, path: str, **headers: str) -> int:
+        return await self.send("GET", path, **headers)
+
+    async def post(self, path: str, form: dict[str, str], **headers: str) -> int:
+        given = {"Origin": self.origin, "Content_Type": "application/x-www-form-urlencoded"} | headers
+        return await self.send("POST", path, urlencode(form).encode(), **given)
+
+    def fields(self, action: str) -> dict[str, str]:
+        """The hidden fields of the form that is sent to ``action``, on the page that was read last."""
+        form = re.search(rf'<form method="post" action="{re.escape(action)}"(.*?)</form>', self.text, re.DOTALL)
+        assert form, self.text
+        found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form[1])
+        return {name: html.unescape(value) for name, value in found}
+
+    def signed(self, **changes: Any) -> str:
+        """What the authenticator answers to the page that was read last."""
+        given = {"rp_id": "localhost", "origin": self.origin, "challenge": self.challenge} | changes
+        return msgspec.json.encode(self.authenticator.sign(**given)).decode()
+
+    def token(self, path: str) -> str:
+        """The token of a form that no page of ours holds."""
+        return form_token(b64(self.cookies[SESSION].split(".")[2]), path)
+
+    async def enrol(self, scene: Any, tenant: str, name: str) -> None:
+        await scene.operator.ask("stepup", "approver-add", tenant, name=name)
+        offer = await scene.operator.ask("stepup", "passkey-offer", tenant, name=name)
+        path = offer["url"].removeprefix(self.origin)
+        assert await self.get(path) == 200
+        made = self.authenticator.register(b64(offer["challenge"]), rp_id="localhost", origin=self.origin)
+        form = self.fields(path) | {"response": msgspec.json.encode(made).decode(), "label": "key"}
+        assert await self.post(path, form) == 303, self.text
+
+    async def sign_in(self) -> None:
+        assert await self.get("/sign-in") == 200
+        form = self.fields("/sign-in") | {"response": self.signed()}
+        assert await self.post("/sign-in", form) == 303, self.text
+        assert SESSION in self.cookies
+
+    async def approve_form(self, approval: str) -> dict[str, str]:
+        assert await self.get(f"/approvals/{approval}") == 200
+        return self.fields(f"/approvals/{approval}/approve")
+
+
+def b64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+class World:
+    """A tenant with an agent, a pending approval, and a person who is signed in."""
+
+    def __init__(self, scene: Any) -> None:
+        self.scene = scene
+        self.visitor = Visitor(scene)
+        self.tenant = self.approval = ""
+
+    async def open(self) -> None:
+        self.tenant = await self.scene.tenant()
+        self.bot = await self.scene.agent(self.tenant)
+        self.approval = await self.ask()
+        await self.visitor.enrol(self.scene, self.tenant, "alice")
+        await self.visitor.sign_in()
+
+    async def ask(self) -> str:
+        return str((await self.bot.agent.authorize(DELETE, f"github:repo/acme/{self.scene.name('r')}")).approval)
+
+    async def is_pending(self) -> bool:
+        shown = await self.scene.operator.ask("stepup", "approval-show", self.tenant, approval=self.approval)
+        return bool(shown["state"] == "pending")
+
+    async def refused(self) -> list[tuple[str, str]]:
+        return [r for r in await self.scene.refusals(self.tenant) if "/" in r[0]]
+
+
+@pytest.fixture
+async def world(scene: Any) -> World:
+    made = World(scene)
+    await made.open()
+    return made
+
+
+async def test_every_answer_forbids_scripts_frames_and_copies(world: World) -> None:
+    v = world.visitor
+    script = re.compile(r'(?:src|href)="(/static/[^"]+)"')
+    for path in ("/sign-in", "/approvals", f"/approvals/{world.approval}", "/enrol/x", "/nothing", "/approvals/ap_0"):
+        await v.get(path)
+        policy = v.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'"), path
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert v.headers["x-content-type-options"] == "nosniff"
+        assert v.headers["x-frame-options"] == "DENY"
+        assert v.headers["cache-control"] == "no-store", path
+        assert "server" not in v.headers
+        assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|style=|javascript:", v.text), path
+    files = set(script.findall(v.text))
+    assert {f.rsplit(".", 1)[1] for f in files} == {"css", "js", "svg"}
+    for path in files:
+        assert await v.get(path) == 200
+        assert "immutable" in v.headers["cache-control"]
+    assert await v.get("/static/nomos.css") == 404
+    assert await v.get("/static/..%2f..%2fserver.py") == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": ""},
+        {"Origin": "null"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://localhost"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Sec_Fetch_Site": "none"},
+    ],
+)
+async def test_a_form_of_another_origin_is_refused_and_recorded(world: World, headers: dict[str, str]) -> None:
+    form, path = await world.visitor.approve_form(world.approval), f"/approvals/{world.approval}/refuse"
+    token = world.visitor.fields(path)
+    assert await world.visitor.post(path, token | {"reason": ""}, **headers) == 403
+    signed = form | {"response": world.visitor.signed()}
+    assert await world.visitor.post(f"/approvals/{world.approval}/approve", signed, **headers) == 403
+    assert await world.is_pending()
+    recorded = await world.scene.refusals("_sys")
+    assert {(REFUSE_VERB, "cross_origin"), (APPROVE_VERB, "cross_origin")} <= set(recorded)
+
+
+async def test_a_form_without_its_own_token_is_refused_and_recorded(world: World) -> None:
+    form = await world.visitor.approve_form(world.approval)
+    path = f"/approvals/{world.approval}/refuse"
+    right = world.visitor.fields(path)
+    for token in ("", "x", form["token"], "A" * 43):
+        assert await world.visitor.post(path, {"token": token, "reason": ""}) == 403
+    assert await world.is_pending()
+    assert await world.refused() == [(REFUSE_VERB, "cross_origin")] * 4
+    assert await world.visitor.post(path, right | {"reason": ""}) == 303
+
+
+async def test_another_host_is_not_served(world: World) -> None:
+    v = world.visitor
+    for host in ("evil.example", f"127.0.0.1:{v.port}", "localhost", f"localhost:{v.port}.evil.example"):
+        assert await v.get(f"/approvals/{world.approval}", Host=host) == 421
+        assert DELETE not in v.text
+    assert ("GET /approvals/{approval}", "wrong_host") in await world.scene.refusals("_sys")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rp_id": "evil.example"},
+        {"origin": "https://evil.example"},
+        {"origin": "http://localhost:1"},
+        {"flags": 0x01},
+        {"flags": 0x04},
+        {"crossOrigin": True},
+        {"topOrigin": "https://evil.example"},
+        {"challenge": bytes(32)},
+        {"kind": "webauthn.create"},
+    ],
+)
+async def test_a_signature_that_is_not_for_this_page_is_refused_and_recorded(
+    world: World, changes: dict[str, Any]
+) -> None:
+    form = await world.visitor.approve_form(world.approval)
+    form |= {"response": world.visitor.signed(**changes)}
+    assert await world.visitor.post(f"/approvals/{world.approval}/approve", form) == 403
+    assert await world.is_pending()
+    assert await world.refused() == [(APPROVE_VERB, "approval_refused")]
+
+
+async def test_an_answer_that_is_none_is_malformed_and_recorded(world: World) -> None:
+    form, path = await world.visitor.approve_form(world.approval), f"/approvals/{world.approval}/approve"
+    for response in ("", "{", "[]", "{}", '{"id": 7}', '{"id":"AA","rawId":"AA","type":"public-key","response":{}}'):
+        assert await world.visitor.post(path, form | {"response": response}) in (400, 403), response
+    assert await world.visitor.post(path, form | {"response": "x" * 70_000}) == 413
+    assert await world.visitor.post(path, form | {"response": "x" * 140_000}) == 413
+    assert await world.visitor.post(path, form | {"extra": "1"}) == 400
+    assert await world.visitor.post(path, form, Content_Type="application/json") == 400
+    assert await world.is_pending()
+    assert len(await world.refused()) == 10
+
+
+async def test_another_persons_passkey_does_not_approve_in_this_session(world: World) -> None:
+    bob = Visitor(world.scene)
+    await bob.enrol(world.scene, world.tenant, "bob")
+    form = await world.visitor.approve_form(world.approval)
+    bob.challenge = world.visitor.challenge
+    form |= {"response": bob.signed()}
+    assert await world.visitor.post(f"/approvals/{world.approval}/approve", form) == 403
+    assert await world.is_pending()
+    assert await world.refused() == [(APPROVE_VERB, "approval_refused")]
+
+
+async def test_who_asks_is_not_offered_to_approve_and_is_refused(world: World) -> None:
+    """The agent's name is the person's: nothing on the page approves, and neither does what is sent past the page."""
+    asker = Visitor(world.scene)
+    await asker.enrol(world.scene, world.tenant, world.bot.name)
+    await asker.sign_in()
+    assert await asker.get(f"/approvals/{world.approval}") == 200
+    assert "Who asks cannot approve" in asker.text
+    assert "Approve with your passkey" not in asker.text
+    shown = await world.scene.operator.ask("stepup", "approval-show", world.tenant, approval=world.approval)
+    path = f"/approvals/{world.approval}/approve"
+    # The form is there for nobody, so its token is computed as the service would.
+    form = {"token": asker.token(path), "response": asker.signed(challenge=b64(shown["challenge"]))}
+    assert await asker.post(path, form) == 403
+    assert await world.is_pending()
+    assert await world.refused() == [(APPROVE_VERB, "approval_refused")]
+
+
+async def test_a_person_of_another_tenant_finds_nothing(world: World) -> None:
+    other = World(world.scene)
+    await other.open()
+    for path in (f"/approvals/{world.approval}", "/approvals"):
+        status = await other.visitor.get(path)
+        assert status == (200 if path == "/approvals" else 404)
+        assert world.tenant not in other.visitor.text
+        assert world.approval not in other.visitor.text
+    own = await other.visitor.approve_form(other.approval)
+    for verb in ("approve", "refuse"):
+        path = f"/approvals/{world.approval}/{verb}"
+        form = {"token": own["token"], "response" if verb == "approve" else "reason": ""}
+        assert await other.visitor.post(path, form) == 403
+        form["token"] = other.visitor.token(path)
+        if verb == "approve":
+            form["response"] = other.visitor.signed(challenge=bytes(32))
+        assert await other.visitor.post(path, form) == 404
+    assert await world.is_pending()
+    assert ("GET /approvals/{approval}", "not_found") in await other.refused()
+    assert await world.refused() == []
+
+
+async def test_a_cookie_names_no_tenant_and_nobody_by_itself(world: World) -> None:
+    tenant, session, secret = world.visitor.cookies[SESSION].split(".")
+    for forged in (
+        "", "x", f"{tenant}.{session}.{'A' * 43}", f"{tenant}.{'0' * 32}.{secret}", f"_sys.{session}.{secret}",
+        f"{tenant}.{session}.{secret}.x", f"other.{session}.{secret}", f"{tenant}.{session[:-1]}G.{secret}",
+    ):  # fmt: skip
+        world.visitor.cookies[SESSION] = forged
+        assert await world.visitor.get(f"/approvals/{world.approval}") == 303
+        assert world.visitor.headers["location"] == f"/sign-in?next={world.approval}"
+        assert DELETE not in world.visitor.text
+
+
+async def test_signing_in_leads_to_an_approval_and_to_no_other_address(world: World) -> None:
+    stranger = Visitor(world.scene)
+    for target in ("https://evil.example", "//evil.example", "/approvals", "ap_0"):
+        assert await stranger.get("/sign-in?" + urlencode({"next": target})) == 404
+
+
+async def test_one_signature_signs_in_once(world: World) -> None:
+    v = world.visitor
+    await v.get("/sign-in")
+    form = v.fields("/sign-in") | {"response": v.signed()}
+    assert await v.post("/sign-in", form) == 303
+    # The counter stops it first; an authenticator without one is stopped by the session that its challenge opened.
+    assert await v.post("/sign-in", form) == 403
+    assert (await world.refused())[-1] == ("POST /sign-in", "approval_refused")
+
+
+async def test_a_sign_in_of_an_authenticator_without_a_counter_is_used_once(scene: Any) -> None:
+    tenant, v = await scene.tenant(), Visitor(scene)
+    await v.enrol(scene, tenant, "carol")
+    await v.get("/sign-in")
+    form = v.fields("/sign-in") | {"response": v.signed(counter=0)}
+    assert await v.post("/sign-in", form) == 303, v.text
+    assert await v.post("/sign-in", form) == 409
+    assert ("POST /sign-in", "conflict") in await scene.refusals(tenant)
+    assert len(await scene.events(tenant, "session.opened")) == 1
+
+
+async def test_signing_in_is_refused_without_a_page_of_ours_and_recorded(world: World) -> None:
+    v = world.visitor
+    await v.get("/sign-in")
+    form = v.fields("/sign-in")
+    assert await v.post("/sign-in", form | {"response": v.signed(), "ask": "AAAA"}) == 400
+    assert await v.post("/sign-in", form | {"response": v.signed(challenge=bytes(32))}) == 403
+    stranger = Visitor(world.scene)
+    await stranger.get("/sign-in")
+    unknown = stranger.fields("/sign-in") | {"response": stranger.signed()}
+    assert await stranger.post("/sign-in", unknown) == 403
+    assert SESSION not in stranger.cookies
+    assert await world.refused() == [("POST /sign-in", "malformed"), ("POST /sign-in", "approval_refused")]
+    assert ("POST /sign-in", "signed_out") in await world.scene.refusals("_sys")
+
+
+async def test_a_session_ends_with_its_passkey_its_person_and_its_tenant(world: World) -> None:
+    assert await world.visitor.get("/approvals") == 200
+    await world.scene.operator.ask("stepup", "subject-erase", world.tenant, name="alice", basis="left")
+    assert await world.visitor.get("/approvals") == 303
+    other = World(world.scene)
+    await other.open()
+    await world.scene.operator.ask("identity", "tenant-close", name=other.tenant, basis="left")
+
+    async def is_out() -> bool:
+        return await other.visitor.get("/approvals") == 303
+
+    await world.scene.until(is_out, "the closed tenant's person is signed out")
+
+
+async def test_opening_a_link_changes_nothing(world: World) -> None:
+    """GET and HEAD of every page, as a mail scanner does; and no form is sent by another method."""
+    offer = await world.scene.operator.ask("stepup", "passkey-offer", world.tenant, name="alice")
+    link = offer["url"].removeprefix(world.visitor.origin)
+    before = len(await world.scene.events(world.tenant))
+    for path in (link, link, "/", "/sign-in", "/approvals", f"/approvals/{world.approval}"):
+        for method in ("GET", "HEAD"):
+            assert await world.visitor.send(method, path) in (200, 303)
+    for path in (f"/approvals/{world.approval}/approve", f"/approvals/{world.approval}/refuse", "/sign-out"):
+        for method in ("GET", "PUT", "DELETE", "OPTIONS"):
+            assert await world.visitor.send(method, path) == 405
+    assert len(await world.scene.events(world.tenant)) == before
+    assert await world.is_pending()
+
+
+async def test_strangers_cannot_fill_the_journal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "STRANGERS_PER_MINUTE_MAX", 3)
+    stranger = Visitor(world.scene)
+    before = observe.counts["stepup", observe.PAGE_FLOOD]
+    for _ in range(6):
+        assert await stranger.post("/sign-in", {"token": "x"}) == 403
+    assert len(await world.scene.refusals("_sys")) <= 3
+    assert observe.counts["stepup", observe.PAGE_FLOOD] - before >= 3
+    # Whoever is signed in is recorded still.
+    path = f"/approvals/{world.approval}/refuse"
+    assert await world.visitor.post(path, {"token": "x", "reason": ""}) == 403
+    assert await world.refused() == [(REFUSE_VERB, "cross_origin")]
+
+
+async def test_the_secret_of_a_link_stands_in_no_record(world: World) -> None:
+    offer = await world.scene.operator.ask("stepup", "passkey-offer", world.tenant, name="alice")
+    secret = offer["challenge"]
+    assert await world.visitor.post(f"/enrol/{world.tenant}.sub-x.{secret}", {"token": "x"}) == 403
+    for _, envelope in await world.scene.journal():
+        assert secret not in str(envelope.event)
