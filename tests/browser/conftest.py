@@ -140,7 +140,7 @@ async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         # In a container Chromium's own sandbox cannot be set up; what it loads here is ours.
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         )
         yield browser
         await browser.close()

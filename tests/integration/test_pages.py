@@ -202,6 +202,8 @@ async def test_another_host_is_not_served(world: World) -> None:
         assert await v.get(f"/approvals/{world.approval}", Host=host) == 421
         assert DELETE not in v.text
     assert ("GET /approvals/{approval}", "wrong_host") in await world.scene.refusals("_sys")
+    assert await v.get("/approvals/", Host="evil.example") == 404
+    assert "location" not in v.headers
 
 
 @pytest.mark.parametrize(
@@ -371,6 +373,30 @@ async def test_opening_a_link_changes_nothing(world: World) -> None:
             assert await world.visitor.send(method, path) == 405
     assert len(await world.scene.events(world.tenant)) == before
     assert await world.is_pending()
+
+
+async def test_what_was_cancelled_is_shown_as_such_and_cannot_be_decided(world: World) -> None:
+    form = await world.visitor.approve_form(world.approval)
+    refuse = world.visitor.fields(f"/approvals/{world.approval}/refuse")
+    signed = world.visitor.signed()
+    await world.scene.operator.ask("stepup", "cancel", world.tenant, approval=world.approval, why="mistake")
+    assert await world.visitor.get(f"/approvals/{world.approval}") == 200
+    assert "Cancelled." in world.visitor.text
+    assert "<form" not in world.visitor.text.partition("<main")[2]
+    assert await world.visitor.post(f"/approvals/{world.approval}/approve", form | {"response": signed}) == 409
+    assert await world.visitor.post(f"/approvals/{world.approval}/refuse", refuse | {"reason": "no"}) == 409
+    assert await world.refused() == [(APPROVE_VERB, "conflict"), (REFUSE_VERB, "conflict")]
+
+
+async def test_a_reason_is_one_line_within_its_limit(world: World) -> None:
+    await world.visitor.approve_form(world.approval)
+    path = f"/approvals/{world.approval}/refuse"
+    form = world.visitor.fields(path)
+    assert await world.visitor.post(path, form | {"reason": "two\nlines"}) == 400
+    assert await world.visitor.post(path, form | {"reason": "x" * 501}) == 413
+    assert await world.is_pending()
+    assert await world.visitor.post(path, form | {"reason": "  too risky "}) == 303
+    assert [code for _, code in await world.refused()] == ["malformed", "limit_exceeded"]
 
 
 async def test_strangers_cannot_fill_the_journal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

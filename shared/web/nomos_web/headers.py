@@ -42,5 +42,5 @@ def security_headers(*, https: bool) -> dict[str, str]:
     """The headers of every answer. ``https`` says whether the pages are served over TLS."""
     if not https:
         return dict(_ALWAYS)
-    transport = f"max-age={STRICT_TRANSPORT_SECONDS}; includeSubDomains"
-    return {**_ALWAYS, "strict-transport-security": transport}
+    # Not includeSubDomains: other names below this one are not ours to decide about.
+    return {**_ALWAYS, "strict-transport-security": f"max-age={STRICT_TRANSPORT_SECONDS}"}

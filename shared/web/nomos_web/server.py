@@ -103,6 +103,8 @@ class WebServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            # A stranger's garbage must not fill the diagnostics.
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -93,6 +93,8 @@ class Site:
             paths.setdefault(path, {})[method] = view
         routes = [Route(path, self._endpoint(path, by), methods=list(by)) for path, by in paths.items()]
         made = Starlette(routes=routes, exception_handlers={HTTPException: self._unknown})
+        # A redirect would be built from the host that the client names.
+        made.router.redirect_slashes = False
         https = all(origin.startswith("https:") for origin in origins)
         self.app: ASGIApp = _Headers(made, security_headers(https=https))
 
