@@ -344,6 +344,8 @@ async def test_signing_in_is_refused_without_a_page_of_ours_and_recorded(world: 
     assert SESSION not in stranger.cookies
     assert await world.refused() == [("POST /sign-in", "malformed"), ("POST /sign-in", "approval_refused")]
     assert ("POST /sign-in", "signed_out") in await world.scene.refusals("_sys")
+    tried = [e for e in await world.scene.events(world.tenant, "request.refused") if "sign-in" in str(e.event["verb"])]
+    assert {e.actor.id for e in tried} == {"unknown"}, "nobody has proved who it was"
 
 
 async def test_a_session_ends_with_its_passkey_its_person_and_its_tenant(world: World) -> None:

@@ -153,13 +153,10 @@ class Local:
         return f"http://localhost:{self.pages_port}"
 
     def _reserve_port(self) -> int:
-        kept = self.directory / "pages-port"
-        if kept.exists():
-            return int(kept.read_text(encoding="ascii"))
         # The context names the port before stepup listens on it. Somebody else may take it first; then stepup says so.
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
+        kept = self.directory / "pages-port"
+        wanted = int(kept.read_text(encoding="ascii")) if kept.exists() else 0
+        port = _free_port(wanted) or _free_port(0)
         kept.write_text(str(port), encoding="ascii")
         return port
 
@@ -253,6 +250,20 @@ class Local:
             "pid": os.getpid(),
         }
         write_public(self.context, json.dumps(context, indent=1))
+
+
+def _free_port(wanted: int) -> int:
+    """``wanted``, or any port where that is 0; 0 where ``wanted`` is taken."""
+    with socket.socket() as probe:
+        # As the pages' server does, so that connections of an earlier run, which are over, are not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            if wanted:
+                return 0
+            raise
+        return int(probe.getsockname()[1])
 
 
 def write_private(path: Path, text: str) -> None:

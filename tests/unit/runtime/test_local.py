@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 from pathlib import Path
 
 from nomos.log.note import NoteSigner
@@ -40,3 +41,16 @@ def test_the_audit_service_has_a_next_key_only_while_there_is_one(tmp_path: Path
     assert "AUDIT_SIGN_KEY_NEXT_FILE" not in local.environment("policy")
     path.unlink()
     assert "AUDIT_SIGN_KEY_NEXT_FILE" not in local.environment("audit")
+
+
+def test_the_pages_keep_their_port_unless_it_is_taken(tmp_path: Path) -> None:
+    def port() -> int:
+        return Local(tmp_path / "data", connectors=tmp_path).pages_port
+
+    first = port()
+    assert port() == first
+    with socket.create_server(("127.0.0.1", first)):
+        second = port()
+        assert second != first
+    assert port() == second
+    assert Local(tmp_path / "data", connectors=tmp_path, pages_port=4711).pages_origin == "http://localhost:4711"

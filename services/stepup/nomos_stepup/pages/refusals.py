@@ -1,9 +1,10 @@
 """Records what the pages refuse, as every edge of the service does, and bounds what strangers can make it record.
 
-A refusal to a person whose session holds, or whose passkey is known, stands in the log of their tenant under their id.
-One to anybody else stands in the installation's own log, at most :data:`STRANGERS_PER_MINUTE_MAX` a minute in one
-process: whoever reaches the page must not be able to fill the journal of all. The rest are counted, and said once a
-minute. An address is never recorded, since it can hold the secret of a link: the path's template is.
+A refusal to a person whose session or link holds stands in the log of their tenant under their id. One to anybody else
+is a stranger's, whatever they say: it stands in the log of the tenant that they tried to sign in to, else in the
+installation's own, at most :data:`STRANGERS_PER_MINUTE_MAX` a minute in one process, since whoever reaches the page
+must not be able to fill the journal of all. The rest are counted, and said once a minute. An address is never recorded,
+since it can hold the secret of a link: the path's template is.
 """
 
 from __future__ import annotations
@@ -45,8 +46,13 @@ def attempt(request: Request) -> Attempt:
 
 
 def acting(request: Request, approver: Approver) -> None:
-    """Says who acts, once that is known: from here on a refusal is theirs."""
+    """Says who acts, once that is proved: from here on a refusal is theirs."""
     request.state.acting = approver
+
+
+def concerns(request: Request, tenant: str) -> None:
+    """Says whose log a stranger's refusal belongs into."""
+    request.state.concerns = tenant
 
 
 class Refusals:
@@ -68,7 +74,7 @@ class Refusals:
             observe.counts[self._service, observe.PAGE_FLOOD] += 1
             return error if isinstance(error, NomosError) else NotPermitted("nothing was allowed")
         else:
-            tenant, actor = SYSTEM_TENANT, STRANGER
+            tenant, actor = getattr(request.state, "concerns", SYSTEM_TENANT), STRANGER
         verb = f"{request.method} {request.state.template}"
         if not isinstance(error, NomosError):
             return error_of(await self._responder.fault(error, tenant, actor, attempt(request), verb))

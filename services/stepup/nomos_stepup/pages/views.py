@@ -25,7 +25,7 @@ from nomos_stepup.index import Index, credential_of
 from nomos_stepup.links import APPROVALS, ENROL, approval_path, parse_approval, parse_enrolment
 from nomos_stepup.options import assertion_options, registration_options
 from nomos_stepup.pages.access import Access, SignedIn
-from nomos_stepup.pages.refusals import acting, attempt
+from nomos_stepup.pages.refusals import acting, attempt, concerns
 from nomos_stepup.render import clean, render
 from nomos_stepup.responses import RESPONSE_BYTES_MAX
 from nomos_stepup.sessions import SECRET_BYTES, CloseSession, SignedOut
@@ -110,7 +110,8 @@ class Views:
             raise SignedOut(
                 "this passkey belongs to no approver here", hint="enrol it first, with a link from an operator"
             )
-        acting(request, approver)
+        # Named, not proved: whoever knows a credential's id gets here.
+        concerns(request, approver.tenant)
         self._access.check_open(approver.tenant)
         secret = os.urandom(SECRET_BYTES)
         session = await self._ceremonies.sign_in(
