@@ -5,6 +5,7 @@ Needs Chromium (`make chromium` on Debian) and skips without it.
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, TimeoutError, async_playwright
 from tests.integration.conftest import Installation, Scene, installation
+from tests.integration.visitor import SESSION, Visitor, b64
 
 from nomos.agent import StepUpRequired
 from nomos.eventschemas import what_is_wrong
@@ -109,14 +112,27 @@ class Stage:
             await self.scene.operator.ask("stepup", "approver-add", self.tenant, name=name)
         return str((await self.scene.operator.ask("stepup", "passkey-offer", self.tenant, name=name))["url"])
 
-    async def human(self, name: str = "", **options: Any) -> Human:
-        """Somebody who has enrolled and signed in."""
-        human = await self.window(name or self.scene.name("human"), **options)
-        await human.page.goto(await self.link(human.name))
-        await human.press("Create a passkey")
-        await human.page.get_by_role("link", name="Sign in").click()
-        await human.press("Sign in with your passkey")
-        await human.page.wait_for_url("**/approvals")
+    async def human(self, name: str, **options: Any) -> Human:
+        """Somebody who has enrolled and signed in, at the list of what waits; made past the pages, to be quick."""
+        human, visitor = await self.window(name, **options), Visitor(self.scene)
+        offer = await visitor.enrol(self.scene, self.tenant, name)
+        await visitor.sign_in()
+        authenticator = visitor.authenticator
+        key = authenticator.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        credential = {
+            "credentialId": base64.b64encode(authenticator.credential_id).decode(),
+            "isResidentCredential": True,
+            "rpId": "localhost",
+            "privateKey": base64.b64encode(key).decode(),
+            "userHandle": base64.b64encode(b64(offer["user_handle"])).decode(),
+            "signCount": authenticator.counter,
+        }
+        asked = {"authenticatorId": human.authenticator, "credential": credential}
+        await human.devtools.send("WebAuthn.addCredential", asked)
+        session = {"name": SESSION, "value": visitor.cookies[SESSION], "domain": "localhost", "path": "/"}
+        await human.context.add_cookies([{**session, "httpOnly": True, "secure": True, "sameSite": "Strict"}])
+        await human.page.goto(self.origin + "/approvals")
+        assert await human.heading() == "What waits"
         return human
 
     async def asks(self, action: str = DELETE, resource: str = "", args: Any = None) -> StepUpRequired:
