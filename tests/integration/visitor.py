@@ -1,4 +1,4 @@
-"""A client of the approval pages that is no browser: with cookies and an authenticator, it sends whatever it is told."""
+"""A client of the approval pages that is no browser: it has cookies and an authenticator, and sends what it is told."""
 
 from __future__ import annotations
 
