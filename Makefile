@@ -24,7 +24,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo strace test interop check up bench differential lock clean
+.PHONY: help setup demo strace chromium test interop check up bench differential lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -86,6 +86,12 @@ interop: .venv/.test
 strace:
 	@command -v strace >/dev/null || ! command -v apt-get >/dev/null || \
 		apt-get install -y strace || { apt-get update && apt-get install -y strace; }
+
+# The approval pages are tested in Chromium. Does nothing where it is there, or where there is no apt-get.
+chromium:
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || \
+		apt-get install -y --no-install-recommends chromium || \
+		{ apt-get update && apt-get install -y --no-install-recommends chromium; }
 
 check: .venv/.test
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("architecture", "unit", "interop", "integration", "system", "differential")
+ORDER = ("architecture", "unit", "interop", "integration", "browser", "system", "differential")
 HERE = Path(__file__).parent
 
 

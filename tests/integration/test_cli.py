@@ -13,6 +13,8 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -582,12 +584,29 @@ def test_approving_needs_a_passkey_file_and_a_free_place_to_write(shell: Shell, 
 
 def test_an_approver_without_a_passkey_is_added_but_names_are_given_once(shell: Shell, tenant: str) -> None:
     name = shell.new("bob")
-    assert "no passkey yet" in shell.ok("approver", "add", name, "--tenant", tenant).out
+    added = shell.ok("approver", "add", name, "--tenant", tenant).out
+    assert "no passkey yet" in added
     said = shell.nomos("approver", "add", name, "--tenant", tenant, "--software-passkey", f"{name}.passkey")
     assert said.code == NO
     assert "conflict" in said.err
     nowhere = shell.nomos("approver", "add", name, "--tenant", tenant, "--software-passkey", "no/such/folder")
     assert nowhere.code == USAGE
+
+
+def test_a_person_gets_a_link_to_enrol_and_the_newest_one_counts(shell: Shell, tenant: str) -> None:
+    name, pages = shell.new("carol"), shell.ready["pages"]
+    first = shell.ok("approver", "add", name, "--tenant", tenant, "--json").json["url"]
+    linked = shell.ok("approver", "link", name, "--tenant", tenant).out
+    second = linked.split()[-1]
+    assert second.startswith(f"{pages}/enrol/{tenant}.sub-")
+    assert "once, until" in linked
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(first, timeout=10)
+    with urllib.request.urlopen(second, timeout=10) as page:
+        assert f"<strong>{name}</strong>" in page.read().decode()
+    assert "every session" in shell.ok("approver", "sign-out", name, "--tenant", tenant).out
+    waiting = shell.ok("authorize", *DELETE, "--creds", f"{tenant}.creds", code=HUMAN_FIRST)
+    assert f"{pages}/approvals/{waiting.out.strip()}" in waiting.err
 
 
 def test_a_software_passkey_approves_in_development_only(shell: Shell, tenant: str, tmp_path: Path) -> None:

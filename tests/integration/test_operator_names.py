@@ -142,6 +142,8 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     # The approver is the actor, whoever carries the message.
     ("stepup", "approve"): (Doer.approve, set()),
     ("stepup", "cancel"): (Doer.cancel, {"stepup.cancelled"}),
+    ("stepup", "approver-sign-out"): (
+        lambda d: d.ask("stepup", "approver-sign-out", name="ada"), {"approver.signed-out"}),
     ("stepup", "subject-export"): (
         lambda d: d.ask("stepup", "subject-export", name="ada", reader=READER), {"subject.disclosed"}),
     ("stepup", "subject-erase"): (
@@ -157,7 +159,8 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
 #: here; ``test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it`` looks at its record.
 READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
-    ("policy", "history"), ("policy", "explain"), ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
+    ("policy", "history"), ("policy", "explain"), ("minting", "issuer-list"), ("proxy", "sealing-key"),
+    ("proxy", "connection-list"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

@@ -234,7 +234,11 @@ def nothing(_: World) -> dict[str, Any]:
 async def enrolment(w: World) -> dict[str, Any]:
     fresh = SoftwarePasskey.create(w.scene.directory / f"{w.scene.name('fresh')}.passkey")
     response = fresh.register(
-        rp_id="localhost", origin="http://localhost:8640", challenge=bytes(32), user_handle=b"x", user_name="x"
+        rp_id="localhost",
+        origin=w.scene.installation.local.pages_origin,
+        challenge=bytes(32),
+        user_handle=b"x",
+        user_name="x",
     )
     return {"name": w.a.approver, "challenge": "A" * 43, "response": response}
 
@@ -244,7 +248,7 @@ async def assertion(w: World) -> dict[str, Any]:
     shown = await w.scene.operator.ask("stepup", "approval-show", w.a.tenant, approval=w.a.pending)
     text = str(shown["challenge"])
     challenge = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    response = w.passkey.assert_(rp_id="localhost", origin="http://localhost:8640", challenge=challenge)
+    response = w.passkey.assert_(rp_id="localhost", origin=w.scene.installation.local.pages_origin, challenge=challenge)
     return {"approval": w.a.pending, "response": response}
 
 
@@ -287,6 +291,7 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "approver-add"): lambda w: {"name": "mine"},
     ("stepup", "passkey-offer"): lambda w: {"name": w.a.approver},
     ("stepup", "passkey-enrol"): enrolment,
+    ("stepup", "approver-sign-out"): lambda w: {"name": w.a.approver},
     ("stepup", "approvals"): nothing,
     ("stepup", "approval-find"): lambda w: {"approval": w.a.pending},
     ("stepup", "approval-show"): lambda w: {"approval": w.a.pending},
@@ -317,6 +322,7 @@ REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
     ("identity", "key-revoke"), ("identity", "operator-name"), ("minting", "revoke-app"),
     ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
+    ("stepup", "approver-sign-out"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
     ("policy", "explain"),

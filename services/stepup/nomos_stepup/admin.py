@@ -12,34 +12,25 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import ApprovalRefused, NotFound
-from nomos.events import Actor
+from nomos.errors import NotFound
 from nomos_runtime.responder import NoParams, Operator, Verb
 from nomos_stepup.approvers import (
     ENROLMENT_CHALLENGE_BYTES,
     USER_HANDLE_BYTES,
     AddApprover,
-    EnrolPasskey,
     OfferEnrolment,
-    RaiseCounter,
     RemoveApprover,
-    ReportStalledCounter,
+    SignOut,
 )
 from nomos_stepup.base64url import b64url, parse_b64url
+from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.cosigner import mint_cosignature
-from nomos_stepup.domain import Approval, ApprovalState, Approve, Cancel
-from nomos_stepup.facts import CounterStalled
-from nomos_stepup.index import Index, credential_of
+from nomos_stepup.domain import Approval, ApprovalState, Cancel
+from nomos_stepup.index import Index
+from nomos_stepup.links import enrolment_url
 from nomos_stepup.render import render
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
-from nomos_stepup.webauthn import (
-    RelyingParty,
-    parse_assertion,
-    parse_registration,
-    verify_assertion,
-    verify_registration,
-)
 
 NONCE_BYTES: Final = 12
 
@@ -82,9 +73,10 @@ class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class StepupAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
-    def __init__(self, settings: StepupSettings, party: RelyingParty, store: StepupStore, index: Index) -> None:
+    def __init__(self, settings: StepupSettings, ceremonies: Ceremonies, store: StepupStore, index: Index) -> None:
         self._settings = settings
-        self._party = party
+        self._party = ceremonies.party
+        self._ceremonies = ceremonies
         self._store = store
         self._index = index
 
@@ -94,6 +86,7 @@ class StepupAdmin:
             "approver-add": (ApproverParams, self.approver_add),
             "passkey-offer": (ApproverParams, self.passkey_offer),
             "passkey-enrol": (EnrolParams, self.passkey_enrol),
+            "approver-sign-out": (ApproverParams, self.approver_sign_out),
             "approvals": (NoParams, self.approvals),
             "approval-find": (ApprovalParams, self.approval_find),
             "approval-show": (ApprovalParams, self.approval_show),
@@ -127,22 +120,28 @@ class StepupAdmin:
             "origin": self._party.origins[0],
             "user_handle": b64url(state.user_handle),
             "expires_at": command.expires_at,
+            "url": enrolment_url(self._party, state, challenge) if self._settings.pages_listen else "",
         }
 
     async def passkey_enrol(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Verifies a registration against the open offer and enrols the passkey."""
         p = msgspec.convert(params, EnrolParams)
         challenge = parse_b64url(p.challenge, "challenge", ENROLMENT_CHALLENGE_BYTES)
-        verified = verify_registration(parse_registration(p.response), challenge=challenge, party=self._party)
-        command = EnrolPasskey(
-            registration=verified,
-            label=p.label,
-            is_taken=self._index.is_taken(verified.credential_id),
-            now=int(time.time()),
-        )
         subject = await self._store.subject(by.tenant, p.name)
-        await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
-        return {"approver": p.name, "passkey": b64url(verified.credential_id)}
+        approver = await self._store.approver(by.tenant, subject)
+        if approver is None:
+            raise NotFound("this tenant has no such approver")
+        enrolled = await self._ceremonies.enrol(
+            approver, challenge=challenge, response=p.response, label=p.label, actor=by.actor, corr=by.request
+        )
+        return {"approver": p.name, "passkey": b64url(enrolled)}
+
+    async def approver_sign_out(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Ends every session of an approver on the pages, at once."""
+        p = msgspec.convert(params, ApproverParams)
+        subject = await self._store.subject(by.tenant, p.name)
+        await self._store.decide_approver(by.tenant, subject, SignOut(now=int(time.time())), by.actor, by.request)
+        return {"approver": p.name}
 
     async def approvals(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """What waits for a human in this tenant, oldest first."""
@@ -173,33 +172,9 @@ class StepupAdmin:
     async def approve(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Verifies the assertion and approves; gives the cosigner delegation, which is of use to the agent only."""
         p = msgspec.convert(params, ApproveParams)
-        state = await self._store.approval(by.tenant, p.approval)
-        owner = self._index.owner_of(by.tenant, credential_of(p.response))
-        approver = await self._store.approver(by.tenant, owner) if owner else None
-        if approver is None:
-            raise ApprovalRefused("this passkey belongs to no approver of this tenant")
-        response = parse_assertion(p.response)
-        passkey = approver.passkey(response.credential_id)
-        actor, now = Actor(kind="approver", id=approver.id), int(time.time())
-        try:
-            verified = verify_assertion(
-                response,
-                challenge=state.challenge,
-                passkey=passkey,
-                user_handle=approver.user_handle,
-                party=self._party,
-            )
-        except CounterStalled as e:
-            alarm = ReportStalledCounter(stalled=e, now=now)
-            await self._store.decide_approver(by.tenant, approver.id, alarm, actor, by.request)
-            raise
-        # The counter first: of two uses of one assertion one loses here, whatever the approval's state.
-        raised = await self._store.decide_approver(
-            by.tenant, approver.id, RaiseCounter(assertion=verified), actor, by.request
-        )
-        state = await self._store.decide(
-            by.tenant, p.approval, lambda _: Approve(approver=raised, assertion=verified, now=now), actor, by.request
-        )
+        approver = await self._ceremonies.owner(by.tenant, p.response)
+        state = await self._ceremonies.approve(approver, p.approval, p.response, by.request)
+        now = int(time.time())
         result: dict[str, object] = {**_listed(state), "approver": approver.name or approver.id}
         if state.state is ApprovalState.APPROVED:
             key = await self._store.cosigner(by.tenant)

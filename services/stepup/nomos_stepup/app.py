@@ -17,11 +17,15 @@ from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 from nomos_runtime.subjects import PURPOSES, Subjects
 from nomos_stepup.admin import StepupAdmin
+from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
 from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
+from nomos_stepup.links import approval_url
+from nomos_stepup.pages.app import build_pages
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import COSIGNER_NAME, COSIGNER_PURPOSE, KIND, StepupStore
 from nomos_stepup.webauthn import RelyingParty, relying_party
+from nomos_web.server import WebServer
 
 NAME: Final = "stepup"
 EXPIRE_SECONDS: Final = 1.0
@@ -38,6 +42,7 @@ class StepupService:
         self._callers = callers(env, "policy")
         self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES)
         self._parts: Parts | None = None
+        self._pages: WebServer | None = None
 
     async def start(self) -> None:
         """Connects, folds what is stored, serves."""
@@ -62,14 +67,20 @@ class StepupService:
         await parts.follow({"identity": apply, NAME: index.apply})
         if self._sealer.is_rotating:
             await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, **PURPOSES}))
-        stepup = Stepup(self._settings, store, index, parts.directory.is_closed)
+        ceremonies = Ceremonies(self._party, store, index)
+        stepup = Stepup(self._settings, store, index, parts.directory.is_closed, self._url_of)
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
-        admin = StepupAdmin(self._settings, self._party, store, index)
+        admin = StepupAdmin(self._settings, ceremonies, store, index)
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
         await parts.serve_admin(admin.verbs(), installation=("approval-find",), people=people)
         parts.spawn(self._expire(stepup))
+        if self._settings.pages_listen:
+            self._pages = build_pages(
+                parts, self._settings, ceremonies=ceremonies, store=store, index=index, sealer=self._sealer
+            )
+            await self._pages.start()
         await parts.serving()
 
     async def _expire(self, stepup: Stepup) -> None:
@@ -79,10 +90,17 @@ class StepupService:
 
     def faults(self) -> list[str]:
         """Why stepup cannot keep its promise now."""
-        return self._parts.faults() if self._parts else ["not started"]
+        if self._parts is None:
+            return ["not started"]
+        return [*self._parts.faults(), *(self._pages.faults() if self._pages else ())]
+
+    def _url_of(self, approval: str) -> str:
+        return approval_url(self._party, approval) if self._settings.pages_listen else ""
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._pages:
+            await self._pages.stop()
         if self._parts:
             await self._parts.close()
 

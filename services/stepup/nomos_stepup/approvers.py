@@ -23,6 +23,7 @@ from nomos_stepup.events import (
     ApproverAdded,
     ApproverEvent,
     ApproverRemoved,
+    ApproverSignedOut,
     EnrolmentOffered,
     PasskeyCounterRose,
     PasskeyCounterStalled,
@@ -58,6 +59,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
         active: False once removed.
         passkeys: enrolled and not revoked.
         offer: the open enrolment, or None.
+        signed_out_at: sessions that were opened until then are over; Unix seconds, 0 when none were ended.
         version: how many events are folded; the store compares it when it appends.
     """
 
@@ -69,6 +71,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
     passkeys: tuple[Passkey, ...]
     offer: Offer | None
     version: int
+    signed_out_at: int = 0
 
     def passkey(self, credential_id: bytes) -> Passkey:
         """The enrolled passkey with this id.
@@ -136,8 +139,21 @@ class RevokePasskey(msgspec.Struct, frozen=True, kw_only=True):
     now: int
 
 
+class SignOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Ends every session of the person."""
+
+    now: int
+
+
 ApproverCommand = (
-    AddApprover | RemoveApprover | OfferEnrolment | EnrolPasskey | RaiseCounter | ReportStalledCounter | RevokePasskey
+    AddApprover
+    | RemoveApprover
+    | OfferEnrolment
+    | EnrolPasskey
+    | RaiseCounter
+    | ReportStalledCounter
+    | RevokePasskey
+    | SignOut
 )
 
 
@@ -192,6 +208,8 @@ def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[A
             if all(passkey.credential_id != command.credential_id for passkey in state.passkeys):
                 raise NotFound("the approver has no such passkey")
             return (PasskeyRevoked(approver=state.id, credential_id=b64url(command.credential_id), at=command.now),)
+        case SignOut():
+            return (ApproverSignedOut(approver=state.id, at=command.now),)
         case _:
             assert_never(command)
 
@@ -240,6 +258,8 @@ def evolve_approver(state: Approver | None, event: ApproverEvent) -> Approver:
         case PasskeyRevoked():
             revoked = _stored(event.credential_id)
             return msgspec.structs.replace(then, passkeys=tuple(p for p in then.passkeys if p.credential_id != revoked))
+        case ApproverSignedOut():
+            return msgspec.structs.replace(then, signed_out_at=event.at)
         case _:
             assert_never(event)
 
@@ -305,6 +325,26 @@ def _enrol(state: Approver, command: EnrolPasskey) -> tuple[ApproverEvent, ...]:
             at=command.now,
         ),
     )
+
+
+def check_offer(state: Approver | None, challenge: bytes, now: int) -> Approver:
+    """Checks that ``challenge`` is that of the open enrolment; gives whose passkey it will be.
+
+    Args:
+        state: the approver that a link names.
+        challenge: from the link, which is the secret of it.
+        now: Unix seconds.
+
+    Raises:
+        NotFound: no such person, or another challenge; nobody learns which.
+        Expired: the enrolment is over.
+    """
+    digest = hashlib.sha256(challenge).hexdigest()
+    if state is None or not state.active or state.offer is None or state.offer.challenge_sha256 != digest:
+        raise NotFound("this link opens nothing, or has been used", hint="ask for a new one")
+    if now >= state.offer.expires_at:
+        raise Expired("the time of this link is over", hint="ask for a new one")
+    return state
 
 
 def check_line(text: str, what: str, length_max: int) -> str:

@@ -1,9 +1,9 @@
 """What happened to approvals and approvers, as it goes into the log.
 
-Two histories: an approval's (``stepup.*``) and an approver's (``approver.*``, ``passkey.*``). Both aggregates are folds
-over these events (``domain.py``, ``approvers.py``). Bytes are base64url without padding, times Unix seconds, everything
-else text: values that the log's canonical JSON can hold. Unknown fields of an event are ignored, never refused; those
-of a request are refused, since they would change what was signed.
+Three histories: an approval's (``stepup.*``), an approver's (``approver.*``, ``passkey.*``) and a session's of the
+pages (``session.*``). All are folds (``domain.py``, ``approvers.py``, ``sessions.py``). Bytes are base64url without
+padding, times Unix seconds, everything else text: values that the log's canonical JSON can hold. Unknown fields of an
+event are ignored, never refused; those of a request are refused, since they would change what was signed.
 
 An approver is named by their subject id (``sub-``), never by name. A personal text leaves the domain as text and stands
 sealed once it is stored (``nomos_runtime.subjects``), so both are read back.
@@ -23,6 +23,9 @@ from nomos_stepup.challenge import ApprovalRequest
 ENROLMENT_OFFERED: Final = "passkey.offered"
 PASSKEY_COUNTER_ROSE: Final = "passkey.counter"
 PASSKEY_COUNTER_STALLED: Final = "passkey.stalled"
+APPROVER_SIGNED_OUT: Final = "approver.signed-out"
+SESSION_OPENED: Final = "session.opened"
+SESSION_CLOSED: Final = "session.closed"
 
 
 class _ApprovalEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -168,6 +171,34 @@ class PasskeyRevoked(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.PASSK
     at: int
 
 
+class ApproverSignedOut(_ApproverEvent, frozen=True, kw_only=True, tag=APPROVER_SIGNED_OUT):
+    """Every session of the person that was opened until ``at`` is over."""
+
+    at: int
+
+
+class _SessionEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """An event in the history of ``session``, which is ``approver``'s."""
+
+    session: str
+    approver: str
+
+
+class SessionOpened(_SessionEvent, frozen=True, kw_only=True, tag=SESSION_OPENED):
+    """A person signed in to the pages with a passkey, until ``expires_at``. The browser holds the secret."""
+
+    credential_id: str
+    secret_sha256: str
+    expires_at: int
+    at: int
+
+
+class SessionClosed(_SessionEvent, frozen=True, kw_only=True, tag=SESSION_CLOSED):
+    """The person signed out."""
+
+    at: int
+
+
 ApprovalEvent = StepUpRequested | StepUpApproved | StepUpDenied | StepUpExpired | StepUpCancelled | StepUpConsumed
 ApproverEvent = (
     ApproverAdded
@@ -177,10 +208,12 @@ ApproverEvent = (
     | PasskeyCounterRose
     | PasskeyCounterStalled
     | PasskeyRevoked
+    | ApproverSignedOut
 )
+SessionEvent = SessionOpened | SessionClosed
 
 
-def to_record(event: ApprovalEvent | ApproverEvent) -> tuple[str, dict[str, object]]:
+def to_record(event: ApprovalEvent | ApproverEvent | SessionEvent) -> tuple[str, dict[str, object]]:
     """The type and the payload of ``event`` for an envelope."""
     payload: dict[str, object] = msgspec.to_builtins(event)
     return str(payload.pop("type")), payload
@@ -209,4 +242,17 @@ def approver_event(kind: str, payload: dict[str, object]) -> ApproverEvent:
         event: ApproverEvent = msgspec.convert({**payload, "type": kind}, type=ApproverEvent)
     except msgspec.ValidationError as e:
         raise MalformedRecord("not an event of an approver", cause=str(e)) from e
+    return event
+
+
+def session_event(kind: str, payload: dict[str, object]) -> SessionEvent:
+    """Reads an event of a session back from the log.
+
+    Raises:
+        MalformedRecord: not such an event.
+    """
+    try:
+        event: SessionEvent = msgspec.convert({**payload, "type": kind}, type=SessionEvent)
+    except msgspec.ValidationError as e:
+        raise MalformedRecord("not an event of a session", cause=str(e)) from e
     return event

@@ -43,12 +43,19 @@ class Stepup:
     """Asks humans for policy, spends approvals for policy, and tells agents where theirs stand."""
 
     def __init__(
-        self, settings: StepupSettings, store: StepupStore, index: Index, is_closed: Callable[[str], bool]
+        self,
+        settings: StepupSettings,
+        store: StepupStore,
+        index: Index,
+        is_closed: Callable[[str], bool],
+        url_of: Callable[[str], str],
     ) -> None:
         self._settings = settings
         self._store = store
         self._index = index
         self._is_closed = is_closed
+        #: The page of an approval; empty where none is served.
+        self._url_of = url_of
         self._waiting: Counter[tuple[str, str]] = Counter()
         #: Approvals of an agent that this process has opened and that the index may not show yet.
         self._opening: dict[tuple[str, str], set[str]] = {}
@@ -75,7 +82,7 @@ class Stepup:
         except BaseException:
             self._opening[agent].discard(approval)
             raise
-        return ApprovalOpened(approval=approval, expires_at=state.request.expires_at)
+        return ApprovalOpened(approval=approval, expires_at=state.request.expires_at, url=self._url_of(approval))
 
     async def consume(self, message: object) -> ApprovalConsumed:
         """Spends an approval; the second spending of the same approval is refused, whoever asks and wherever."""

@@ -14,6 +14,7 @@ from nomos_stepup.approvers import Approver, evolve_approver
 from nomos_stepup.base64url import parse_b64url
 from nomos_stepup.domain import Approval, ApprovalState, evolve
 from nomos_stepup.events import (
+    APPROVER_SIGNED_OUT,
     ENROLMENT_OFFERED,
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
@@ -37,6 +38,7 @@ APPROVER_TYPES = (
     PASSKEY_COUNTER_STALLED,
     events.PASSKEY_REVOKED,
     events.APPROVER_REMOVED,
+    APPROVER_SIGNED_OUT,
 )
 
 
@@ -82,6 +84,13 @@ class Index:
         for (of, name), approver in self._approvers.items():
             if of == tenant and any(p.credential_id == credential_id for p in approver.passkeys):
                 return name
+        return None
+
+    def holder_of(self, credential_id: bytes) -> tuple[str, str] | None:
+        """Tenant and approver who have this passkey, or None. It only selects whose key verifies."""
+        for at, approver in self._approvers.items():
+            if any(p.credential_id == credential_id for p in approver.passkeys):
+                return at
         return None
 
     def is_taken(self, credential_id: bytes) -> bool:

@@ -38,12 +38,14 @@ def registration_options(approver: Approver, *, challenge: bytes, party: Relying
             rp_id=party.id,
             rp_name=party.name,
             user_id=approver.user_handle,
-            user_name=approver.id,
-            user_display_name=approver.name,
+            # Stays on the authenticator; it is how the person tells their passkeys apart.
+            user_name=approver.name or approver.id,
+            user_display_name=approver.name or approver.id,
             challenge=challenge,
             timeout=CEREMONY_MS,
             authenticator_selection=AuthenticatorSelectionCriteria(
-                resident_key=ResidentKeyRequirement.PREFERRED,
+                # Signing in names nobody: the authenticator knows whose passkey it is.
+                resident_key=ResidentKeyRequirement.REQUIRED,
                 user_verification=UserVerificationRequirement.REQUIRED,
             ),
             exclude_credentials=_descriptors([approver]),
@@ -56,8 +58,8 @@ def assertion_options(approvers: Iterable[Approver], *, challenge: bytes, party:
     """Options for ``navigator.credentials.get()``, as JSON values.
 
     Args:
-        approvers: who may approve this request.
-        challenge: of the approval (``Approval.challenge``).
+        approvers: whose passkeys may answer; any of ``party`` where there are none.
+        challenge: of the approval (``Approval.challenge``), or of a sign-in.
         party: this installation.
     """
     return options_to_json_dict(

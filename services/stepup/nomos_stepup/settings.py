@@ -15,6 +15,10 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         environment: ``production``, or ``development``, which alone accepts software passkeys.
         approval_seconds: how long an approval waits for humans, seconds.
         enrolment_seconds: how long an enrolment is open, seconds.
+        pages_listen: ``address:port`` on which the approval pages are served; empty serves none.
+        pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless every origin is ``http://localhost``.
+        pages_tls_key: path of its key, PEM.
+        session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
         wait_ms_max: longest wait that an agent may ask for in one request, milliseconds.
     """
 
@@ -24,4 +28,8 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     environment: str = "production"
     approval_seconds: int = 900
     enrolment_seconds: int = 600
+    pages_listen: str = ""
+    pages_tls_cert: str = ""
+    pages_tls_key: str = ""
+    session_seconds: int = 3_600
     wait_ms_max: int = 25_000

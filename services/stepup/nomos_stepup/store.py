@@ -22,7 +22,16 @@ from nomos_runtime.sealing import Sealer
 from nomos_runtime.subjects import Subjects
 from nomos_stepup.approvers import Approver, ApproverCommand, decide_approver, evolve_approver
 from nomos_stepup.domain import Approval, Command, decide, evolve
-from nomos_stepup.events import ApprovalEvent, ApproverEvent, approval_event, approver_event, to_record
+from nomos_stepup.events import (
+    ApprovalEvent,
+    ApproverEvent,
+    SessionEvent,
+    approval_event,
+    approver_event,
+    session_event,
+    to_record,
+)
+from nomos_stepup.sessions import Session, SessionCommand, decide_session, evolve_session
 
 #: How often a decision is made again after a lost compare-and-set.
 TRIES_MAX: Final = 5
@@ -138,6 +147,32 @@ class StepupStore:
                 return state
         raise Conflict("the approver is being changed by others")
 
+    async def session(self, tenant: str, session: str) -> Session | None:
+        """The session from its events, or None."""
+        state: Session | None = None
+        for stored in await self._store.load(tenant, f"session/{session}"):
+            state = evolve_session(state, session_event(stored.envelope.type, stored.envelope.event))
+        return state
+
+    async def decide_session(
+        self, tenant: str, session: str, command: SessionCommand, actor: Actor, corr: str
+    ) -> Session:
+        """Decides on a session's newest state and appends; errors as :meth:`decide`."""
+        for _ in range(TRIES_MAX):
+            state = await self.session(tenant, session)
+            events = decide_session(state, command)
+            if events:
+                envelopes = await self._envelopes(events, tenant, actor, corr)
+                try:
+                    await self._store.append(tenant, f"session/{session}", state.version if state else 0, envelopes)
+                except Conflict:
+                    continue
+            for event in events:
+                state = evolve_session(state, event)
+            if state is not None:
+                return state
+        raise Conflict("the session is being changed by others")
+
     async def cosigner(self, tenant: str) -> SigningKey:
         """The tenant's cosigner key; a random seed, sealed, created by whichever replica comes first."""
         async with self._locks.setdefault(tenant, asyncio.Lock()):
@@ -185,7 +220,7 @@ class StepupStore:
         return key
 
     async def _envelopes(
-        self, events: Sequence[ApprovalEvent | ApproverEvent], tenant: str, actor: Actor, corr: str
+        self, events: Sequence[ApprovalEvent | ApproverEvent | SessionEvent], tenant: str, actor: Actor, corr: str
     ) -> list[Envelope]:
         envelopes = []
         for event in events:

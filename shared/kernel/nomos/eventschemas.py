@@ -92,6 +92,11 @@ _SPELLED: Final[Mapping[str, str]] = {
     "passkey.stalled": "approver: text, credential_id: text, stored: integer, got: integer, at: integer",
     events.PASSKEY_REVOKED: "approver: text, credential_id: text, at: integer",
     events.APPROVER_REMOVED: "approver: text, at: integer",
+    "approver.signed-out": "approver: text, at: integer",
+    "session.opened": (
+        "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"
+    ),
+    "session.closed": "session: text, approver: text, at: integer",
     events.COSIGNER_CREATED: "did: text",
     "audit.gap": _GAP,
     "audit.poison": _POISON,

@@ -17,6 +17,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,7 @@ from nomos.ids import new_id
 from nomos.log.note import NoteSigner
 from nomos.log.sealedfield import is_subject, subject_of
 from nomos.operator import Operator
-from nomos_runtime.embedded.nats import STORE_BYTES, EmbeddedNats
+from nomos_runtime.embedded.nats import LOOPBACK, STORE_BYTES, EmbeddedNats
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
 from nomos_runtime.embedded.seaweed import EmbeddedSeaweed
 from nomos_runtime.embedded.tap import BusTap
@@ -74,6 +75,7 @@ class Local:
         connectors: Path,
         archive: bool = False,
         witnesses: Path | None = None,
+        pages_port: int = 0,
     ) -> None:
         """Prepares ``directory``; nothing runs yet.
 
@@ -84,6 +86,7 @@ class Local:
             connectors: folder of the connector catalogue.
             archive: whether the log is archived, to an S3 server that is started too.
             witnesses: a trust policy whose witnesses are asked to cosign the log.
+            pages_port: TCP port of the approval pages on loopback; 0 keeps that of the last run, or takes a free one.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory.resolve()
@@ -93,6 +96,7 @@ class Local:
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
         self.seaweed = EmbeddedSeaweed(self.directory / "weed") if archive else None
+        self.pages_port = pages_port or self._reserve_port()
         self.bus_url = self.nats.url
         self.installation: Installation | None = None
         self._tap: BusTap | None = None
@@ -175,6 +179,19 @@ class Local:
         async with await Operator.connect(self.operator_creds, url=self.bus_url) as operator:
             await operator.ask("identity", "operator-name", name=OPERATOR_NAME)
 
+    @property
+    def pages_origin(self) -> str:
+        """The origin of the approval pages. Browsers take ``http://localhost`` for secure, and no other plain HTTP."""
+        return f"http://localhost:{self.pages_port}"
+
+    def _reserve_port(self) -> int:
+        # The context names the port before stepup listens on it. Somebody else may take it first; then stepup says so.
+        kept = self.directory / "pages-port"
+        wanted = int(kept.read_text(encoding="ascii")) if kept.exists() else 0
+        port = _free_port(wanted) or _free_port(0)
+        kept.write_text(str(port), encoding="ascii")
+        return port
+
     def environment(self, service: str) -> dict[str, str]:
         """The environment of one service: its own credentials, database and secrets, and nobody else's."""
         installation = self._provisioned()
@@ -188,6 +205,11 @@ class Local:
         }
         if service == "identity":
             env["NOMOS_IDENTITY_CLAIMS_CREDS"] = str(installation.creds_path("claims"))
+        if service == "stepup":
+            env |= {
+                "NOMOS_STEPUP_PAGES_LISTEN": f"{LOOPBACK}:{self.pages_port}",
+                "NOMOS_STEPUP_RP_ORIGINS": self.pages_origin,
+            }
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):
@@ -247,7 +269,7 @@ class Local:
             "origin": ORIGIN,
             "environment": "development",
             "rp_id": "localhost",
-            "expected_origin": "http://localhost:8640",
+            "expected_origin": self.pages_origin,
             "pid": os.getpid(),
         }
         write_public(self.context, json.dumps(context, indent=1))
@@ -272,6 +294,20 @@ def issue_operator(installation: Installation, *, servers: tuple[str, ...], tena
         tenant=tenant,
     )
     return Credentials(servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user)
+
+
+def _free_port(wanted: int) -> int:
+    """``wanted``, or any port where that is 0; 0 where ``wanted`` is taken."""
+    with socket.socket() as probe:
+        # As the pages' server does, so that connections of an earlier run, which are over, are not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            if wanted:
+                return 0
+            raise
+        return int(probe.getsockname()[1])
 
 
 def write_private(path: Path, text: str) -> None:

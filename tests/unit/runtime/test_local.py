@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,16 @@ def test_operators_credentials_bear_an_id_each_and_one_tenant_at_most(tmp_path: 
     assert [(one.role, one.tenant) for one in several] == [
         ("operator", ""), ("operator", ""), ("tenant-operator", "acme"),
     ]  # fmt: skip
+
+
+def test_the_pages_keep_their_port_unless_it_is_taken(tmp_path: Path) -> None:
+    def port() -> int:
+        return Local(tmp_path / "data", connectors=tmp_path).pages_port
+
+    first = port()
+    assert port() == first
+    with socket.create_server(("127.0.0.1", first)):
+        second = port()
+        assert second != first
+    assert port() == second
+    assert Local(tmp_path / "data", connectors=tmp_path, pages_port=4711).pages_origin == "http://localhost:4711"

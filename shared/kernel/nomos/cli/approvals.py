@@ -1,4 +1,4 @@
-"""Approvers' commands: ``approver add``, ``approvals``, ``approve``, ``cancel``.
+"""Approvers' commands: ``approver add``, ``link`` and ``sign-out``, ``approvals``, ``approve``, ``cancel``.
 
 ``approve`` shows the stored request, as stepup renders it, and signs the challenge that binds exactly that. It signs
 for the relying party that the context names, as a browser signs for the page it is on, whatever the service says. The
@@ -38,9 +38,9 @@ def approver_add(args: Namespace) -> int:
 
     async def add(operator: Operator) -> Reply:
         made = await operator.ask("stepup", "approver-add", args.tenant, name=args.name)
-        if passkey is None:
-            return made
         offer: Reply = await operator.ask("stepup", "passkey-offer", args.tenant, name=args.name)
+        if passkey is None:
+            return {**made, "url": offer["url"], "expires_at": offer["expires_at"]}
         _check_party(context, offer)
         response = passkey.register(
             rp_id=context.rp_id,
@@ -63,12 +63,47 @@ def approver_add(args: Namespace) -> int:
     made = _ask(context, add)
     lines = [f"approver {made['approver']} added to {args.tenant}"]
     if passkey is None:
-        lines.append("  no passkey yet: this person cannot approve")
+        lines += ["  no passkey yet: this person cannot approve", *_link_lines(made)]
     else:
         made["software_passkey"] = args.software_passkey
         lines.append(f"  software passkey in {args.software_passkey}: who can read it can approve (development only)")
     result(args, "approver add", made, lines)
     return Exit.YES
+
+
+def approver_link(args: Namespace) -> int:
+    """``nomos approver link --tenant T NAME``: a link to enrol a passkey, also another one. Replaces an older link."""
+
+    async def ask(operator: Operator) -> Reply:
+        return await operator.ask("stepup", "passkey-offer", args.tenant, name=args.name)
+
+    offer = _ask(load_context(args), ask)
+    if not offer["url"]:
+        raise Misconfigured("this installation serves no pages", hint="set NOMOS_STEPUP_PAGES_LISTEN of stepup")
+    made = {"approver": offer["approver"], "url": offer["url"], "expires_at": offer["expires_at"]}
+    result(args, "approver link", made, _link_lines(made))
+    return Exit.YES
+
+
+def approver_sign_out(args: Namespace) -> int:
+    """``nomos approver sign-out --tenant T NAME``: ends every session of a person on the pages, at once."""
+
+    async def ask(operator: Operator) -> Reply:
+        return await operator.ask("stepup", "approver-sign-out", args.tenant, name=args.name)
+
+    done = _ask(load_context(args), ask)
+    result(args, "approver sign-out", done, [f"every session of {done['approver']} is over"])
+    return Exit.YES
+
+
+def _link_lines(offer: Reply) -> list[str]:
+    if not offer["url"]:
+        return []
+    return [
+        f"  who opens this link can enrol one passkey, once, until {_time(offer['expires_at'])}; "
+        "give it to this person alone",
+        f"  {offer['url']}",
+    ]
 
 
 def approvals(args: Namespace) -> int:

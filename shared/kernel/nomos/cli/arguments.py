@@ -192,6 +192,12 @@ def approvals(words: Words) -> None:
     sub = words.add("add", "add an approver", lazy("approvals", "approver_add"), group=group, tenant=True)
     sub.add_argument("name")
     sub.add_argument("--software-passkey", metavar="FILE", help="development only: enrol a software passkey")
+    doing = "give a link by which a person enrols a passkey, once"
+    sub = words.add("link", doing, lazy("approvals", "approver_link"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "end every session of a person on the approval pages"
+    sub = words.add("sign-out", doing, lazy("approvals", "approver_sign_out"), group=group, tenant=True)
+    sub.add_argument("name")
     words.add("approvals", "list what waits for a human", lazy("approvals", "approvals"), tenant=True)
     sub = words.add("approve", "approve with a passkey", lazy("approvals", "approve"))
     sub.add_argument("id")

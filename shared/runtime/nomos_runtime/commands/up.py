@@ -20,6 +20,7 @@ from nomos_runtime.local import BUCKET, SERVICES, Local, wipe, write_public
 DATA: Final = ".nomos"
 #: Seconds between two looks at the children.
 WATCH_SECONDS: Final = 0.2
+PORT_MAX: Final = 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ready-file", metavar="FILE", help="written with the endpoints when everything serves")
     parser.add_argument("--capture", metavar="FILE", help="record every byte on the bus here")
     parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
+    parser.add_argument(
+        "--pages-port",
+        type=_port,
+        default=0,
+        metavar="PORT",
+        help="port of the approval pages (default: a free one, kept)",
+    )
     parser.add_argument("--archive", action="store_true", help="archive each sealed day to an S3 store of its own")
     parser.add_argument("--witnesses", metavar="FILE", help="a trust policy; its witnesses are asked to cosign the log")
+
+
+def _port(text: str) -> int:
+    """A TCP port, or 0."""
+    if not text.isascii() or not text.isdigit() or int(text) > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"expected 0 to {PORT_MAX}, got {text!a}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +62,13 @@ async def _up(args: argparse.Namespace) -> int:
     data = Path(args.data)
     if args.fresh:
         wipe(data)
-    witnesses = Path(args.witnesses) if args.witnesses else None
-    local = Local(data, connectors=Path(args.connectors), archive=args.archive, witnesses=witnesses)
+    local = Local(
+        data,
+        connectors=Path(args.connectors),
+        archive=args.archive,
+        witnesses=Path(args.witnesses) if args.witnesses else None,
+        pages_port=args.pages_port,
+    )
     say("nomos: development installation on loopback; its keys lie in " + str(local.directory))
     await local.start(Path(args.capture) if args.capture else None)
     services: list[Service] = []
@@ -79,6 +99,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         "context": str(local.context),
         "operator_creds": str(local.operator_creds),
         "trust": str(local.trust),
+        "pages": local.pages_origin,
         "pid": os.getpid(),
         "nats_pid": local.nats.pid,
         "postgres_pid": local.postgres.pid,
@@ -92,6 +113,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         write_public(Path(args.ready_file), json.dumps(endpoints))
     if args.json:
         print(json.dumps(endpoints), flush=True)
+    say(f"nomos: approval pages on {local.pages_origin}")
     say(f"nomos: ready, bus on {local.bus_url}; context {local.context}")
 
 

@@ -1,0 +1,1 @@
+"""The approval pages: enrol a passkey, see what waits, approve, refuse."""

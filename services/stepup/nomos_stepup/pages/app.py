@@ -1,0 +1,44 @@
+"""The pages, wired."""
+
+from __future__ import annotations
+
+from nomos_runtime.sealing import Sealer
+from nomos_runtime.service import Parts
+from nomos_stepup.ceremonies import Ceremonies
+from nomos_stepup.index import Index
+from nomos_stepup.pages.access import Access
+from nomos_stepup.pages.refusals import Refusals
+from nomos_stepup.pages.views import Views
+from nomos_stepup.settings import StepupSettings
+from nomos_stepup.store import StepupStore
+from nomos_web.assets import Assets
+from nomos_web.server import WebServer, parse_address
+from nomos_web.site import Site
+from nomos_web.templates import Templates
+
+
+def build_pages(
+    parts: Parts,
+    settings: StepupSettings,
+    *,
+    ceremonies: Ceremonies,
+    store: StepupStore,
+    index: Index,
+    sealer: Sealer,
+) -> WebServer:
+    """The server of the approval pages; it does not listen yet.
+
+    Raises:
+        Misconfigured: the address, or plain HTTP where it is not allowed.
+    """
+    origins = ceremonies.party.origins
+    address = parse_address(
+        settings.pages_listen, cert=settings.pages_tls_cert, key=settings.pages_tls_key, origins=origins
+    )
+    assets = Assets()
+    templates = Templates("nomos_stepup.pages", assets)
+    access = Access(store, sealer, check_tenant=parts.responder.check_open, session_seconds=settings.session_seconds)
+    views = Views(access, ceremonies=ceremonies, store=store, index=index, templates=templates, refresh=parts.refresh)
+    refusals = Refusals(parts.responder, parts.bus.service)
+    site = Site(views.routes(), origins=origins, templates=templates, assets=assets, refused=refusals.record)
+    return WebServer(site.app, address)

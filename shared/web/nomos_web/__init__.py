@@ -1,0 +1,1 @@
+"""What services with web pages share: a site with its checks and headers, templates, static files, a server."""
