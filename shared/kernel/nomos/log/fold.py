@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from nomos.log.chain import NO_HASH, genesis, link
-from nomos.log.group import Bad, CounterSpan, Gap, GroupSummary, HeadsCut, TenantSpan, judge_counter
+from nomos.log.facts import CounterSpan, HeadsCut, TenantSpan
+from nomos.log.group import Bad, Gap, GroupSummary, judge_counter
 from nomos.log.keyturns import KeyTurns
 from nomos.log.memory import Place, RememberedGap
 from nomos.log.report import Verdict

@@ -7,7 +7,7 @@ which it sums up where each counter begins and ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import count, pairwise
 from typing import Final, NamedTuple
@@ -20,49 +20,17 @@ from nomos.eventschemas import is_known, what_is_wrong
 from nomos.ids import SYSTEM_TENANT
 from nomos.log.approvals import COSIGNED, TYPES, ApprovalFacts, read_approvals
 from nomos.log.erasure import KeyFacts, key_rows, read_keys
+from nomos.log.facts import GAP_TYPE, CounterSpan, Facts, HeadsCut, OwnRecord, TenantSpan, read_fact
 from nomos.log.parts import HASH_BYTES, GroupRows
 from nomos.log.record import RECORD_BYTES_MAX, RECORD_VERSION, is_own_record, parse_record, parse_ts
 from nomos.log.report import Verdict
+from nomos.log.scan import scan
 from nomos.log.tree import CompactRange
 
 _HEX: Final = 2 * HASH_BYTES
 LEVEL_MEANING: Final = 2
-#: Type of the record in which the writer says that events are missing.
-GAP_TYPE: Final = "audit.gap"
-#: The first of the last members of a record.
-_TAIL: Final = b',"pc":'
 #: YYYY-MM-DDTHH:MM:SS.ffffffZ
 _TS_LENGTH: Final = 27
-
-
-class Counter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record's ``pc``."""
-
-    id: str
-    n: int
-    svc: str
-
-
-class Position(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record's ``src``."""
-
-    s: str
-    q: int
-    i: int
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The members of a record that order it. Read loosely: the chain covers the bytes, level 2 their spelling."""
-
-    seq: int
-    tenant: str
-    tprev: str
-    ts: str
-    tseq: int
-    type: str
-    v: int
-    pc: Counter | None = None
-    src: Position | None = None
 
 
 class Bad(NamedTuple):
@@ -71,41 +39,6 @@ class Bad(NamedTuple):
     row: int
     verdict: Verdict
     reason: str
-
-
-class TenantSpan(NamedTuple):
-    """What a group says about one tenant's own chain. Hashes in hex."""
-
-    row: int
-    first_tseq: int
-    first_tprev: str
-    last_tseq: int
-    last_hash: str
-
-
-class CounterSpan(NamedTuple):
-    """What a group says about one producer's counter, or one stream's position."""
-
-    row: int
-    first: tuple[int, int]
-    last: tuple[int, int]
-
-
-class OwnRecord(NamedTuple):
-    """A record of the log's own (tenant ``_sys``, type ``audit.…``): seq, chain hash, type, bytes."""
-
-    seq: int
-    hash: bytes
-    type: str
-    record: bytes
-
-
-class HeadsCut(NamedTuple):
-    """What a group changes of the heads before position ``cut``: counters and hash (hex) of each one's last record."""
-
-    cut: int
-    tenants: dict[str, tuple[int, str]]
-    producers: dict[tuple[str, str], int]
 
 
 class Gap(NamedTuple):
@@ -156,7 +89,6 @@ class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
     approvals: ApprovalFacts = ApprovalFacts((), None)
 
 
-_FACTS = msgspec.json.Decoder(Facts)
 _GAP = msgspec.json.Decoder(_GapRecord)
 
 
@@ -167,21 +99,9 @@ def _tampered(row: int, reason: str) -> Bad:
 def read_facts(rows: GroupRows) -> tuple[list[Facts], Bad | None]:
     """The facts of each record up to the first that cannot be read."""
     facts: list[Facts] = []
-    decode, records, take = _FACTS.decode, rows.records, facts.append
     try:
         for begin, end in pairwise(rows.offsets):
-            # In canonical order the members that are wanted stand behind the long ones. What follows the last
-            # ``,"pc":`` is an object of its own only if that member is one of the record itself: inside a value, one
-            # bracket would be too many; inside a text, its quotes would be escaped.
-            at = records.rfind(_TAIL, begin, end)
-            if at >= 0:
-                try:
-                    take(decode(b"{" + records[at + 1 : end]))
-                except (msgspec.MsgspecError, UnicodeDecodeError):
-                    pass
-                else:
-                    continue
-            take(decode(records[begin:end]))
+            facts.append(read_fact(rows.records, begin, end))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return facts, _tampered(len(facts), "the record cannot be read")
     return facts, None
@@ -396,15 +316,37 @@ def check_meaning(rows: GroupRows) -> tuple[dict[str, int], Bad | None]:
     return unknown, None
 
 
-def approval_rows(rows: GroupRows, facts: Sequence[Facts]) -> list[int]:
+def approval_rows(rows: GroupRows, types: Sequence[str]) -> list[int]:
     """The rows whose records are read for approvals: those of its types, and decisions that may count on one."""
 
     def counts_on_one(row: int) -> bool:
         return rows.records.find(COSIGNED, rows.offsets[row], rows.offsets[row + 1]) >= 0
 
-    return [
-        row for row, one in enumerate(facts) if one.type in TYPES or (one.type == DECISION_MADE and counts_on_one(row))
-    ]
+    return [row for row, kind in enumerate(types) if kind in TYPES or (kind == DECISION_MADE and counts_on_one(row))]
+
+
+class Meaning(NamedTuple):
+    """What level 2 finds in a group."""
+
+    unknown: dict[str, int]
+    keys: KeyFacts
+    approvals: ApprovalFacts
+    bad: tuple[Bad | None, ...]
+
+
+_NOTHING: Final = Meaning({}, KeyFacts((), 0, None), ApprovalFacts((), None), ())
+
+
+def read_meaning(rows: GroupRows, types: Sequence[str]) -> Meaning:
+    """Level 2 of a group whose records have these types."""
+    unknown, wrong = check_meaning(rows)
+    keys = read_keys((row, rows.record(row)) for row in key_rows(types))
+    bad_field = None if keys.bad is None else _tampered(*keys.bad)
+    if wrong is not None:
+        return Meaning(unknown, keys, ApprovalFacts((), None), (wrong, bad_field))
+    approvals = read_approvals((row, rows.record(row)) for row in approval_rows(rows, types))
+    bad_approval = None if approvals.bad is None else _tampered(*approvals.bad)
+    return Meaning(unknown, keys, approvals, (bad_field, bad_approval))
 
 
 def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[CompactRange, list[tuple[int, CompactRange]]]:
@@ -429,53 +371,50 @@ def judge_group(rows: GroupRows, *, sizes: Sequence[int], cuts: Sequence[int] = 
         cuts: the positions of statements, rising; the heads are kept at each.
         level: 1, or 2 for the canonical form of each record too.
     """
-    dense = rows.prevs is None
-    facts, unread = read_facts(rows)
-    tenants, bad_tenant = check_tenants(rows, facts)
-    gaps = read_gaps(rows, facts)
-    producers, bad_producer = check_producers(facts, gaps, dense=dense)
-    sources, bad_source = check_sources(facts)
-    checks: list[Callable[[], Bad | None]] = [
-        lambda: check_sizes(rows),
-        lambda: check_links(rows),
-        lambda: check_columns(rows, facts),
-        lambda: check_members(facts),
-        lambda: check_seqs(facts, dense=dense),
-    ]
-    keys, approvals = KeyFacts((), 0, None), ApprovalFacts((), None)
-    unknown: dict[str, int] = {}
-    bad_field, bad_meaning, bad_approval = None, None, None
-    if level >= LEVEL_MEANING:
-        unknown, bad_meaning = check_meaning(rows)
-        keys = read_keys((row, rows.record(row)) for row in key_rows([one.type for one in facts]))
-        bad_field = None if keys.bad is None else _tampered(*keys.bad)
-        if bad_meaning is None:
-            approvals = read_approvals((row, rows.record(row)) for row in approval_rows(rows, facts))
-            bad_approval = None if approvals.bad is None else _tampered(*approvals.bad)
-    judged = (unread, bad_tenant, bad_producer, bad_source, bad_meaning, bad_field, bad_approval)
-    found = [*judged, *(check() for check in checks)]
-    bad = min((one for one in found if one is not None), default=None, key=lambda one: one.row)
-    first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
-    placed = dense and first_seq >= 0
-    tree, grown = _grow(rows, first_seq, sizes) if placed else (None, [])
+    types: Sequence[str]
+    leaves: tuple[tuple[int, bytes], ...] = ()
+    quick = scan(rows, cuts) if rows.prevs is None else None
+    if quick is not None:
+        types, gaps = rows.types, []
+        tenants, producers, sources, own, heads = quick
+        first_seq, last_seq, found = rows.seqs[0], rows.seqs[-1], [check_links(rows)]
+    else:
+        dense = rows.prevs is None
+        facts, unread = read_facts(rows)
+        tenants, bad_tenant = check_tenants(rows, facts)
+        gaps = read_gaps(rows, facts)
+        producers, bad_producer = check_producers(facts, gaps, dense=dense)
+        sources, bad_source = check_sources(facts)
+        found = [
+            *(unread, bad_tenant, bad_producer, bad_source, check_sizes(rows), check_links(rows)),
+            *(check_columns(rows, facts), check_members(facts), check_seqs(facts, dense=dense)),
+        ]
+        types, own, heads = [one.type for one in facts], own_records(rows, facts), heads_at(rows, facts, cuts)
+        first_seq = facts[0].seq if facts else max(rows.seqs[0], 0)
+        last_seq = facts[-1].seq if facts else first_seq
+        if not dense:
+            leaves = tuple((one.seq, rows.hash(row)) for row, one in enumerate(facts))
+    meaning = read_meaning(rows, types) if level >= LEVEL_MEANING else _NOTHING
+    bad = min((one for one in (*found, *meaning.bad) if one is not None), default=None, key=lambda one: one.row)
+    tree, grown = _grow(rows, first_seq, sizes) if rows.prevs is None and first_seq >= 0 else (None, [])
     return GroupSummary(
         rows=len(rows),
         first_seq=first_seq,
-        last_seq=facts[-1].seq if facts else first_seq,
+        last_seq=last_seq,
         first_record=rows.record(0),
         first_hash=rows.hash(0),
         last_hash=rows.hash(len(rows) - 1),
         tree=tree,
         cuts=tuple(grown),
-        leaves=() if dense else tuple((one.seq, rows.hash(row)) for row, one in enumerate(facts)),
+        leaves=leaves,
         tenants=tenants,
         producers=producers,
         sources=sources,
         gaps=tuple(gaps),
-        own=own_records(rows, facts),
-        heads=heads_at(rows, facts, cuts),
-        unknown=unknown,
+        own=own,
+        heads=heads,
+        unknown=meaning.unknown,
         bad=bad,
-        keys=keys,
-        approvals=approvals,
+        keys=meaning.keys,
+        approvals=meaning.approvals,
     )

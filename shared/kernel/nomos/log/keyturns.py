@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nomos.errors import Malformed
-from nomos.log.group import OwnRecord
+from nomos.log.facts import OwnRecord
 from nomos.log.heads import KEY
 from nomos.log.keyhistory import KeyChange, KeyHistory, change_in, short_name
 from nomos.log.report import SignedRoot, Verdict

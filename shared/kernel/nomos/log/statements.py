@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from nomos.errors import Malformed, Refused
-from nomos.log.group import OwnRecord
+from nomos.log.facts import OwnRecord
 from nomos.log.heads import (
     SEAL,
     STATEMENTS,
