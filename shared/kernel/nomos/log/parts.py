@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _FOOTER_STRING_MAX: Final = 16 * 1024 * 1024
 _FOOTER_ITEMS_MAX: Final = 1_000_000
 HASH_BYTES: Final = 32
+#: Rows that are decoded at once.
+BATCH_ROWS: Final = 8_192
 
 
 class GroupRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,12 +118,17 @@ class Part:
             rows = int(self._file.metadata.row_group(group).num_rows)
             if not 0 < rows <= GROUP_ROWS:
                 raise LimitExceeded("rows of a row group", GROUP_ROWS, rows)
-            table = self._file.read_row_group(group, use_threads=False)
-            table.validate(full=True)
-            if table.num_rows != rows or any(column.null_count for column in table.columns):
-                raise MalformedRecord("a row group has nulls or not the rows that it states")
-            columns = {name: _single(table.column(name)) for name in table.column_names}
-            return _rows_of(columns, with_prev=self._with_prev)
+            read = _Columns(with_prev=self._with_prev)
+            # In pieces: decoding a group as a whole takes several times its size.
+            for batch in self._file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
+                batch.validate(full=True)
+                if any(column.null_count for column in batch.columns):
+                    raise MalformedRecord("a row group has nulls")
+                read.add(batch)
+            found = read.rows()
+            if len(found) != rows:
+                raise MalformedRecord("a row group has not the rows that it states")
+            return found
         except _foreign() as error:
             raise MalformedRecord("a row group cannot be decoded", cause=str(error)) from None
 
@@ -152,10 +159,6 @@ def _foreign() -> tuple[type[BaseException], ...]:
     return (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
 
 
-def _single(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
 def _fixed(array: pa.Array) -> bytes:
     start = array.offset * HASH_BYTES
     return bytes(memoryview(array.buffers()[1])[start : start + len(array) * HASH_BYTES])
@@ -172,18 +175,44 @@ def _words(array: pa.Array) -> list[str]:
     return [names[one] for one in _numbers(array.indices, "i", 4)]
 
 
-def _rows_of(columns: dict[str, pa.Array], *, with_prev: bool) -> GroupRows:
-    records = columns["record"]
-    _, offsets, content = records.buffers()
-    begin = records.offset
-    return GroupRows(
-        seqs=_numbers(columns["seq"], "q", 8),
-        times=_numbers(columns["ts"], "q", 8),
-        tenants=_words(columns["tenant"]),
-        types=_words(columns["type"]),
-        hashes=_fixed(columns["hash"]),
-        prevs=_fixed(columns["prev"]) if with_prev else None,
-        offsets=memoryview(offsets).cast("i")[begin : begin + len(records) + 1].tolist(),
-        # One copy, so that Arrow's memory can go, and because only bytes can be searched from behind.
-        records=content.to_pybytes() if content is not None else b"",
-    )
+class _Columns:
+    """The columns of a row group while they are read. Copies, so that Arrow's memory can go."""
+
+    def __init__(self, *, with_prev: bool) -> None:
+        self._with_prev = with_prev
+        self._seqs: list[int] = []
+        self._times: list[int] = []
+        self._tenants: list[str] = []
+        self._types: list[str] = []
+        self._hashes: list[bytes] = []
+        self._prevs: list[bytes] = []
+        self._offsets = [0]
+        self._records: list[bytes] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._seqs += _numbers(batch.column("seq"), "q", 8)
+        self._times += _numbers(batch.column("ts"), "q", 8)
+        self._tenants += _words(batch.column("tenant"))
+        self._types += _words(batch.column("type"))
+        self._hashes.append(_fixed(batch.column("hash")))
+        if self._with_prev:
+            self._prevs.append(_fixed(batch.column("prev")))
+        records = batch.column("record")
+        _, offsets, content = records.buffers()
+        marks = memoryview(offsets).cast("i")[records.offset : records.offset + len(records) + 1].tolist()
+        moved = self._offsets[-1] - marks[0]
+        self._offsets += [one + moved for one in marks[1:]]
+        if content is not None:
+            self._records.append(bytes(memoryview(content)[marks[0] : marks[-1]]))
+
+    def rows(self) -> GroupRows:
+        return GroupRows(
+            seqs=self._seqs,
+            times=self._times,
+            tenants=self._tenants,
+            types=self._types,
+            hashes=b"".join(self._hashes),
+            prevs=b"".join(self._prevs) if self._with_prev else None,
+            offsets=self._offsets,
+            records=b"".join(self._records),
+        )

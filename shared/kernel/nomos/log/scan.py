@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice
+from operator import sub
 from typing import Final, NamedTuple
 
 import msgspec
@@ -50,7 +51,7 @@ def scan(rows: GroupRows, cuts: Sequence[int] = ()) -> Scan | None:
     number, first = len(rows), rows.seqs[0]
     if first < 0 or rows.seqs != list(range(first, first + number)):
         return None
-    if max(end - begin for begin, end in pairwise(rows.offsets)) > RECORD_BYTES_MAX:
+    if max(map(sub, rows.offsets[1:], rows.offsets)) > RECORD_BYTES_MAX:
         return None
     if not all(map(_PLAIN.fullmatch, {*rows.tenants, *rows.types})):
         return None
@@ -72,7 +73,7 @@ class _Scanner:
         self._rows = rows
         self._texts = texts
         self._hexed = rows.hashes.hex()
-        #: Tenant -> its first row here with counter and link; and counter and row of its last.
+        #: Tenant -> its first row here with counter and link; and counter of its last, and where its hash stands.
         self._firsts: dict[str, tuple[int, int, str]] = {}
         self._lasts: dict[str, tuple[int, int]] = {}
         self._producer_firsts: dict[tuple[str, str], tuple[int, int]] = {}
@@ -110,31 +111,31 @@ class _Scanner:
 
     def _tenant_heads(self, names: Sequence[str] = ()) -> dict[str, tuple[int, str]]:
         lasts = self._lasts
-        return {
-            name: (lasts[name][0], self._hexed[lasts[name][1] * _HEX : (lasts[name][1] + 1) * _HEX])
-            for name in names or lasts
-        }
+        return {name: (lasts[name][0], self._hexed[lasts[name][1] : lasts[name][1] + _HEX]) for name in names or lasts}
 
     def _pass(self, begin: int, end: int) -> None:
         """Judges the rows from ``begin`` to before ``end``."""
         rows, hexed, lasts, texts = self._rows, self._hexed, self._lasts, self._texts
-        seqs, tenants, types, times, offsets = rows.seqs, rows.tenants, rows.types, rows.times, rows.offsets
+        columns = (rows.seqs, rows.tenants, rows.types, rows.times, rows.offsets, rows.offsets[1:])
         ends_so, known = rows.records.endswith, lasts.get
         before, between, behind = self._before, self._between, self._behind
         counter, index = self._counter, self._index
-        for row in range(begin, end):
-            tenant = tenants[row]
+        row, now, text = begin - 1, None, ""
+        for seq, tenant, kind, time, start, stop in islice(zip(*columns, strict=False), begin, end):
+            row += 1
             last = known(tenant)
             if last is not None and before:
                 counter += 1
                 index += 1
-                tseq, at = last[0] + 1, last[1] * _HEX
+                if time != now:
+                    now, text = time, texts[time]
+                tseq, at = last[0] + 1, last[1]
                 expected = (
-                    f'{before}{counter}{between}{seqs[row]},"src":{{"i":{index}{behind}{tenant}","tprev":"'
-                    f'{hexed[at : at + _HEX]}","ts":"{texts[times[row]]}","tseq":{tseq},"type":"{types[row]}","v":1}}'
+                    f'{before}{counter}{between}{seq},"src":{{"i":{index}{behind}{tenant}","tprev":"'
+                    f'{hexed[at : at + _HEX]}","ts":"{text}","tseq":{tseq},"type":"{kind}","v":1}}'
                 )
-                if ends_so(expected.encode(), offsets[row], offsets[row + 1]):
-                    lasts[tenant] = (tseq, row)
+                if ends_so(expected.encode(), start, stop):
+                    lasts[tenant] = (tseq, row * _HEX)
                     continue
                 counter -= 1
                 index -= 1
@@ -163,9 +164,9 @@ class _Scanner:
         last = self._lasts.get(tenant)
         if last is None:
             self._firsts[tenant] = (row, one.tseq, one.tprev)
-        elif (one.tseq, one.tprev) != (last[0] + 1, self._hexed[last[1] * _HEX : (last[1] + 1) * _HEX]):
+        elif (one.tseq, one.tprev) != (last[0] + 1, self._hexed[last[1] : last[1] + _HEX]):
             raise _Unexpected
-        self._lasts[tenant] = (one.tseq, row)
+        self._lasts[tenant] = (one.tseq, row * _HEX)
         self._take_origin(row, one)
 
     def _take_origin(self, row: int, one: Facts) -> None:
