@@ -117,20 +117,22 @@ def test_a_slice_of_all_cases_policies_decides_as_all_of_them() -> None:
     assert failing
 
 
-@pytest.mark.skipif(CORPUS is None, reason="NOMOS_CEDAR_CORPUS names no corpus")
-@pytest.mark.timeout(1800)
-def test_a_slice_decides_the_whole_corpus() -> None:
-    root = Path(str(CORPUS))
-    names = sorted((root / "corpus-tests").glob("*.json"))
-    read = 0
-    for path in names:
-        if path.name.endswith(".entities.json"):
-            continue
-        vector = json.loads(path.read_text(encoding="utf-8"))
-        text = {one: (root / vector[one]).read_text(encoding="utf-8") for one in ("policies", "schema", "entities")}
-        case = Case(text["policies"], json.loads(text["entities"]), text["schema"], vector["requests"])
-        for request, whole, sliced, _ in case.answers():
-            assert sliced == whole, path.name
-            assert (sliced[0].lower(), sliced[1]) == (request["decision"], frozenset(request["reason"])), path.name
-        read += 1
-    assert read
+# Not a test of this suite unless somebody names a corpus: see tests/vectors/cedar/SOURCE.md.
+if CORPUS is not None:
+
+    @pytest.mark.timeout(1800)
+    def test_a_slice_decides_the_whole_corpus() -> None:
+        root = Path(str(CORPUS))
+        names = sorted((root / "corpus-tests").glob("*.json"))
+        read = 0
+        for path in names:
+            if path.name.endswith(".entities.json"):
+                continue
+            vector = json.loads(path.read_text(encoding="utf-8"))
+            text = {one: (root / vector[one]).read_text(encoding="utf-8") for one in ("policies", "schema", "entities")}
+            case = Case(text["policies"], json.loads(text["entities"]), text["schema"], vector["requests"])
+            for request, whole, sliced, _ in case.answers():
+                assert sliced == whole, path.name
+                assert (sliced[0].lower(), sliced[1]) == (request["decision"], frozenset(request["reason"])), path.name
+            read += 1
+        assert read

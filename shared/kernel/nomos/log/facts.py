@@ -83,7 +83,7 @@ class HeadsCut(NamedTuple):
 _decode = msgspec.json.Decoder(Facts).decode
 
 
-def read_fact(records: bytes, begin: int, end: int) -> Facts:
+def read_fact(records: bytes | bytearray, begin: int, end: int) -> Facts:
     """The facts of the record in ``records`` from ``begin`` to before ``end``.
 
     Raises:

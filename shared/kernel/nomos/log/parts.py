@@ -25,7 +25,7 @@ _FOOTER_STRING_MAX: Final = 16 * 1024 * 1024
 _FOOTER_ITEMS_MAX: Final = 1_000_000
 HASH_BYTES: Final = 32
 #: Rows that are decoded at once.
-BATCH_ROWS: Final = 8_192
+BATCH_ROWS: Final = 2_048
 
 
 class GroupRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,14 +41,14 @@ class GroupRows(msgspec.Struct, frozen=True, kw_only=True):
     hashes: bytes
     prevs: bytes | None
     offsets: list[int]
-    records: bytes
+    records: bytes | bytearray
 
     def __len__(self) -> int:
         return len(self.seqs)
 
     def record(self, row: int) -> bytes:
         """The bytes of one record."""
-        return self.records[self.offsets[row] : self.offsets[row + 1]]
+        return bytes(self.records[self.offsets[row] : self.offsets[row + 1]])
 
     def hash(self, row: int) -> bytes:
         """The column ``hash`` of one row."""
@@ -187,7 +187,8 @@ class _Columns:
         self._hashes: list[bytes] = []
         self._prevs: list[bytes] = []
         self._offsets = [0]
-        self._records: list[bytes] = []
+        # One that grows in place: pieces that are joined at the end would be there twice.
+        self._records = bytearray()
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._seqs += _numbers(batch.column("seq"), "q", 8)
@@ -203,7 +204,7 @@ class _Columns:
         moved = self._offsets[-1] - marks[0]
         self._offsets += [one + moved for one in marks[1:]]
         if content is not None:
-            self._records.append(bytes(memoryview(content)[marks[0] : marks[-1]]))
+            self._records += memoryview(content)[marks[0] : marks[-1]]
 
     def rows(self) -> GroupRows:
         return GroupRows(
@@ -214,5 +215,5 @@ class _Columns:
             hashes=b"".join(self._hashes),
             prevs=b"".join(self._prevs) if self._with_prev else None,
             offsets=self._offsets,
-            records=b"".join(self._records),
+            records=self._records,
         )
