@@ -56,7 +56,7 @@ up: .venv/.run
 	@$(BIN)/nomos up $(ARGS)
 
 # What is measured, and with which sizes unless ARGS says others: together a few minutes.
-BENCH ?= authorize audit verify
+BENCH ?= authorize audit verify policy
 BENCH_authorize := --seconds 3
 BENCH_audit := --records 20000
 BENCH_verify := --records 10000,100000
