@@ -70,8 +70,13 @@ differential: .venv/.test
 		apt-get install -y golang-go golang-golang-x-mod-dev
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) tests/differential/go_sumdb.py $(ARGS)
 
+# All tests run in two halves side by side: tests/unit computes, the others mostly wait for their servers.
 test: .venv/.test
+ifeq ($(strip $(ARGS)),)
+	@tests/halves $(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS)
+else
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)
+endif
 
 # Tokens of ours and of the npm package iso-ucan, each verified by the other. Fetches the package; not a part of the tests.
 interop: .venv/.test
