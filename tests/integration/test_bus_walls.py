@@ -14,8 +14,11 @@ import pytest
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
+from nomos.cli.retire import delete_segments
 from nomos.creds import ACCOUNT, OPERATOR, USER, Credentials, Nkey, write_creds
-from nomos.errors import Misconfigured, Refused
+from nomos.errors import Malformed, Misconfigured, Refused, Unavailable
+from nomos_audit.segments import make_segment, segments
+from nomos_audit.streams import Tail, append
 from nomos_runtime import natsjwt, topology
 from nomos_runtime.embedded.nats import EmbeddedNats
 from nomos_runtime.natsjwt import AccountClaims, Permission, ScopedKey, Template
@@ -670,6 +673,34 @@ async def test_only_the_expected_head_is_appended_to_the_chain(world: World) -> 
     assert "error" not in msgspec.json.decode(await ask(audit, "chain.0", b"block", expected))
     lost = msgspec.json.decode(await ask(audit, "chain.0", b"other", expected))
     assert lost["error"]["err_code"] == 10071
+
+
+async def test_the_chain_rolls_with_the_rights_of_its_writer_and_the_retirer_alone_deletes(world: World) -> None:
+    audit = await world.as_service("audit")
+    name = await make_segment(audit.client, "CHAIN", 4711)
+    assert await append(audit.client, "chain.4711", b"block", expected_last=4710) == 4711
+    assert (await segments(audit.client))[-1] == (name, 4711, 4711)
+    tail = Tail(audit.client, name, 4710)
+    assert [(one.seq, one.payload) for one in await tail.take(5)] == [(4711, b"block")]
+    await tail.close()
+    config = (await api(audit, f"$JS.API.STREAM.INFO.{name}"))["config"]
+    assert isinstance(config, dict)
+    assert config["deny_delete"]
+    assert config["deny_purge"]
+    creds = str(world.installation.creds_path("audit-retirer"))
+    with pytest.raises(Malformed, match="no segment"):
+        await delete_segments(world.server.url, creds, ["INTAKE"])
+    for name in ("INTAKE", "AUDIT", "CHECKPOINT"):
+        retirer = await world.as_service("audit-retirer")
+        assert await retirer.refused_publish(f"$JS.API.STREAM.DELETE.{name}")
+    assert await audit.refused_publish("$JS.API.STREAM.DELETE.CHAIN-4711")
+    await delete_segments(world.server.url, creds, ["CHAIN-4711"])
+    assert "error" in await api(audit, "$JS.API.STREAM.INFO.CHAIN-4711")
+    # Given again: it is gone already.
+    with pytest.raises(Unavailable, match="was not deleted"):
+        await delete_segments(world.server.url, creds, ["CHAIN-4711"])
+    with pytest.raises(Misconfigured, match="cannot be used"):
+        await delete_segments(world.server.url, creds + ".absent", ["CHAIN-4711"])
 
 
 @pytest.mark.parametrize("stream", [s.name for s in STREAMS if s.keep_forever])

@@ -804,6 +804,14 @@ def test_two_checkpoints_are_proven_to_continue_each_other_and_unsigned_sizes_ar
         assert shell.nomos("prove", *words).code == USAGE, words
 
 
+def test_no_segment_of_a_young_chain_goes(shell: Shell) -> None:
+    said = shell.ok("audit", "retire")
+    assert said.out == "no segment of the chain has ended\n"
+    assert shell.ok("audit", "retire", "--json").json["segments"] == []
+    wrong = shell.nomos("audit", "retire", "--retirer-creds", "absent.creds")
+    assert (wrong.code, "absent.creds cannot be used" in wrong.err) == (USAGE, True), wrong
+
+
 def test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it(shell: Shell, tenant: str) -> None:
     name = tenant
     shell.ok("audit", "export", "--out", f"{name}.before", "--json")

@@ -259,7 +259,8 @@ class AuditAdmin:
         return {"export": p.export}
 
     def close(self) -> None:
-        """Removes every prepared export."""
+        """Removes every prepared export, and ends what is under way."""
+        self._retirement.close()
         for export in self._exports.values():
             shutil.rmtree(export.folder, ignore_errors=True)
         self._exports.clear()

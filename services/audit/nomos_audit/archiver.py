@@ -53,17 +53,15 @@ from nomos.log.heads import (
 from nomos.log.index import (
     EXPORT_SCHEMA,
     INDEX_NAME,
-    ROOTS_NAME,
     ExportIndex,
     FileEntry,
     PartEntry,
     format_index,
-    parse_index,
     root_name,
 )
 from nomos.log.keyhistory import short_name
 from nomos.log.record import Record, parse_record, parse_ts
-from nomos.log.roots import RootProofs, format_root_proofs, parse_root_proofs
+from nomos.log.roots import RootProofs, format_root_proofs
 from nomos.log.tree import (
     ProofFailed,
     Subtree,
@@ -76,6 +74,7 @@ from nomos.log.tree import (
 from nomos.waiting import raise_if_cancelled
 from nomos_audit.block import parse_block
 from nomos_audit.checkpoints import Signer
+from nomos_audit.dailyroots import listed, names_of, read_root
 from nomos_audit.dayparts import DayParts
 from nomos_audit.domain import JOURNAL
 from nomos_audit.follow import Follower, head_at
@@ -243,44 +242,24 @@ class Archiver:
 
     async def _resume(self) -> Done:
         """What the archive holds, checked against the chain and our own signature."""
-        names = await self.store.names(f"{ROOTS_NAME}/")
-        days = [name.removeprefix(f"{ROOTS_NAME}/") for name in names if name.count(".") == 0]
+        days, names = await names_of(self.store)
         await self._settle()
         if not days:
             return NOTHING
         newest = days[-1]
-        proofs = parse_root_proofs(await self.store.get(root_name(newest, ".json")))
-        root = await self._signer.open_note(await self.store.get(root_name(newest)))
+        stored = await read_root(self.store, newest, self._signer.open_note)
         found = await self._find_seal(newest, -1)
-        leaf = leaf_hash(link(proofs.prev, proofs.seal))
-        verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
-        if found is None or found.encoded != proofs.seal or found.record.seq != root.size - 1:
+        if found is None or found.encoded != stored.proofs.seal or found.record.seq != stored.root.size - 1:
             raise RolledBack(f"the archive holds a seal of {newest} that the chain has not", hint=HINT)
-        files, others = await self._listed(days, names)
+        files, others = await listed(self.store, days, names)
         return Done(
             day=newest,
             last=found.seal.last,
             seal=_ref(found),
-            root_size=root.size,
+            root_size=stored.root.size,
             files=files,
             others=others,
         )
-
-    async def _listed(self, days: list[str], names: list[str]) -> tuple[tuple[PartEntry, ...], tuple[FileEntry, ...]]:
-        """The index's entries: from ``log.json`` where it is complete, else from the roots themselves."""
-        try:
-            index = parse_index(await self.store.get(INDEX_NAME))
-        except NotFound:
-            index = None
-        if index is not None and {one.n for one in index.others} == set(names):
-            return index.files, index.others
-        files: list[PartEntry] = []
-        for day in days:
-            proofs = parse_root_proofs(await self.store.get(root_name(day, ".json")))
-            seal = parse_seal(parse_record(proofs.seal).event)
-            files += [PartEntry(**msgspec.structs.asdict(one)) for one in seal.files]
-        others = [FileEntry(n=name, sha256=digest_of(await self.store.get(name))) for name in names]
-        return tuple(files), tuple(others)
 
     async def _settle(self) -> None:
         """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ import h11
 
 from nomos.errors import Misconfigured, Unavailable
 from nomos.log.note import NOTE_BYTES_MAX, VerifierKey
+from nomos.loopback import is_loopback
 
 #: From the first byte to connect to the last of the answer.
 ANSWER_SECONDS: Final = 8.0
@@ -42,7 +42,7 @@ class Asker:
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
             raise Misconfigured(f"the URL of the witness {key.name} cannot be read", cause=str(error)) from error
-        allowed = parts.scheme == "https" or (parts.scheme == "http" and development and _is_loopback(host))
+        allowed = parts.scheme == "https" or (parts.scheme == "http" and development and is_loopback(host))
         if not allowed or not host or "@" in parts.netloc or parts.query or parts.fragment:
             detail = f"the URL of the witness {key.name} must be https, without a query"
             raise Misconfigured(detail, hint="http is for loopback, in development")
@@ -98,10 +98,3 @@ class Asker:
                 return status, kind, bytes(answer)
             elif isinstance(event, h11.ConnectionClosed):
                 raise Unavailable(f"the witness {self.key.name} ended the connection")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

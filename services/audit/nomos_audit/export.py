@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,9 @@ READ_LIMIT_MAX: Final = 1_000
 READ_BYTES_MAX: Final = 600_000
 #: Rows that are read from the table at once.
 TABLE_ROWS: Final = 1_000
+#: How long the table is waited for, and how often it is looked at.
+TABLE_SECONDS: Final = 10.0
+TABLE_POLL_SECONDS: Final = 0.1
 #: Batches of rows between the reader and the file writer.
 _AHEAD: Final = 8
 _STALLED_SECONDS: Final = 0.5
@@ -194,12 +198,27 @@ async def _batches(
     return _read_table(table, size, tenant)
 
 
+async def _reach(table: Database, size: int) -> None:
+    """Waits until the table holds the records below ``size``: one that it lacks would be missing without a word."""
+    until = time.monotonic() + TABLE_SECONDS
+    while True:
+        raise_if_cancelled()
+        async with table.transaction() as connection:
+            there = await connection.fetchval("SELECT size FROM audit_projection")
+        if there is not None and there >= size:
+            return
+        if time.monotonic() >= until:
+            raise Unavailable(f"the table holds {there or 0} of {size} records", hint="ask again")
+        await asyncio.sleep(TABLE_POLL_SECONDS)
+
+
 async def _read_table(table: Database, size: int, tenant: str) -> AsyncIterator[list[ArchiveRow]]:
     """The tenant's records below ``size`` from the table, each compared with its chain hash.
 
     Raises:
-        Unavailable: Postgres does not answer, or a row is damaged.
+        Unavailable: Postgres does not answer, the table is late, or a row is damaged.
     """
+    await _reach(table, size)
     after = -1
     while True:
         async with table.transaction(tenant=tenant) as connection:

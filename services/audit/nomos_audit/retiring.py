@@ -4,8 +4,8 @@ Rules; a segment may go when all hold, and it is the oldest:
 
 1. It is ended, and its end is older than the age that the settings name.
 2. There is an archive, and every record of the segment lies in days whose seals are signed roots of the log.
-3. The archive's parts were fetched now; each has the digest that its seal states, and holds exactly the segment's
-   records with their chain hashes, which were recomputed from the chain.
+3. The archive's parts were fetched within the hour; each has the digest that its seal states, and holds exactly the
+   segment's records with their chain hashes, which were recomputed from the chain.
 4. The signer, the table, the tenants' streams and the tiles are past it and past the block after it, the tiles in a
    folder that outlives the process, so nothing has to be made from the beginning again.
 5. A start of the writer, and of the archiver, needs no block of it: the snapshots of heads that they begin from are
@@ -17,31 +17,32 @@ does, with a credential of its own (``audit-retirer``), and asking again names w
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from nomos.errors import BadSignature, Malformed, NotFound, RolledBack
+from nomos.errors import BadSignature, Malformed, NotFound, RolledBack, Unavailable
 from nomos.events import Actor
-from nomos.log.chain import link
-from nomos.log.heads import Seal, SealedFile, parse_seal
-from nomos.log.index import ROOTS_NAME, root_name
 from nomos.log.parts import Part
-from nomos.log.record import parse_record
-from nomos.log.roots import parse_root_proofs
-from nomos.log.tree import ProofFailed, leaf_hash, verify_inclusion
+from nomos.log.tree import ProofFailed
 from nomos_audit.archiver import Archiver
-from nomos_audit.follow import Follower, block_at, block_of, position_before
+from nomos_audit.dailyroots import names_of, read_root
+from nomos_audit.follow import Follower, block_at, block_of
 from nomos_audit.log import AuditLog
+from nomos_audit.replay import Position
 from nomos_audit.segments import Segment, room_of, segments
 from nomos_audit.store.port import digest_of
 
 RETIRED: Final = "audit.retired"
 DAY_SECONDS: Final = 86_400
-
+#: How long one question waits for a segment to be read back; the next one finds what became of it.
+COMPARE_WAIT_SECONDS: Final = 60.0
+#: How long ago a segment may have been read back when it goes.
+COMPARED_SECONDS: Final = 3_600.0
 
 _Row = tuple[int, bytes, bytes]
 
@@ -83,6 +84,8 @@ class Retirement:
         self._tiles_stay = tiles_stay
         self._journal = journal
         self._now = now
+        #: Segment -> what reads it back, and until when its answer counts.
+        self._compared: dict[str, tuple[asyncio.Task[str], float]] = {}
 
     async def retire(self, by: Actor, *, only_look: bool) -> list[Judged]:
         """Judges all ended segments, oldest first; records those that may go as ``by``'s doing, unless ``only_look``.
@@ -135,11 +138,30 @@ class Retirement:
         needs = await self._needs(archiver, one)
         if needs:
             return needs
+        return await self._differs(archiver, one, first, last)
+
+    async def _differs(self, archiver: Archiver, one: Segment, first: int, last: int) -> str:
+        """Whether the archive gives back something else; a large segment takes longer than one question may wait."""
+        task, until = self._compared.get(one.name, (None, 0.0))
+        if task is None or (task.done() and (task.result() or self._now() >= until)):
+            task = asyncio.create_task(self._compare(archiver, one, first, last), name=f"audit retire {one.name}")
+            self._compared[one.name] = (task, self._now() + COMPARED_SECONDS)
+        await asyncio.wait([task], timeout=COMPARE_WAIT_SECONDS)
+        return task.result() if task.done() else "it is being read back from the archive; ask again"
+
+    async def _compare(self, archiver: Archiver, one: Segment, first: int, last: int) -> str:
+        """What differs between the segment and the archive; empty where nothing does."""
         try:
-            await self._compare(archiver, one, first, last)
-        except (Malformed, BadSignature, RolledBack, NotFound) as error:
+            await self._read_back(archiver, one, first, last)
+        except (Malformed, BadSignature, RolledBack, NotFound, Unavailable) as error:
             return f"the archive does not hold it: {error.detail}"
         return ""
+
+    def close(self) -> None:
+        """Ends what is being read back."""
+        for task, _ in self._compared.values():
+            task.cancel()
+        self._compared.clear()
 
     async def _needs(self, archiver: Archiver, one: Segment) -> str:
         """Whether a start needs a block of the segment."""
@@ -152,7 +174,7 @@ class Retirement:
                 return f"a start of the {name} needs block {max(block.heads_at - 1, 1)}"
         return ""
 
-    async def _compare(self, archiver: Archiver, one: Segment, first: int, last: int) -> None:
+    async def _read_back(self, archiver: Archiver, one: Segment, first: int, last: int) -> None:
         """Compares each record of the segment, its hash recomputed, with what the archive gives back.
 
         Raises:
@@ -160,9 +182,11 @@ class Retirement:
             BadSignature: a root of the archive is not signed, or does not prove its seal.
             Malformed: an object is not what its name says.
             NotFound: an object is gone.
+            Unavailable: the bus or the store does not answer.
         """
-        position, _ = await position_before(self._log.client, self._log.origin, one.first)
-        follower = Follower(self._log.client, position)
+        # The block before may be retired. What this one says of it is proven with the first hash that the archive has.
+        begin, _ = await block_at(self._log.client, one.first)
+        follower = Follower(self._log.client, Position(block=one.first - 1, size=begin.first, hash=begin.prev))
         number = first
         try:
             async with aclosing(self._archived(archiver, first, last)) as rows:
@@ -182,33 +206,23 @@ class Retirement:
     async def _archived(self, archiver: Archiver, first: int, last: int) -> AsyncGenerator[_Row, None]:
         """Records ``first`` to ``last`` as the store gives them back: number, chain hash, bytes."""
         store = archiver.store
-        names = await store.names(f"{ROOTS_NAME}/")
-        for day in (name.removeprefix(f"{ROOTS_NAME}/") for name in names if name.count(".") == 0):
-            seal = await self._seal(archiver, day)
+        days, _ = await names_of(store)
+        for day in days:
+            seal = (await read_root(store, day, self._log.signer.open_note)).seal
+            if seal.first > last:
+                return
             for file in seal.files:
                 if file.last < first or file.first > last:
                     continue
                 with tempfile.TemporaryDirectory(prefix="nomos-retire-") as folder:
                     path = Path(folder) / "part"
                     await store.fetch(file.n, path)
-                    for row in _rows(path, file):
-                        if first <= row[0] <= last:
-                            yield row
-
-    async def _seal(self, archiver: Archiver, day: str) -> Seal:
-        """A day's seal, proven by its signed root."""
-        proofs = parse_root_proofs(await archiver.store.get(root_name(day, ".json")))
-        root = await self._log.signer.open_note(await archiver.store.get(root_name(day)))
-        leaf = leaf_hash(link(proofs.prev, proofs.seal))
-        verify_inclusion(root.size - 1, root.size, leaf, proofs.inclusion, root.root)
-        return parse_seal(parse_record(proofs.seal).event)
-
-
-def _rows(path: Path, file: SealedFile) -> Iterator[_Row]:
-    if digest_of(path) != file.sha256:
-        raise ProofFailed(f"{file.n} does not have the digest that its seal states")
-    with Part(path, with_prev=False) as part:
-        for group in range(part.groups):
-            rows = part.read(group)
-            for row, seq in enumerate(rows.seqs):
-                yield seq, rows.hash(row), rows.record(row)
+                    # Files are read in a thread: the writer lives in this loop.
+                    if await asyncio.to_thread(digest_of, path) != file.sha256:
+                        raise ProofFailed(f"{file.n} does not have the digest that its seal states")
+                    with Part(path, with_prev=False) as part:
+                        for group in range(part.groups):
+                            rows = await asyncio.to_thread(part.read, group)
+                            for row, seq in enumerate(rows.seqs):
+                                if first <= seq <= last:
+                                    yield seq, rows.hash(row), rows.record(row)

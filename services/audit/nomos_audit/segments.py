@@ -110,13 +110,37 @@ async def newest_segment(client: Client) -> Segment:
 
 
 async def first_block(client: Client) -> int:
-    """The number of the oldest block that is not retired.
+    """The number of the oldest block that is not retired; of the first to come where there is none.
 
     Raises:
         Misconfigured: there is no chain.
         Unavailable: the bus does not answer.
     """
-    return (await segments(client))[0].first
+    names = await _names(client)
+    for name in names:
+        if (await stream_state(client, name)).last_seq >= first_of(name):
+            return first_of(name)
+    if not names:
+        raise Misconfigured(f"there is no stream {STREAM}", hint="run the provisioning first")
+    return first_of(names[0])
+
+
+async def _find(client: Client, block: int) -> tuple[str, Stored] | None:
+    """The stream and the message of a block; None where it is nowhere."""
+    for name in reversed(await _names(client)):
+        # The newest that can hold it, as a rule; before that only one that stayed empty.
+        if first_of(name) <= block and (stored := await message_at(client, name, block)) is not None:
+            return name, stored
+    return None
+
+
+async def _missing(client: Client, block: int) -> RolledBack:
+    first, last = await first_block(client), (await newest_segment(client)).last
+    if block < first:
+        return RolledBack(f"the chain begins at block {first}, after block {block}", hint=RETIRED_HINT)
+    if block > last:
+        return RolledBack(f"the chain ends at block {last}, but block {block} was read", hint=HINT)
+    return RolledBack(f"block {block} of the chain is gone", hint=HINT)
 
 
 async def segment_after(client: Client, block: int) -> str:
@@ -126,20 +150,12 @@ async def segment_after(client: Client, block: int) -> str:
         RolledBack: block ``block`` was retired, or the chain ends before it.
         Unavailable: the bus does not answer.
     """
-    found = await segments(client)
-    if block == 0 and found[0].first == 1:
-        return found[0].name
-    for one in reversed(found):
-        if one.first <= block:
-            if block > one.last:
-                raise RolledBack(f"the chain ends at block {one.last}, but block {block} was read", hint=HINT)
-            stored = await message_at(client, one.name, block)
-            if stored is None:
-                raise RolledBack(f"block {block} of the chain is gone", hint=HINT)
-            return parse_block(stored.payload).next or one.name
-        if one.first == block + 1:
-            return one.name
-    raise RolledBack(f"the chain begins at block {found[0].first}, after block {block}", hint=RETIRED_HINT)
+    found = await _find(client, block) if block else None
+    if found is not None:
+        return parse_block(found[1].payload).next or found[0]
+    if await first_block(client) == block + 1:
+        return name_of(block + 1)
+    raise await _missing(client, block)
 
 
 async def block_stored(client: Client, block: int) -> Stored:
@@ -149,14 +165,10 @@ async def block_stored(client: Client, block: int) -> Stored:
         RolledBack: it is not there, or it was retired.
         Unavailable: the bus does not answer.
     """
-    found = await segments(client)
-    if block < found[0].first:
-        raise RolledBack(f"the chain begins at block {found[0].first}, after block {block}", hint=RETIRED_HINT)
-    name = next(one.name for one in reversed(found) if one.first <= block)
-    stored = await message_at(client, name, block)
-    if stored is None:
-        raise RolledBack(f"block {block} of the chain is gone", hint=HINT)
-    return stored
+    found = await _find(client, block)
+    if found is None:
+        raise await _missing(client, block)
+    return found[1]
 
 
 async def newest_block(client: Client) -> Stored | None:

@@ -20,7 +20,6 @@ import re
 import ssl
 import time
 from collections.abc import Collection, Sequence
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,6 +30,7 @@ from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 from nomos.errors import BadSignature, Conflict, Malformed, MalformedRecord, Misconfigured, NotFound, Unavailable
 from nomos.log.index import ROOTS_NAME, FileEntry, root_name
 from nomos.log.timestamps import TOKEN_BYTES_MAX, check_content, parse_token, verify_token
+from nomos.loopback import is_loopback
 from nomos_audit.store.port import Store, digest_of
 from nomos_runtime import observe
 
@@ -201,13 +201,6 @@ def _checked(url: str, *, development: bool) -> SplitResult:
         raise Misconfigured("archive_tsa holds what is no URL", cause=str(error)) from error
     if not host or parts.username is not None or parts.password is not None or parts.fragment:
         raise Misconfigured("a URL of archive_tsa has a host, and no credentials and no fragment")
-    if parts.scheme == "https" or (parts.scheme == "http" and development and _is_loopback(host)):
+    if parts.scheme == "https" or (parts.scheme == "http" and development and is_loopback(host)):
         return parts
     raise Misconfigured(f"archive_tsa names {host} without TLS", hint="https:// only, but for loopback in development")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nomos.errors import Misconfigured
+from nomos.errors import Misconfigured, Unavailable
 from nomos.ids import new_id
 from nomos.log.checkpoint import Checkpoint, WitnessSigner, open_checkpoint, sign_checkpoint
 from nomos.log.index import parse_index
@@ -420,7 +420,7 @@ async def test_an_answer_that_never_comes_ends(monkeypatch: pytest.MonkeyPatch) 
 
     async with Scripted(silent) as scripted:
         asker = Asker(LIAR.verifier_key, scripted.url, development=True)
-        with pytest.raises(Exception, match="does not answer"):
+        with pytest.raises(Unavailable, match="does not answer"):
             await asker.ask(b"old 0\n\n")
 
 
@@ -428,7 +428,7 @@ async def test_an_answer_has_a_size() -> None:
     async with Scripted(_says(lambda _: http(200, "text/plain", b"x" * (ANSWER_BYTES_MAX + 1)))) as scripted:
         asker = Asker(LIAR.verifier_key, scripted.url, development=True)
         note = sign_checkpoint(Checkpoint(origin="a", size=1, root=bytes(32)), [NoteSigner("a", SEED)])
-        with pytest.raises(Exception, match="more than"):
+        with pytest.raises(Unavailable, match="more than"):
             await asker.ask(b"old 0\n\n" + note)
 
 

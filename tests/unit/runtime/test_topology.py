@@ -7,6 +7,7 @@ from nomos_runtime import topology
 from nomos_runtime.natsjwt import AccountClaims
 from nomos_runtime.topology import DOORS, OPS, ROLES, SERVICES, STREAMS, SYS, TENANTS, USERS, Bounds, account_of
 from nomos_runtime.topology.ensure import changes
+from nomos_runtime.topology.streams import SEGMENTS_MAX
 
 SERVICE_USERS = {u.name: u for u in USERS if u.name in SERVICES}
 
@@ -209,6 +210,11 @@ def test_an_accounts_defaults_allow_nothing(name: str) -> None:
 def test_only_the_accounts_of_streams_have_jetstream() -> None:
     for name in (SYS, OPS, *map(account_of, SERVICES)):
         assert bool(claims_of(name).limits.disk_storage) == (name in {"AUDIT", "PROXY"})
+
+
+def test_the_chains_account_has_room_for_segments_and_no_other_for_more_streams() -> None:
+    assert claims_of("AUDIT").limits.streams == len([s for s in STREAMS if s.account == "AUDIT"]) + SEGMENTS_MAX
+    assert claims_of("PROXY").limits.streams == len([s for s in STREAMS if s.account == "PROXY"])
 
 
 def config(name: str = "CHAIN", bounds: Bounds | None = None) -> dict[str, object]:

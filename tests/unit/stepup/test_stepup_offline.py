@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nomos import events as kernel
 from nomos.errors import BadSignature, Malformed, NomosError
-from nomos.log.approvals import Approvals, read_approvals
+from nomos.log.approvals import RACE_SECONDS, Approvals, read_approvals
 from nomos.log.assertion import Assertion, verify_assertion
 from nomos.log.record import canonical_bytes, format_ts, parse_record
 from nomos.log.report import Tally
@@ -136,6 +136,7 @@ class Log:
 
     def __init__(self) -> None:
         self.objects: list[dict[str, Any]] = []
+        self.now = 1_800_000_000_000_000
 
     def add(
         self, kind: str, event: dict[str, Any], *, tenant: str = "acme", svc: str = "stepup", corr: str = ""
@@ -153,7 +154,7 @@ class Log:
                 "src": {"i": 0, "q": seq + 1, "s": "INTAKE"},
                 "tenant": tenant,
                 "tprev": "0" * 64,
-                "ts": format_ts(1_800_000_000_000_000),
+                "ts": format_ts(self.now),
                 "tseq": seq,
                 "type": kind,
                 "v": 1,
@@ -405,8 +406,20 @@ def test_a_revoked_key_and_a_removed_approver_sign_nothing(stage: Stage) -> None
         more = {"credential_id": credential} if command is RevokePasskey else {}
         for event in decide_approver(approver, command(now=stage.NOW, **more)):
             story.say(event)
+        story.log.now += (RACE_SECONDS + 1) * 1_000_000
         story.sign()
         assert story.log.judge()[0] == "the passkey that signed was not enrolled by this approver, or not any more"
+
+
+def test_a_right_that_is_taken_away_while_a_signature_is_judged_is_no_fault_of_the_log(stage: Stage) -> None:
+    for command in (RevokePasskey, RemoveApprover):
+        story = Story(stage)
+        more = {"credential_id": story.keys["ada"].credential_id} if command is RevokePasskey else {}
+        for event in decide_approver(story.approvers["ada"], command(now=stage.NOW, **more)):
+            story.say(event)
+        story.log.now += RACE_SECONDS * 1_000_000
+        story.sign()
+        assert story.log.judge()[0] is None
 
 
 def test_a_request_id_that_an_agent_gives_twice_is_no_fault(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from argparse import Namespace
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -59,6 +60,9 @@ def retire(args: Namespace) -> int:
 
 
 async def _retire(context: Context, creds: str) -> list[_Judged]:
+    if creds:
+        # Before anything is recorded.
+        _check_readable(creds)
     async with await Operator.connect(context.operator_creds, url=context.bus_url) as operator:
         reply = await operator.ask("audit", "retire", INSTALLATION, timeout_ms=RETIRE_MS, only_look=not creds)
     try:
@@ -66,24 +70,47 @@ async def _retire(context: Context, creds: str) -> list[_Judged]:
     except msgspec.ValidationError as e:
         raise Malformed("the audit service sent another answer", cause=str(e)) from e
     if creds:
-        await _delete(context.bus_url, creds, [one.stream for one in found if not one.against])
+        await delete_segments(context.bus_url, creds, [one.stream for one in found if not one.against])
     return found
 
 
-async def _delete(url: str, creds: str, names: list[str]) -> None:
+def _check_readable(creds: str) -> None:
+    try:
+        Path(creds).read_bytes()
+    except OSError as e:
+        raise Misconfigured(f"{creds} cannot be used: {e.strerror or e}") from e
+
+
+async def _quiet(_: Exception) -> None:
+    """What the client would print; the error is raised and told once."""
+
+
+async def delete_segments(url: str, creds: str, names: list[str]) -> None:
+    """Deletes segments of the chain, in order.
+
+    Args:
+        url: of the bus.
+        creds: path of the retirer's credentials file.
+        names: of streams that are segments.
+
+    Raises:
+        Malformed: a name is none; nothing is deleted.
+        Misconfigured: the credentials cannot be read.
+        Unavailable: the bus does not answer, or does not delete one; those before it are gone.
+    """
     if any(name != _STREAM and not name.startswith(f"{_STREAM}-") for name in names):
         raise Malformed("the audit service names a stream that is no segment of the chain")
+    _check_readable(creds)
     try:
         client = await nats.connect(
             url,
+            error_cb=_quiet,
             user_credentials=creds,
             inbox_prefix=f"_INBOX.{RETIRER}".encode(),
             allow_reconnect=False,
             connect_timeout=5,
         )
-    except OSError as e:
-        raise Misconfigured(f"{creds} cannot be used: {e.strerror or e}") from e
-    except (nats.errors.Error, TimeoutError) as e:
+    except (nats.errors.Error, OSError, TimeoutError, ValueError) as e:
         raise Unavailable("the bus does not let the retirer in", cause=repr(e)) from e
     try:
         for name in names:

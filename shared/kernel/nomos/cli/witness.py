@@ -15,13 +15,13 @@ import signal
 import ssl
 from argparse import Namespace
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 
 from nomos.cli.output import Exit, result, say
 from nomos.errors import Misconfigured
 from nomos.log.checkpoint import WitnessSigner
 from nomos.log.note import KeyKind, VerifierKey, parse_vkey
+from nomos.loopback import is_loopback
 from nomos.witness.server import Witness, serve
 from nomos.witness.store import Remembered
 
@@ -113,11 +113,7 @@ def _tls(args: Namespace, host: str) -> ssl.SSLContext | None:
     if bool(args.tls_cert) != bool(args.tls_key):
         raise Misconfigured("--tls-cert and --tls-key go together")
     if not args.tls_cert:
-        try:
-            is_loopback = host == "localhost" or ip_address(host).is_loopback
-        except ValueError:
-            is_loopback = False
-        if not is_loopback:
+        if not is_loopback(host):
             raise Misconfigured(f"{host} is not loopback, and there is no certificate", hint="--tls-cert and --tls-key")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

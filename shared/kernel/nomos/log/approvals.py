@@ -6,7 +6,8 @@ Decides, over the records of one log or one tenant in order:
    binds.
 2. Each signature on it verifies (:mod:`nomos.log.assertion`), and its challenge is the hash of exactly that request.
 3. The key that signed was enrolled by that approver before, in that tenant, and neither revoked nor was the approver
-   removed; nobody signs twice; who asks does not sign; the time is not over.
+   removed; nobody signs twice; who asks does not sign; the time is not over. A right that is taken away while a
+   signature is judged may be recorded first: for :data:`RACE_SECONDS` of the log's time such a signature counts.
 4. An approval is used once, by the agent that asked, after as many have signed as were needed, before its time is over.
 5. A decision that counts on a person (``cosigned``) follows the use of an approval of exactly its request.
 
@@ -29,7 +30,7 @@ import orjson
 from nomos import events
 from nomos.errors import BadSignature, Malformed, MalformedRecord
 from nomos.log.assertion import Assertion, approval_challenge, decode_base64url, verify_assertion
-from nomos.log.record import Record, parse_record
+from nomos.log.record import Record, parse_record, parse_ts
 from nomos.log.report import Tally, Verdict
 
 _STEPUP: Final = "stepup"
@@ -49,6 +50,11 @@ TYPES: Final = frozenset(
     }
 )
 COSIGNED: Final = b'"cosigned":true'
+
+
+#: How long judging a signature may take; by so much the record of a withdrawn right can come before it.
+RACE_SECONDS: Final = 30
+_MICROSECONDS: Final = 1_000_000
 
 
 class Asked(NamedTuple):
@@ -119,9 +125,10 @@ Said = Asked | Signed | Ended | Used | Enrolled | Withdrawn | Cosigned
 
 
 class ApprovalFact(NamedTuple):
-    """What record ``seq`` of ``tenant`` says."""
+    """What record ``seq`` of ``tenant``, written at ``at`` (microseconds since 1970), says."""
 
     seq: int
+    at: int
     tenant: str
     said: Said
 
@@ -167,7 +174,7 @@ def read_approvals(rows: Iterable[tuple[int, bytes]]) -> ApprovalFacts:
         except (Malformed, BadSignature) as error:
             return ApprovalFacts(tuple(found), (row, error.detail))
         if said is not None:
-            found.append(ApprovalFact(record.seq, record.tenant, said))
+            found.append(ApprovalFact(record.seq, parse_ts(record.ts), record.tenant, said))
     return ApprovalFacts(tuple(found), None)
 
 
@@ -264,6 +271,8 @@ class Approvals:
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, str], dict[str, str]] = {}
+        #: What each approver's newest withdrawal took away, and when.
+        self._withdrawn: dict[tuple[str, str], dict[str, tuple[str, int]]] = {}
         self._open: dict[tuple[str, str], _Open] = {}
         #: Tenant, request, agent, connection and digest -> approvals that were used and no decision counts on yet.
         self._used: Counter[tuple[str, str, str, str, str]] = Counter()
@@ -278,17 +287,17 @@ class Approvals:
             What is wrong: verdict, seq of the record and reason; None while nothing is.
         """
         for fact in facts.facts:
-            wrong = self._judge(fact.tenant, fact.said)
+            wrong = self._judge(fact.tenant, fact.said, fact.at)
             if wrong is not None:
                 return Verdict.TAMPERED, fact.seq, wrong
         return None
 
-    def _judge(self, tenant: str, said: Said) -> str | None:
+    def _judge(self, tenant: str, said: Said, at: int) -> str | None:
         match said:
             case Asked():
                 return self._ask(tenant, said)
             case Signed():
-                return self._sign(tenant, said)
+                return self._sign(tenant, said, at)
             case Ended():
                 return self._end(tenant, said)
             case Used():
@@ -298,10 +307,8 @@ class Approvals:
                 return None
             case Withdrawn():
                 held = self._keys.get((tenant, said.approver), {})
-                if said.credential is None:
-                    held.clear()
-                else:
-                    held.pop(said.credential, None)
+                gone = list(held) if said.credential is None else [said.credential]
+                self._withdrawn[tenant, said.approver] = {one: (held.pop(one), at) for one in gone if one in held}
                 return None
             case Cosigned():
                 return self._decide(tenant, said)
@@ -320,14 +327,14 @@ class Approvals:
             return "an approval ends that everybody has signed"
         return None
 
-    def _sign(self, tenant: str, signed: Signed) -> str | None:
+    def _sign(self, tenant: str, signed: Signed, at: int) -> str | None:
         waiting = self._open.get((tenant, signed.approval))
         if waiting is None:
             return "a signature releases an approval that does not wait for one"
         asked = waiting.asked
         if signed.challenge != asked.challenge:
             return "the passkey signed another request than the recorded one"
-        if self._keys.get((tenant, signed.approver), {}).get(signed.credential) != signed.key:
+        if self._key_of(tenant, signed, at) != signed.key:
             return "the passkey that signed was not enrolled by this approver, or not any more"
         if signed.approver in waiting.signers:
             return "one approver signed twice"
@@ -340,6 +347,14 @@ class Approvals:
             return "the number of signatures that are missing is wrong"
         self._signatures += 1
         return None
+
+    def _key_of(self, tenant: str, signed: Signed, at: int) -> str | None:
+        """The key that the approver could sign with when the signature was judged."""
+        held = self._keys.get((tenant, signed.approver), {}).get(signed.credential)
+        gone = self._withdrawn.get((tenant, signed.approver), {}).get(signed.credential)
+        if held is None and gone is not None and at - gone[1] <= RACE_SECONDS * _MICROSECONDS:
+            return gone[0]
+        return held
 
     def _use(self, tenant: str, used: Used) -> str | None:
         waiting = self._open.pop((tenant, used.approval), None)

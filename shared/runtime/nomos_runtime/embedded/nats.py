@@ -24,7 +24,8 @@ from nomos_runtime.embedded.process import DirectoryLock, ServerProcess
 from nomos_runtime.provision import Installation, preload_resolver
 
 MAX_PAYLOAD_BYTES: Final = 1_048_576
-STORE_BYTES: Final = 16 << 30
+#: What streams may reserve together, not what they take: the default bounds, and four segments of the chain more.
+STORE_BYTES: Final = 48 << 30
 MEMORY_BYTES: Final = 256 << 20
 START_SECONDS: Final = 20
 LOOPBACK: Final = "127.0.0.1"

@@ -20,7 +20,7 @@ from nomos_runtime.topology.roles import (
     Role,
     TenantLimits,
 )
-from nomos_runtime.topology.streams import MIB, streams_of
+from nomos_runtime.topology.streams import MIB, streams_max, streams_of
 from nomos_runtime.topology.users import RESPONSE_SECONDS, User, users_of
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -117,7 +117,7 @@ def account_claims(
         limits=natsjwt.Limits(
             mem_storage=CONSUMER_MEMORY_BYTES if jetstream else 0,
             disk_storage=NO_LIMIT if jetstream else 0,
-            streams=len(streams_of(name)),
+            streams=streams_max(name),
             consumer=CONSUMERS_MAX if jetstream else 0,
         ),
         exports=() if name == SYS else tuple(_export(d) for d in DOORS if d.owner == name),

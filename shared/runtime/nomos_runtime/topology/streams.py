@@ -16,6 +16,8 @@ _NANOSECONDS: Final = 1_000_000_000
 #: Bytes of one message in any stream; blocks stay below 900 kB.
 MESSAGE_BYTES_MAX: Final = MIB
 DEDUPE_SECONDS: Final = 120
+#: Segments of the chain beyond the first that may be there at once: 32 years of months without one retired.
+SEGMENTS_MAX: Final = 384
 #: A nonce is one delegation's invocation, whose proofs live 60 s.
 NONCE_BYTES_MAX: Final = 4_096
 
@@ -25,7 +27,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         intake_bytes: journal that is not yet trimmed; full means that every decision is deny.
-        chain_bytes: the log of record of the running period.
+        chain_bytes: one segment of the log of record; the next one needs as much room beside it.
         audit_bytes: the tenants' projection, which can be built again; its oldest go first.
         checkpoint_bytes: signed checkpoints.
         nonce_bytes: nonces in use; full means that every invocation is refused.
@@ -74,6 +76,12 @@ STREAMS: Final[tuple[Stream, ...]] = (
 def streams_of(account: str) -> tuple[Stream, ...]:
     """The streams of ``account``."""
     return tuple(s for s in STREAMS if s.account == account)
+
+
+def streams_max(account: str) -> int:
+    """How many streams ``account`` may have: its own, and where the chain is, the segments that it rolls into."""
+    own = len(streams_of(account))
+    return own + SEGMENTS_MAX if any(s.name == "CHAIN" for s in streams_of(account)) else own
 
 
 def stream_config(stream: Stream, bounds: Bounds) -> dict[str, object]:
