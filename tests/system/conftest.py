@@ -42,6 +42,8 @@ from nomos.log.report import Verdict
 from nomos.log.verify import verify_export
 from nomos.messages import Failure, Invoke
 from nomos.operator import Operator
+from nomos_audit.block import parse_block
+from nomos_audit.segments import newest_block
 from nomos_runtime.embedded.upstream import EmbeddedUpstream, SeenRequest
 from nomos_runtime.launch import ServiceProcess
 from nomos_runtime.local import SERVICES, Local
@@ -285,8 +287,11 @@ class World:
         """Puts the policies of the beginning in force again."""
         await self.ask("policy", "put", TENANT, text=POLICY, why="as before")
 
-    def start_nats(self) -> None:
+    def start_nats(self, store_bytes: int | None = None) -> None:
+        """Starts the server again, with the room that it had or with ``store_bytes``."""
         assert self.local.installation is not None
+        if store_bytes is not None:
+            self.local.nats.max_file_store = store_bytes
         self.local.nats.start(self.local.installation)
 
     def said(self, label: str, event: str, **fields: object) -> int:
@@ -420,13 +425,11 @@ class World:
 
         async def consumed() -> bool:
             try:
-                js = client.jetstream(timeout=1)
-                journal = (await js.stream_info("INTAKE")).state.last_seq
-                newest = await js.get_last_msg("CHAIN", "chain.0")
-            except (nats.errors.Error, TimeoutError):
+                journal = (await client.jetstream(timeout=1).stream_info("INTAKE")).state.last_seq
+                newest = await newest_block(client)
+            except (nats.errors.Error, TimeoutError, Unavailable):
                 return False
-            assert newest.data is not None
-            return bool(msgspec.msgpack.decode(newest.data)["intake"] == journal)
+            return newest is not None and parse_block(newest.payload).intake == journal
 
         await until(consumed, "the log to consume the journal")
 
@@ -514,11 +517,13 @@ def _check_answer(answer: Answer, by_corr: dict[tuple[str, str], list[dict[str, 
 
 
 @asynccontextmanager
-async def build(folder: Path, *, bounds: Bounds = BOUNDS, **env: str) -> AsyncIterator[World]:
+async def build(
+    folder: Path, *, bounds: Bounds = BOUNDS, store_bytes: int = STORE_BYTES, **env: str
+) -> AsyncIterator[World]:
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / "run"
     run.mkdir(exist_ok=True)
-    local = Local(folder / "data", bounds=bounds, max_file_store=STORE_BYTES, connectors=ROOT / "connectors")
+    local = Local(folder / "data", bounds=bounds, max_file_store=store_bytes, connectors=ROOT / "connectors")
     world = World(local, run, {**SHORT, **env})
     try:
         yield await world.start()

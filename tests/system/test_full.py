@@ -27,6 +27,10 @@ DISK_BYTES = 192 * MIB
 SMALL = Bounds(
     intake_bytes=8 * MIB, chain_bytes=4 * MIB, audit_bytes=16 * MIB, checkpoint_bytes=MIB, nonce_bytes=8 * 1024
 )
+#: Of all streams together: what they have, with NONCE grown, and no room for a second segment of the chain.
+STORE_BYTES = 40 * MIB
+#: After the operator has given the server a larger disk.
+LARGE_STORE_BYTES = 1 << 30
 #: Bytes in each request, so that megabytes are full after dozens of requests.
 FILLER = 40_000
 
@@ -71,8 +75,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def small(disk: Disk, build_world: Any) -> AsyncIterator[Any]:
-    async with build_world(disk.folder.parents[2], bounds=SMALL) as world:
+    async with build_world(disk.folder.parents[2], bounds=SMALL, store_bytes=STORE_BYTES) as world:
         yield world
+
+
+def enlarge(world: Any) -> None:
+    """Gives the server more room, which it takes when it starts."""
+    if world.local.nats.max_file_store != LARGE_STORE_BYTES:
+        world.local.nats.kill()
+        world.start_nats(LARGE_STORE_BYTES)
 
 
 async def refused_only(load: Any) -> None:
@@ -95,14 +106,17 @@ async def test_a_full_replay_set_lets_nothing_run(small: Any) -> None:
 async def test_a_full_log_stops_no_answer_and_loses_none(small: Any) -> None:
     await small.grow("PROXY", nonce_bytes=8 * MIB)
     async with small.load(filler=FILLER) as load:
+        await small.until(lambda: small.said("audit", "audit_chain_roll_away"), "the log to have no room to roll into")
         await small.until(lambda: small.said("audit", "audit_append_unknown"), "the log to be full")
         # The journal has room: answers are durable there and wait for the log.
         await load.more(5)
+    enlarge(small)
     await small.grow("AUDIT", chain_bytes=64 * MIB)
     await small.check(load)
 
 
 async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) -> None:
+    enlarge(small)
     await small.grow("PROXY", nonce_bytes=8 * MIB)
     await small.grow("AUDIT", chain_bytes=64 * MIB)
     async with small.load(filler=FILLER) as load:
@@ -131,6 +145,7 @@ async def test_a_full_journal_denies_everything_and_loses_nothing(small: Any) ->
 
 
 async def test_a_full_disk_denies_everything_and_loses_nothing(small: Any, disk: Disk) -> None:
+    enlarge(small)
     await small.grow("PROXY", nonce_bytes=8 * MIB)
     await small.grow("AUDIT", chain_bytes=64 * MIB, intake_bytes=64 * MIB)
     async with small.load() as load:

@@ -68,12 +68,12 @@ class EmbeddedNats:
         Args:
             directory: the server's own: configuration, accounts, streams, log.
             port: TCP port on loopback; 0 keeps the port of the last run, or takes a free one.
-            max_file_store: bytes that all streams may reserve together.
+            max_file_store: bytes that all streams may reserve together; an attribute, taken at each start.
             sync_always: fsync before each acknowledgement. Only benchmarks switch it off.
         """
         self.directory = directory
         self.resolver_directory = directory / "accounts"
-        self._max_file_store = max_file_store
+        self.max_file_store = max_file_store
         self._sync_always = sync_always
         self._process: ServerProcess | None = None
         self._lock: DirectoryLock | None = None
@@ -150,7 +150,7 @@ class EmbeddedNats:
                 "jetstream {",
                 f"  store_dir: {quoted(self.directory / 'jetstream')}",
                 f"  max_memory_store: {MEMORY_BYTES}",
-                f"  max_file_store: {self._max_file_store}",
+                f"  max_file_store: {self.max_file_store}",
                 f"  sync_interval: {'always' if self._sync_always else quoted('2m')}",
                 "}",
                 "",
