@@ -444,6 +444,56 @@ tests:
     assert shell.nomos("policy", "lint", "--tenant", name, "--strict", *connectors).code == NO
 
 
+def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> None:
+    name = shell.tenant()
+    connectors = ("--connectors", str(ROOT / "connectors"))
+    shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
+    none = shell.nomos("policy", "impact", "closed.cedar", "--tenant", name, *connectors)
+    assert none.code == CANNOT_TELL, none
+    assert "has no recorded decision" in none.out
+    for action, resource in (READ, WRITE, DELETE):
+        shell.nomos("authorize", action, resource, "--creds", f"{name}.creds")
+    tail_until(shell, ["--tenant", name], "stepup.opened")
+    told = shell.ok("policy", "impact", "closed.cedar", "--tenant", name, "--since", "1d", *connectors).out
+    assert told.startswith("candidate: 2 of 3 answers would change\n"), told
+    assert "  answer    allow -> deny: 1\n  answer    step_up -> deny: 1\n" in told
+    assert f"bot {READ[0]} {READ[1]}: allow -> deny (no)" in told
+    failing = ("policy", "impact", "closed.cedar", "--tenant", name, "--fail-on-change", *connectors)
+    assert shell.ok(*failing, "--json", code=NO).json["changes"]["by_agent"] == {f"{name}/bot": 2}
+    shell.path("same.cedar").write_text(POLICIES, encoding="utf-8")
+    same = shell.ok("policy", "impact", "same.cedar", "--tenant", name, "--fail-on-change", *connectors).out
+    assert same == "candidate: 0 of 3 answers would change\n"
+    assert shell.nomos("policy", "impact", "same.cedar", "--tenant", name, "--since", "soon").code == USAGE
+    later = shell.nomos("policy", "impact", "same.cedar", "--tenant", name, "--since", "2999-01-01", *connectors)
+    assert later.code == CANNOT_TELL, later
+
+
+def test_a_pack_is_put_in_force_beside_what_is_there(shell: Shell) -> None:
+    name = shell.tenant()
+    folders = ("--packs", str(ROOT / "packs"), "--connectors", str(ROOT / "connectors"))
+    values = ("--set", "app=triage", "--set", "repo=github:repo/acme/shop")
+    add = ("policy", "pack", "add", "github-triage", "--tenant", name, *values, *folders)
+    added = shell.ok(*add, "--json").json
+    assert added["revision"] == 2
+    assert added["added"][0] == "github-triage/read"
+    text = shell.ok("policy", "show", "--tenant", name).out
+    assert text.startswith(POLICIES)
+    assert '@id("github-triage/read")' in text
+    asked = ("policy", "explain", "--tenant", name, "--agent", "bot", "--action", READ[0], "--json")
+    explained = shell.ok(*asked, "--resource", "github:repo/acme/shop").json
+    assert "github-triage/read" in [policy["id"] for policy in explained["decided_by"]]
+    twice = shell.nomos(*add)
+    assert twice.code == NO, twice
+    assert "has the policy github-triage/read already" in twice.err
+    assert shell.ok("policy", "list", "--tenant", name, "--json").json["revision"] == 2
+    shell.ok(*add, "--prefix", "again")
+    # A tenant without a set gets the pack alone.
+    empty = shell.new("empty")
+    shell.ok("tenant", "create", empty)
+    first = ("policy", "pack", "add", "github-read-only", "--tenant", empty, "--set", "app=insights", *folders)
+    assert shell.ok(*first, "--json").json["revision"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [(None, USAGE), ("permit (principal", USAGE), ('permit (principal == Nobody::"x", action, resource);', USAGE)],

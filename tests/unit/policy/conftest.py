@@ -64,4 +64,4 @@ def ask(vocabulary: Vocabulary) -> Ask:
 
 @pytest.fixture(scope="session")
 def starter() -> str:
-    return (ROOT / "infra" / "policies" / "github-starter.cedar").read_text(encoding="utf-8")
+    return (ROOT / "packs" / "github-starter" / "policies.cedar").read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ import msgspec
 
 from nomos.cli.output import Exit, error, result, say
 from nomos.errors import Misconfigured
+from nomos.events import DECISION_MADE
 from nomos.log.index import ExportIndex
 from nomos.log.reading import read_index, read_records
 from nomos.log.report import Verdict
@@ -62,21 +63,37 @@ def run(args: argparse.Namespace) -> int:
     if verdict is not None and verdict is not Verdict.VERIFIED:
         return verdict.exit_code
     replay = Replay(vocabularies, candidate=candidate)
-    for number, record in enumerate(read_records(directory, index, TYPES)):
-        if not args.tenant or record.tenant == args.tenant:
-            replay.add(record)
-        if number % _PROGRESS_EVERY == 0 and sys.stderr.isatty():
-            print(f"\r{number:,} records", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
-    outcome = replay.outcome()
+    outcome = replayed(replay, directory, index, args.tenant)
     members = {
         "export": args.export,
         "verdict": None if verdict is None else verdict.value,
         **msgspec.to_builtins(outcome),
     }
     result(args, "replay", members, _lines(outcome, verdict))
-    return _exit(args, outcome)
+    return exit_code(args, outcome)
+
+
+def replayed(replay: Replay, directory: Path, index: ExportIndex, tenant: str, since: str = "") -> Outcome:
+    """Feeds an export's records to ``replay``: all, or those of ``tenant``. Shows on a terminal how far it is.
+
+    Args:
+        replay: takes the records.
+        directory: of the export.
+        index: of the export.
+        tenant: whose records; empty for everybody's.
+        since: decisions before this time are left out, as ``ts`` spells times; empty for none.
+
+    Returns:
+        What it found.
+    """
+    for number, record in enumerate(read_records(directory, index, TYPES)):
+        if (not tenant or record.tenant == tenant) and (record.type != DECISION_MADE or record.ts >= since):
+            replay.add(record)
+        if number % _PROGRESS_EVERY == 0 and sys.stderr.isatty():
+            print(f"\r{number:,} records", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
+    return replay.outcome()
 
 
 def verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> Verdict | None:
@@ -101,7 +118,8 @@ def verified(args: argparse.Namespace, directory: Path, index: ExportIndex) -> V
     return report.verdict
 
 
-def _exit(args: argparse.Namespace, outcome: Outcome) -> int:
+def exit_code(args: argparse.Namespace, outcome: Outcome) -> int:
+    """What the outcome of a replay means to who called the command; see the module."""
     if outcome.wrong or (args.fail_on_change and outcome.changes is not None and outcome.changes.changed):
         return Exit.NO
     if outcome.unproven or not outcome.decisions:
@@ -124,11 +142,12 @@ def _lines(outcome: Outcome, verdict: Verdict | None) -> list[str]:
         lines.append("  there is no decision in this export: nothing is proven")
     lines.append("  not proven here: that approvals were genuine and clocks right (nomos verify --level 2)")
     if outcome.changes is not None:
-        lines += _change_lines(outcome.changes)
+        lines += change_lines(outcome.changes)
     return [printable(line) for line in lines]
 
 
-def _change_lines(changes: Changes) -> list[str]:
+def change_lines(changes: Changes) -> list[str]:
+    """What a candidate changes, for people."""
     lines = [f"candidate: {changes.changed} of {changes.evaluated} answers would change"]
     for title, counted in (
         ("answer", changes.by_answer),

@@ -23,9 +23,13 @@ PLUGINS = {
     "policy explain": "which policies decide a request, and what would change the answer",
     "policy test": "compare the answers of a policy set with a table of expected ones",
     "policy lint": "find what is wrong, or can hardly be meant, in a policy set",
+    "policy pack": "sets of policies to start from",
+    "policy impact": "what a candidate set would have answered to everything that a tenant was asked",
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
-DISTRIBUTIONS = dict.fromkeys(("replay", "policy explain", "policy test", "policy lint"), "nomos-authz-policy")
+DISTRIBUTIONS = dict.fromkeys(
+    ("replay", "policy explain", "policy test", "policy lint", "policy pack"), "nomos-authz-policy"
+)
 #: Processes that a command may be told to use.
 PROCESSES_MAX = 64
 _Group = argparse._SubParsersAction

@@ -225,7 +225,7 @@ def export(args: Namespace) -> int:
         # What is not complete has no name: an export appears whole or not at all.
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            asyncio.run(_fetch(context, args.tenant or INSTALLATION, draft))
+            asyncio.run(fetch(context, args.tenant or INSTALLATION, draft))
             draft.replace(out)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -252,8 +252,18 @@ def export(args: Namespace) -> int:
     return report.verdict.exit_code
 
 
-async def _fetch(context: Context, tenant: str, folder: Path) -> None:
-    """Fetches a prepared export into ``folder``, file by file."""
+async def fetch(context: Context, tenant: str, folder: Path) -> None:
+    """Has an export prepared and fetches it into ``folder``, file by file. Not verified.
+
+    Args:
+        context: of the installation.
+        tenant: whose bundle; :data:`nomos.operator.INSTALLATION` for the whole log.
+        folder: empty.
+
+    Raises:
+        NomosError: the audit service refuses, or does not answer.
+        OSError: a file cannot be written.
+    """
     async with await Operator.connect(context.operator_creds, url=context.bus_url) as operator:
         opened = _convert(await operator.ask("audit", "export-open", tenant, timeout_ms=OPEN_MS), _Opened)
         try:

@@ -1,0 +1,168 @@
+"""``nomos policy pack list|show|test|add``: sets to start from, and putting one in force beside what a tenant has.
+
+Exit 0: done, and for ``test`` every pack keeps its rules; 1: ``test`` found a fault, or the set is not accepted;
+2: usage, or a file that is malformed; 3: the installation does not answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nomos.cli.admin import ask
+from nomos.cli.output import Exit, result
+from nomos.errors import Conflict, LimitExceeded, Misconfigured, NotFound
+from nomos_policy.commands.files import printable, read_file, read_policy_text, read_vocabulary
+from nomos_policy.guard import split_policies
+from nomos_policy.packs import Pack, faults, fill, parse_pack
+from nomos_policy.policy import parse_policy
+
+#: Packs of one folder.
+PACKS_MAX: Final = 500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``policy pack``."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--packs", metavar="DIR", default="packs", help="the folder of packs (default packs)")
+    common.add_argument("--connectors", metavar="DIR", default="connectors", help="the catalogue (default connectors)")
+    # Of the command too: they may stand before the verb or behind it.
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    verbs.add_parser("list", parents=[common], help="the packs")
+    show = verbs.add_parser("show", parents=[common], help="a pack's parameters, policies and tests")
+    show.add_argument("pack")
+    test = verbs.add_parser("test", parents=[common], help="check that packs keep their rules; all of them by default")
+    test.add_argument("pack", nargs="*")
+    add = verbs.add_parser("add", parents=[common], help="put a pack in force beside a tenant's policies")
+    add.add_argument("pack")
+    add.add_argument("--tenant", required=True, metavar="T")
+    add.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pack")
+    add.add_argument("--prefix", metavar="NAME", help="before each policy's id (default: the pack's name)")
+    add.add_argument("--why", default="", help="the reason, for the log")
+    add.add_argument("--print", action="store_true", help="print the policies and put nothing in force")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists, shows, tests or adds."""
+    match args.verb:
+        case "list":
+            return _list(args)
+        case "show":
+            return _show(args)
+        case "test":
+            return _test(args)
+        case _:
+            return _add(args)
+
+
+def read_pack(folder: Path, name: str) -> Pack:
+    """One pack of a folder.
+
+    Raises:
+        Malformed: a file is not what it must be.
+        NotFound: there is no such pack.
+    """
+    where = folder / name
+    # The name comes from the command line: a folder beside the packs is none.
+    if Path(name).name != name or not (where / "pack.yaml").is_file():
+        known = ", ".join(one.name for one in _folders(folder))
+        raise NotFound(f"there is no pack {name}", hint=f"packs: {known}")
+    return parse_pack(
+        name,
+        read_file(where / "pack.yaml"),
+        read_policy_text(where / "policies.cedar"),
+        read_file(where / "tests.yaml"),
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise Misconfigured(f"there is no folder {folder}", hint="--packs DIR")
+    found = sorted(one.parent for one in folder.glob("*/pack.yaml"))
+    if len(found) > PACKS_MAX:
+        raise LimitExceeded("packs of a folder", PACKS_MAX, len(found))
+    return found
+
+
+def _all(args: argparse.Namespace) -> list[Pack]:
+    folder = Path(args.packs)
+    return [read_pack(folder, one.name) for one in _folders(folder)]
+
+
+def _list(args: argparse.Namespace) -> int:
+    packs = _all(args)
+    members = {"packs": [{"name": one.name, "title": one.title, "parameters": [*one.parameters]} for one in packs]}
+    lines = [f"{one.name:<24} {one.title}" + "".join(f"  --set {name}=" for name in one.parameters) for one in packs]
+    result(args, "policy pack list", members, [printable(one) for one in lines])
+    return Exit.YES
+
+
+def _show(args: argparse.Namespace) -> int:
+    pack = read_pack(Path(args.packs), args.pack)
+    members = {
+        "name": pack.name,
+        "title": pack.title,
+        "description": pack.description,
+        "connectors": [*pack.connectors],
+        "parameters": msgspec.to_builtins(pack.parameters),
+        "text": pack.text,
+    }
+    lines = [f"{pack.title}", pack.description, ""]
+    lines += [f"--set {name}=…  {one.title}, for instance {one.example}" for name, one in pack.parameters.items()]
+    lines += ["", *pack.text.rstrip("\n").split("\n"), ""]
+    lines += [f"{test.expect:<8} {test.name}" for test in pack.table.tests]
+    result(args, "policy pack show", members, [printable(one) for one in lines])
+    return Exit.YES
+
+
+def _test(args: argparse.Namespace) -> int:
+    packs = [read_pack(Path(args.packs), one) for one in args.pack] if args.pack else _all(args)
+    if not packs:
+        raise NotFound(f"there is no pack in {args.packs}")
+    vocabulary = read_vocabulary(Path(args.connectors))
+    found = {one.name: faults(one, vocabulary, now_seconds=int(time.time())) for one in packs}
+    lines = [f"{name}: {fault}" for name, some in found.items() for fault in some]
+    good = sum(not some for some in found.values())
+    tests = sum(len(one.table.tests) for one in packs)
+    lines.append(f"{good} of {len(packs)} packs keep their rules; {tests} answers were asked for")
+    result(args, "policy pack test", {"faults": found, "tests": tests}, [printable(one) for one in lines])
+    return Exit.YES if good == len(packs) else Exit.NO
+
+
+def _add(args: argparse.Namespace) -> int:
+    pack = read_pack(Path(args.packs), args.pack)
+    values: dict[str, str] = {}
+    for one in args.set:
+        name, equals, value = one.partition("=")
+        if not equals or name in values:
+            raise Misconfigured(f"--set {one} is not NAME=VALUE, or is given twice")
+        values[name] = value
+    prefix = pack.name if args.prefix is None else args.prefix
+    vocabulary = read_vocabulary(Path(args.connectors))
+    said = " ".join(f"{name}={value}" for name, value in values.items())
+    filled = f"// Pack {pack.name} {said}".rstrip() + "\n" + fill(pack, values, vocabulary.catalogue, prefix=prefix)
+    new = [parse_policy(fragment).id for fragment in split_policies(filled)]
+    if args.print:
+        result(args, "policy pack add", {"text": filled, "ids": new}, filled.rstrip("\n").split("\n"))
+        return Exit.YES
+    try:
+        text = str(ask(args, "policy", "show", args.tenant)["text"])
+    except NotFound:
+        text = ""
+    there = {parse_policy(fragment).id for fragment in split_policies(text)}
+    if both := sorted(there.intersection(new)):
+        raise Conflict(
+            f"{args.tenant} has the policy {both[0]} already",
+            hint="--prefix NAME, or take the pack's policies out first",
+        )
+    text = f"{text.rstrip()}\n\n{filled}" if text.strip() else filled
+    put = ask(args, "policy", "put", args.tenant, text=text, why=args.why or f"add the pack {pack.name}")
+    lines = [f"revision {put['revision']} of {args.tenant} is in force: {len(new)} policies of {pack.name} added"]
+    result(args, "policy pack add", {**put, "added": new}, [*lines, *(f"  {one}" for one in new)])
+    return Exit.YES
