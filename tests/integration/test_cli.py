@@ -468,6 +468,35 @@ def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> Non
     assert later.code == CANNOT_TELL, later
 
 
+def test_a_shadow_is_compared_with_what_agents_ask(shell: Shell) -> None:
+    name = shell.tenant()
+    shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
+    of = ("--tenant", name)
+    assert shell.nomos("policy", "shadow", "report", *of).code == NO, "there is none"
+    started = shell.ok("policy", "shadow", "start", "closed.cedar", *of, "--days", "1", "--json").json
+    again = shell.nomos("policy", "shadow", "start", "closed.cedar", *of)
+    assert again.code == NO, again
+    assert f"the shadow {started['shadow']} runs" in again.err
+    for action, resource in (READ, WRITE, DELETE):
+        shell.nomos("authorize", action, resource, "--creds", f"{name}.creds")
+    # It changes nothing that an agent gets.
+    assert shell.nomos("authorize", *READ, "--creds", f"{name}.creds").code == YES
+    told = shell.ok("policy", "shadow", "report", *of).out
+    assert "candidate: 3 of 4 answers would change\n" in told
+    assert "  answer    allow -> deny: 2\n  answer    step_up -> deny: 1\n" in told
+    assert f"bot {READ[0]} {READ[1]}: allow -> deny (no)" in told
+    assert shell.nomos("policy", "shadow", "report", *of, "--fail-on-change").code == NO
+    shell.ok("policy", "shadow", "stop", *of)
+    assert shell.nomos("policy", "shadow", "stop", *of).code == NO
+    shell.nomos("authorize", *READ, "--creds", f"{name}.creds")
+    after = shell.ok("policy", "shadow", "report", *of, "--json").json
+    assert (after["running"], after["changes"]["evaluated"]) == (False, 4)
+    tail_until(shell, of, "policy.shadow-stopped")
+    shell.path("bad.cedar").write_text("permit (principal", encoding="utf-8")
+    assert shell.nomos("policy", "shadow", "start", "bad.cedar", *of).code == USAGE
+    assert shell.nomos("policy", "shadow", "start", "closed.cedar", *of, "--days", "99").code == NO
+
+
 def test_a_pack_is_put_in_force_beside_what_is_there(shell: Shell) -> None:
     name = shell.tenant()
     folders = ("--packs", str(ROOT / "packs"), "--connectors", str(ROOT / "connectors"))

@@ -129,6 +129,9 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("identity", "subject-erase"): (
         lambda d: d.ask("identity", "subject-erase", name="otto", basis="asked"), {SUBJECT_ERASED}),
     ("policy", "put"): (lambda d: d.ask("policy", "put", text=d.scene.POLICY, why="first"), {"policy.put"}),
+    ("policy", "shadow-start"): (
+        lambda d: d.ask("policy", "shadow-start", text=d.scene.POLICY, why="try"), {"policy.shadow-started"}),
+    ("policy", "shadow-stop"): (lambda d: d.ask("policy", "shadow-stop", why="tried"), {"policy.shadow-stopped"}),
     ("minting", "revoke"): (lambda d: d.ask("minting", "revoke", cid=CID, why="lost"), {"ucan.revoked"}),
     ("minting", "revoke-app"): (
         lambda d: d.ask("minting", "revoke-app", app="triage", why="leaked"), {"ucan.revoked-all"}),
@@ -159,7 +162,8 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
 #: here; ``test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it`` looks at its record.
 READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
-    ("policy", "history"), ("policy", "explain"), ("minting", "issuer-list"), ("proxy", "sealing-key"),
+    ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("minting", "issuer-list"),
+    ("proxy", "sealing-key"),
     ("proxy", "connection-list"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.

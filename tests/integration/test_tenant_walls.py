@@ -62,6 +62,7 @@ class Alpha:
     pending: str
     approver: str
     export: str
+    shadow: str
     #: One of its records: number in the log and event.
     seq: int
     event: str
@@ -114,11 +115,16 @@ async def alpha(scene: Any) -> Alpha:
     done = await bot.agent.wait_for(wait := await step_up(scene, bot, repo, passkey), 5)
     pending = await bot.agent.authorize(DELETE, repo)
     opened = await ask("audit", "export-open", tenant)
+    # Last: what it compares would be another row of A.
+    shadow = await ask(
+        "policy", "shadow-start", tenant, text=f'@id("{MARK}") permit (principal, action, resource);', why=MARK
+    )
     receipt = await ask("audit", "receipt", tenant, tseq=0)
     event = str(parse_record(str(receipt["record"]).encode()).id)
     return Alpha(
         tenant=tenant, bot=bot, repo=repo, allowed=allowed, invocation=signed(bot.key, allowed, repo), cosigner=done,
         approval=wait.approval, pending=pending.approval, approver=approver, export=str(opened["export"]),
+        shadow=str(shadow["shadow"]),
         seq=int(receipt["seq"]), event=event,
     )  # fmt: skip
 
@@ -278,6 +284,9 @@ VERBS: dict[tuple[str, str], Params] = {
     ("policy", "show"): nothing,
     ("policy", "history"): nothing,
     ("policy", "explain"): lambda w: {"agent": f"{MARK}-bot", "action": LIST, "resource": w.a.repo},
+    ("policy", "shadow-start"): lambda w: {"text": w.scene.POLICY, "why": "mine"},
+    ("policy", "shadow-report"): lambda w: {"shadow": w.a.shadow},
+    ("policy", "shadow-stop"): lambda w: {"why": "mine"},
     # Named in B's tenant, where it means nothing: A's permission is used below.
     ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
     # A's app has another name than any of B's; B's own tenant is B's to revoke.
@@ -325,7 +334,7 @@ REFUSED = {
     ("stepup", "approver-sign-out"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
-    ("policy", "explain"),
+    ("policy", "explain"), ("policy", "shadow-report"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

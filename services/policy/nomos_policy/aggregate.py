@@ -145,7 +145,7 @@ def decide(
         raise Conflict(f"revision {state.revision} is in force, expected {command.expected_revision}")
     if state.revision >= REVISIONS_MAX:
         raise LimitExceeded("revisions of a tenant", REVISIONS_MAX)
-    why = _checked_why(command.why)
+    why = checked_why(command.why)
     restores = command.to_revision if isinstance(command, RollBack) else None
     text = state.version(command.to_revision).text if isinstance(command, RollBack) else command.text
     compiled = compile_policies(text, vocabulary, revision=state.revision + 1)
@@ -192,7 +192,13 @@ def parse_policy_put(payload: object) -> PolicyPut:
         raise MalformedRecord("the event is no policy.put", cause=str(error)) from error
 
 
-def _checked_why(why: str) -> str:
+def checked_why(why: str) -> str:
+    """The reason for a change, without blanks around it.
+
+    Raises:
+        Malformed: none, or not one line of printable text.
+        LimitExceeded: over :data:`WHY_LENGTH_MAX` characters.
+    """
     reason = why.strip()
     if not reason:
         raise Malformed("a policy change needs a reason")

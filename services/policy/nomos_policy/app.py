@@ -8,10 +8,14 @@ from typing import Final
 
 from nomos.catalogue import load_catalogue
 from nomos.events import POLICY_PUT
+from nomos.messages import Fact
 from nomos_policy.admin import PolicyAdmin
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.handlers import Authorizer, decoder
 from nomos_policy.settings import PolicySettings
+from nomos_policy.shadow import FOLLOWED
+from nomos_policy.shadowadmin import ShadowAdmin
+from nomos_policy.shadowing import Shadowing
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.feed import serve_feed
@@ -30,6 +34,7 @@ class PolicyService:
         self._readers = reader_tokens(NAME, env)
         self._vocabulary = Vocabulary(load_catalogue(Path(settings.connectors)))
         self._parts: Parts | None = None
+        self._shadows: Shadowing | None = None
 
     async def start(self) -> None:
         """Connects, compiles what is in force, serves."""
@@ -38,8 +43,14 @@ class PolicyService:
         events = await parts.open_store()
         sets, store = PolicySets(self._vocabulary), PolicyStore(events, self._vocabulary)
         cosigners = Cosigners(parts.bus, s.request_timeout_ms)
-        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT,)))
-        await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: sets.apply})
+        shadows = self._shadows = Shadowing(events, self._vocabulary)
+
+        def own(fact: Fact) -> None:
+            sets.apply(fact)
+            shadows.apply(fact)
+
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT, *FOLLOWED)))
+        await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: own})
         await sets.compile_all()
         authorizer = Authorizer(
             settings=s,
@@ -50,9 +61,12 @@ class PolicyService:
             sets=sets,
             cosigners=cosigners,
             check_fresh=parts.check_fresh,
+            decided=shadows.offer,
         )
+        parts.spawn(shadows.run())
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
-        await parts.serve_admin(PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh).verbs())
+        admin = PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh)
+        await parts.serve_admin({**admin.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()})
         await parts.serving()
 
     def faults(self) -> list[str]:
@@ -61,6 +75,8 @@ class PolicyService:
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._shadows:
+            await self._shadows.close()
         if self._parts:
             await self._parts.close()
 

@@ -93,7 +93,9 @@ class Authorizer:
         sets: PolicySets,
         cosigners: Cosigners,
         check_fresh: Callable[[], None],
+        decided: Callable[[AuthorizeFacts, Decision, str], None],
     ) -> None:
+        """Takes the parts; ``decided`` is told each decision with its id, and must be quick and total."""
         self._settings = settings
         self._bus = bus
         self._journal = journal
@@ -104,6 +106,7 @@ class Authorizer:
         self._sets = sets
         self._cosigners = cosigners
         self._check_fresh = check_fresh
+        self._decided = decided
         self._batches: Batcher[Asked, Decided] = Batcher(
             self._decide, items_max=settings.batch_max, in_flight_max=settings.batches_in_flight_max
         )
@@ -122,6 +125,7 @@ class Authorizer:
         # Again: the check may have waited for stepup, or for the tenant's policies to be compiled.
         self._check_fresh()
         decided = await self._batches.submit(asked)
+        self._decided(asked.facts, decided.decision, asked.decision_id)
         match decided.decision.outcome:
             case Outcome.ALLOW:
                 return _allowed(asked, decided)

@@ -21,8 +21,8 @@ Pure: records come in as values, in order of ``seq``.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -34,6 +34,7 @@ from nomos.ids import TenantId
 from nomos.log.record import Record, canonical_bytes
 from nomos.request import request_digest
 from nomos_policy.aggregate import PolicyHistory, evolve, parse_policy_put
+from nomos_policy.changes import EXAMPLES_MAX, Changes, Tally
 from nomos_policy.decision import AuthorizeFacts, Decision, decide_batch
 from nomos_policy.policy import PLATFORM_VERSION
 from nomos_policy.policyset import CompiledSet, compile_policies, load_policies, text_sha256
@@ -46,10 +47,6 @@ TYPES: Final = frozenset({POLICY_PUT, DECISION_MADE})
 BATCH: Final = 512
 #: Compiled policy sets that are kept.
 SETS_MAX: Final = 64
-#: Wrong decisions, unproven reasons and changed answers that are shown.
-EXAMPLES_MAX: Final = 10
-#: Agents, actions and resources that a report of changes names; the rest is summed up.
-NAMES_MAX: Final = 20
 #: Members of a decision record that say when and with which approval, not what was decided.
 _BESIDE: Final = frozenset({"at_ms", "approval"})
 
@@ -61,32 +58,6 @@ class Wrong(Struct, frozen=True, kw_only=True):
     tenant: str
     decision: str
     reason: str
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """A decision that the candidate set answers differently."""
-
-    seq: int
-    tenant: str
-    agent: str
-    action: str
-    resource: str
-    before: str
-    after: str
-    reason: str
-    policies: tuple[str, ...]
-
-
-class Changes(Struct, frozen=True, kw_only=True):
-    """What a candidate set would have changed. Counts by ``before -> after``, agent, action and resource."""
-
-    evaluated: int
-    changed: int
-    by_answer: Mapping[str, int]
-    by_agent: Mapping[str, int]
-    by_action: Mapping[str, int]
-    by_resource: Mapping[str, int]
-    examples: tuple[Change, ...]
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -157,7 +128,7 @@ class Replay:
         self._outcomes: Counter[str] = Counter()
         self._wrong = 0
         self._examples: list[Wrong] = []
-        self._changes = _Tally()
+        self._changes = Tally()
 
     def add(self, record: Record) -> None:
         """Takes the next record; those of other types are passed over."""
@@ -261,7 +232,10 @@ class Replay:
             asked.append(_Pending(record=one.record, facts=facts))
         decided = decide_batch([one.facts for one in asked])
         for one, decision in zip(asked, decided, strict=True):
-            self._changes.add(one, decision)
+            event = one.record.event
+            self._changes.add(
+                one.facts, _text(event.get("outcome")), decision, _text(event.get("decision")), one.record.seq
+            )
 
     def _is_wrong(self, record: Record, reason: str) -> None:
         self._wrong += 1
@@ -293,59 +267,6 @@ def _difference(one: _Pending, decision: Decision) -> str | None:
             return f"its member {name} is not what the policies and the request give"
     unknown = event.keys() - again.keys() - _BESIDE
     return f"it has a member {min(unknown)} that no decision has" if unknown else None
-
-
-class _Tally:
-    """Counts what a candidate changes."""
-
-    def __init__(self) -> None:
-        self._evaluated = 0
-        self._by: dict[str, Counter[str]] = defaultdict(Counter)
-        self._examples: list[Change] = []
-
-    def add(self, one: _Pending, decision: Decision) -> None:
-        self._evaluated += 1
-        before, after = _text(one.record.event.get("outcome")), decision.outcome.value
-        if before == after:
-            return
-        facts = one.facts
-        self._by["answer"][f"{before} -> {after}"] += 1
-        self._by["agent"][f"{facts.principal.tenant}/{facts.principal.agent}"] += 1
-        self._by["action"][facts.action.id] += 1
-        self._by["resource"][facts.resource.text] += 1
-        if len(self._examples) < EXAMPLES_MAX:
-            self._examples.append(
-                Change(
-                    seq=one.record.seq,
-                    tenant=one.record.tenant,
-                    agent=facts.principal.agent,
-                    action=facts.action.id,
-                    resource=facts.resource.text,
-                    before=before,
-                    after=after,
-                    reason=decision.reason,
-                    policies=tuple(policy.id for policy in decision.policies),
-                )
-            )
-
-    def summed(self) -> Changes:
-        return Changes(
-            evaluated=self._evaluated,
-            changed=self._by["answer"].total(),
-            by_answer=dict(self._by["answer"].most_common()),
-            by_agent=dict(_most(self._by["agent"])),
-            by_action=dict(_most(self._by["action"])),
-            by_resource=dict(_most(self._by["resource"])),
-            examples=tuple(self._examples),
-        )
-
-
-def _most(counted: Counter[str]) -> Iterator[tuple[str, int]]:
-    named = counted.most_common(NAMES_MAX)
-    yield from named
-    left = counted.total() - sum(number for _, number in named)
-    if left:
-        yield "(others)", left
 
 
 def _text(value: object) -> str:

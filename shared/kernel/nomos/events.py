@@ -21,6 +21,13 @@ DECISION_MADE: Final = "authz.decision"
 REQUEST_REFUSED: Final = "request.refused"
 #: {revision, sha256, text, why}
 POLICY_PUT: Final = "policy.put"
+#: {shadow, sha256, text, why, at, until}: a candidate set is evaluated beside the one in force, ``until`` then at most.
+SHADOW_STARTED: Final = "policy.shadow-started"
+#: {shadow, why, at}
+SHADOW_STOPPED: Final = "policy.shadow-stopped"
+#: {shadow, evaluated, changed, missed, by_answer, by_agent, by_action, by_resource, examples, at}: what one replica has
+#: compared since its event before; ``missed`` requests could not be compared.
+SHADOW_COMPARED: Final = "policy.shadow-compared"
 # minting
 #: {cid, decision, agent, action, resource, digest, connection, expires_at, issuer}
 DELEGATION_MINTED: Final = "ucan.minted"

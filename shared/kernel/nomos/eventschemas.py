@@ -40,6 +40,10 @@ _MINTED: Final = (
     "action: text, agent: text, agent_did: text, cid: text, connection: text, decision: text, digest: text, "
     "expires_at: integer, issuer: text, resource: text"
 )
+_COMPARED: Final = (
+    "shadow: text, evaluated: integer, changed: integer, missed: integer, by_answer: object, by_agent: object, "
+    "by_action: object, by_resource: object, examples: list, at: integer"
+)
 _ENROLLED: Final = (
     "approver: text, credential_id: text, public_key: text, sign_count: integer, aaguid: text, label: text, "
     "backup_eligible: flag, at: integer"
@@ -54,6 +58,9 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.POLICY_PUT: (
         "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?"
     ),
+    events.SHADOW_STARTED: "shadow: text, sha256: text, text: text, why: text, at: integer, until: integer",
+    events.SHADOW_STOPPED: "shadow: text, why: text, at: integer",
+    events.SHADOW_COMPARED: _COMPARED,
     events.DELEGATION_MINTED: _MINTED,
     events.ISSUER_CREATED: "did: text",
     events.ISSUER_ROTATED: "did: text, previous: text, at: integer, why: text",

@@ -115,6 +115,7 @@ async def test_a_replica_that_is_no_longer_fresh_when_the_policies_are_compiled_
     authorizer = Authorizer(
         settings=PolicySettings(connectors="connectors", bus_url="", bus_creds=""), bus=None, journal=None,
         directory=directory, catalogue=vocabulary.catalogue, sets=sets, cosigners=None, check_fresh=check_fresh,
+        decided=lambda *_: None,
     )  # fmt: skip
     command = Authorize(
         v=1, id="rq", deadline_ms=now_ms() + 60_000, action="github:issues.list", resource="github:repo/acme/site"

@@ -24,8 +24,9 @@ from nomos.log.index import ExportIndex
 from nomos.log.reading import read_index, read_records
 from nomos.log.report import Verdict
 from nomos.log.verify import verify_export
+from nomos_policy.changes import Changes
 from nomos_policy.commands.files import printable, read_policy_text, read_vocabulary
-from nomos_policy.replay import TYPES, Changes, Outcome, Replay
+from nomos_policy.replay import TYPES, Outcome, Replay
 
 _PROGRESS_EVERY: Final = 5_000
 
@@ -159,5 +160,6 @@ def change_lines(changes: Changes) -> list[str]:
     for one in changes.examples:
         why = ", ".join(one.policies) or one.reason
         told = f"{one.agent} {one.action} {one.resource}: {one.before} -> {one.after} ({why})"
-        lines.append(f"  example   record {one.seq}: {told}")
+        place = one.decision if one.seq is None else f"record {one.seq}"
+        lines.append(f"  example   {place}: {told}")
     return lines
