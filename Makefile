@@ -70,10 +70,10 @@ differential: .venv/.test
 		apt-get install -y golang-go golang-golang-x-mod-dev
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) tests/differential/go_sumdb.py $(ARGS)
 
-# All tests run in two halves side by side: tests/unit computes, the others mostly wait for their servers.
+# All tests run in three parts side by side: some compute, others mostly wait for their servers.
 test: .venv/.test
 ifeq ($(strip $(ARGS)),)
-	@tests/halves $(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS)
+	@tests/parts $(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS)
 else
 	$(BIN)/python -m pytest --timeout=$(TEST_TIMEOUT_SECONDS) $(ARGS)
 endif

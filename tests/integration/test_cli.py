@@ -23,6 +23,7 @@ from typing import Any
 
 import boto3
 import pytest
+from tests.integration.preloaded import Preloaded
 
 from nomos.cli.audit import ChainBroken, TenantChain
 from nomos.errors import Misconfigured
@@ -83,21 +84,15 @@ class Shell:
 
     folder: Path
     env: dict[str, str]
+    commands: Preloaded
     ready: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
     token: str = field(default_factory=lambda: "tok_" + secrets.token_hex(20))
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def nomos(self, *words: str, stdin: str = "", **env: str) -> Said:
-        done = subprocess.run(
-            [sys.executable, "-m", "nomos.cli.main", *words],
-            cwd=self.folder,
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
+        done = self.commands.run(
+            list(words), cwd=self.folder, env={**self.env, **env}, stdin=stdin, seconds=COMMAND_SECONDS
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Said(done.returncode, done.stdout, done.stderr)
@@ -161,7 +156,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A running ``nomos up`` and an upstream."""
     folder = tmp_path_factory.mktemp("cli")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOMOS_", "XDG_"))}
-    made = Shell(folder, {**kept, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"})
+    commands = Preloaded(folder / "commands")
+    made = Shell(folder, {**kept, "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "200"}, commands)
     made.path("token").write_text(made.token, encoding="ascii")
     # The key that follows the log's key, in a test below; until then it does nothing.
     made.path("data/secrets").mkdir(mode=0o700, parents=True)
@@ -178,6 +174,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             ended(answering)
     finally:
         ended(running)
+        commands.close()
 
 
 @pytest.fixture(scope="module")
@@ -453,7 +450,7 @@ def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> Non
     assert "has no recorded decision" in none.out
     for action, resource in (READ, WRITE, DELETE):
         shell.nomos("authorize", action, resource, "--creds", f"{name}.creds")
-    tail_until(shell, ["--tenant", name], "stepup.opened")
+    tail_until(shell, ["--tenant", name], "stepup.requested")
     told = shell.ok("policy", "impact", "closed.cedar", "--tenant", name, "--since", "1d", *connectors).out
     assert told.startswith("candidate: 2 of 3 answers would change\n"), told
     assert "  answer    allow -> deny: 1\n  answer    step_up -> deny: 1\n" in told
@@ -722,8 +719,9 @@ def tail_until(shell: Shell, words: list[str], kind: str) -> list[dict[str, Any]
     end = time.monotonic() + 30
     while True:
         found = records(shell.ok("audit", "tail", *words, "--json"))
-        if any(r["record"]["type"] == kind for r in found) or time.monotonic() > end:
+        if any(r["record"]["type"] == kind for r in found):
             return found
+        assert time.monotonic() < end, f"no record {kind}"
         time.sleep(0.1)
 
 

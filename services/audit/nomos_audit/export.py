@@ -337,14 +337,16 @@ async def read_tenant(database: Database, tenant: str, from_tseq: int, limit: in
         Unavailable: Postgres does not answer.
     """
     async with database.transaction(tenant=tenant) as connection:
+        # First: what is added meanwhile may be given and not counted. Counted and not given would look like a hole.
+        head = await connection.fetchval("SELECT max(tseq) FROM audit_events WHERE tenant = $1", tenant)
         # The tenant stands in the query for the index; row-level security holds without it.
         rows = await connection.fetch(
-            "SELECT record, prev FROM audit_events WHERE tenant = $1 AND tseq >= $2 ORDER BY tseq LIMIT $3",
+            "SELECT tseq, record, prev FROM audit_events WHERE tenant = $1 AND tseq >= $2 ORDER BY tseq LIMIT $3",
             tenant,
             min(max(from_tseq, 0), INTEGER_MAX),
             min(max(limit, 0), READ_LIMIT_MAX),
         )
-        head = await connection.fetchval("SELECT max(tseq) FROM audit_events WHERE tenant = $1", tenant)
+    newest = max(-1 if head is None else head, rows[-1]["tseq"] if rows else -1)
     records: list[bytes] = []
     prev: list[bytes] = []
     left = READ_BYTES_MAX
@@ -354,4 +356,4 @@ async def read_tenant(database: Database, tenant: str, from_tseq: int, limit: in
             break
         records.append(row["record"])
         prev.append(row["prev"])
-    return AuditRecords(records=records, prev=prev, head_tseq=0 if head is None else head + 1)
+    return AuditRecords(records=records, prev=prev, head_tseq=newest + 1)

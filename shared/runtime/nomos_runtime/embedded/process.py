@@ -91,12 +91,12 @@ class ServerProcess:
             f.seek(max(0, self._log.stat().st_size - LOG_TAIL_BYTES))
             return f.read().decode(errors="replace")
 
-    def stop(self, with_signal: signal.Signals) -> None:
-        """Asks the process to end, and kills it after :data:`STOP_SECONDS`. Returns when its whole group is gone."""
+    def stop(self, with_signal: signal.Signals, seconds: float = STOP_SECONDS) -> None:
+        """Asks the process to end, and kills it after ``seconds``. Returns when its whole group is gone."""
         if self.running:
             self._process.send_signal(with_signal)
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._gone()
