@@ -150,6 +150,13 @@ def tokens(text: str, *, raw: bool = False) -> Iterator[tuple[str, int]]:
         yield token, found.start()
 
 
+def comments(text: str) -> Iterator[tuple[str, int]]:
+    """The comments of a policy text with their offsets, without line ends. A string that looks like one is none."""
+    for found in _TOKEN.finditer(text):
+        if found.lastgroup == "blank" and found.group().startswith("//"):
+            yield found.group(), found.start()
+
+
 def position(text: str, offset: int) -> str:
     """``line L, column C`` of a character, both from 1."""
     line, column = _line_column(text, offset)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from nomos.log.index import INDEX_NAME, file_digest, format_index, parse_index
+from nomos.log.index import INDEX_NAME, file_digest, format_index, parse_index, root_name
 from nomos.log.memory import Memory
 from nomos.log.note import NoteSigner
 from nomos.log.report import Report, Verdict
@@ -117,7 +117,13 @@ async def _build(stage: Any, database: Database, tmp_path: Path) -> Archive:
         await stage.until(lambda: stage.is_consumed(client), "the journal to be consumed")
         now[0] += 86_400_000_000
         await stage.until(lambda day=day: log.archiver.done.day == day, f"the archive of {day}")
-    await stage.until((folder / INDEX_NAME).exists, "the index")
+
+    def is_indexed() -> bool:
+        # The index is written after a day's files, so it may still be that of the day before.
+        index = folder / INDEX_NAME
+        return index.exists() and any(one.n == root_name(DAYS[-1]) for one in parse_index(index.read_bytes()).others)
+
+    await stage.until(is_indexed, "the index")
     await stage.stop_task(running)
     await log.close()
     return Archive(folder, f"log {NoteSigner(stage.origin, seed).verifier_key}\nquorum none\n".encode())
@@ -197,6 +203,22 @@ async def test_a_changed_archive_never_passes_at_any_level(
         assert report.first is not None
         if verdict is not None and not refreshed:
             assert verdict in {one.verdict for one in report.findings}
+
+
+async def test_an_archive_copied_while_it_grew_is_incomplete_and_not_tampered_with(
+    archive: Archive, tmp_path: Path
+) -> None:
+    """The files of a day come before the index that lists them."""
+    copy = archive.copy(tmp_path / "growing")
+    _remove_day("2026-11-24")(copy.folder)
+    copy.refresh()
+    for name in ("roots/2026-11-24", "roots/2026-11-24.json"):
+        shutil.copy(archive.folder / name, copy.folder / name)
+    for level in LEVELS:
+        report = copy.verify(level)
+        assert {one.verdict for one in report.findings} == {Verdict.INCOMPLETE}
+        assert report.first is not None
+        assert "copy the archive again" in report.first.reason
 
 
 async def test_the_last_day_cut_off_is_found_by_who_knows_a_later_size(archive: Archive, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ PLUGINS = {
     "policy test": "compare the answers of a policy set with a table of expected ones",
     "policy lint": "find what is wrong, or can hardly be meant, in a policy set",
     "policy pack": "sets of policies to start from",
+    "policy model": "a policy text as the values that a form shows, and edits of it",
     "policy shadow": "evaluate a candidate set beside the one in force, on live traffic",
     "policy impact": "what a candidate set would have answered to everything that a tenant was asked",
 }

@@ -19,6 +19,7 @@ log that has been cut down to one tenant cannot pass for the log.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 LEVELS: Final = (0, 1, 2)
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def verify_export(
@@ -174,6 +176,7 @@ def _check_files(directory: Path, index: ExportIndex, tally: Tally) -> None:
     for other in index.others:
         _check_digest(directory, other.n, other.sha256, tally)
     known = {one.n for one in index.files} | {one.n for one in index.others} | {INDEX_NAME}
+    newest = max(map(_day_of, known))
     tiles = 0
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
@@ -183,13 +186,24 @@ def _check_files(directory: Path, index: ExportIndex, tally: Tally) -> None:
             tiles += 1
             continue
         if is_part_name(name) or name.endswith(".parquet") or name.startswith(("checkpoint", f"{ROOTS_NAME}/")):
-            tally.fail(Verdict.TAMPERED, "the file is not in log.json", file=ascii(name)[1:-1])
+            if index.kind == "archive" and _day_of(name) > newest:
+                # An archive that grows: its files come first, the unsigned index last.
+                said = "the file belongs to a day after the newest in log.json: copy the archive again"
+                tally.fail(Verdict.INCOMPLETE, said, file=ascii(name)[1:-1])
+            else:
+                tally.fail(Verdict.TAMPERED, "the file is not in log.json", file=ascii(name)[1:-1])
         else:
             tally.not_checked.append(f"{ascii(name)[1:-1]}: no file of an export")
     if tiles:
         tally.not_checked.append(f"{tiles} tiles (they repeat the tree, and no judgement rests on them)")
     if index.kind != "archive":
         tally.checked.append(f"{len(index.files)} parts: SHA-256 against the unsigned log.json")
+
+
+def _day_of(name: str) -> str:
+    """The day that a file's name bears; empty where it bears none."""
+    found = _DAY.search(name)
+    return found.group() if found else ""
 
 
 def _check_digest(directory: Path, name: str, stated: str, tally: Tally, *, first: int | None = None) -> None:
