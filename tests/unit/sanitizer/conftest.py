@@ -23,6 +23,7 @@ ALPHABETS = {
     "hex": "0123456789abcdef",
     "upperdigit": string.ascii_uppercase + string.digits,
     "base32": string.ascii_uppercase + "234567",
+    "base58": "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz",
     "b64": string.ascii_letters + string.digits + "+/",
     "b64url": string.ascii_letters + string.digits + "-_",
     "newline": "\n",
