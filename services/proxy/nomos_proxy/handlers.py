@@ -151,6 +151,8 @@ class Broker:
             try:
                 answer = await self._clean(agent, plan, end, credential.echo)
                 event["removed"] = answer.removed  # folded: the record can hold it, whatever the upstream sent
+                if answer.noted:
+                    event["noted"] = answer.noted
             except NomosError as e:
                 # The call took effect and its answer is withheld: the log says both.
                 event["withheld"] = e.code
@@ -225,6 +227,7 @@ class Broker:
             headers=reply.headers,
             body=reply.body,
             removed=folded(removed + reply.removed),
+            noted=folded(reply.noted),
             invocation=plan.invocation,
         )
 

@@ -13,6 +13,7 @@ import msgspec
 from nomos.errors import ResponseRefused
 from nomos_sanitizer import structure, tree
 from nomos_sanitizer.edits import Found
+from nomos_sanitizer.injections import Injections
 from nomos_sanitizer.scrub import Scrubber
 
 UTF_8: Final = "utf-8"
@@ -154,6 +155,28 @@ def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, 
         places.extend((f"line:{number}{pointer}", one) for pointer, one in found)
     flush()
     return "".join(out), places
+
+
+def note(text: str, media: MediaType, injections: Injections) -> Places:
+    """What is noted in a body that has been cleaned, with its places."""
+    if not media.is_lines:
+        return _note_document(text, injections, "")
+    places: Places = []
+    for number, line in enumerate(text.splitlines(), 1):
+        body = line.removeprefix(_EVENT_FIELD).lstrip(" " + _RECORD_SEPARATOR)
+        places += _note_document(body, injections, f"line:{number}")
+    return places
+
+
+def _note_document(text: str, injections: Injections, where: str) -> Places:
+    if text.lstrip(" \t\r\n").startswith(_JSON_STARTS):
+        try:
+            value = structure.parse(text)
+        except structure.NotJson:
+            pass
+        else:
+            return [(where + place, found) for place, found in injections.in_json(value)]
+    return [(where or "text", found) for found in injections.in_text(text)]
 
 
 _PLAIN: Final = MediaType(essence="text/plain", codec=UTF_8)

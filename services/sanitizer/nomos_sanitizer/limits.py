@@ -37,6 +37,11 @@ CREDENTIAL_BYTES_MIN: Final = 8
 CREDENTIAL_BYTES_MAX: Final = 16 * 1024
 #: Base64 runs at least this long are always decoded; shorter ones only where a known beginning shows.
 BASE64_RUN_MIN: Final = 48
-#: Distinct lines of one report, and characters of a JSON pointer in it. Further lines are counted together.
+#: Bytes of a fingerprint, and of the shortest value that has one: what can be guessed must not be confirmed.
+FINGERPRINT_BYTES: Final = 6
+FINGERPRINT_SOURCE_BYTES_MIN: Final = 16
+#: Distinct lines of one list of a report, and characters of a JSON pointer in it. Further lines are counted together.
 REPORT_LINES_MAX: Final = 1_000
 POINTER_LENGTH_MAX: Final = 256
+#: Places of one marker of injection that are counted in one text.
+NOTES_PER_TEXT_MAX: Final = 1_000
