@@ -138,6 +138,7 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("minting", "revoke-tenant"): (lambda d: d.ask("minting", "revoke-tenant", why="leaked"), {"ucan.revoked-all"}),
     ("minting", "issuer-rotate"): (lambda d: d.ask("minting", "issuer-rotate", why="yearly"), {"ucan.issuer-rotated"}),
     ("proxy", "connection-add"): (Doer.connection_add, {"connection.added"}),
+    ("proxy", "pii-set"): (lambda d: d.ask("proxy", "pii-set", classes=["card"]), {"sanitizer.pii-set"}),
     ("stepup", "approver-add"): (
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
     ("stepup", "passkey-offer"): (Doer.passkey_offer, {"passkey.offered"}),
@@ -164,7 +165,7 @@ READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("minting", "issuer-list"),
     ("proxy", "sealing-key"),
-    ("proxy", "connection-list"),
+    ("proxy", "connection-list"), ("proxy", "pii-show"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

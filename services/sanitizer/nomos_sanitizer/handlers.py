@@ -15,10 +15,10 @@ import msgspec
 
 from nomos.errors import Malformed, Unavailable
 from nomos.messages import Decoder, Sanitize, Sanitized
+from nomos.pii import parse_classes
 from nomos_sanitizer import fingerprints
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.fingerprints import Fingerprints
-from nomos_sanitizer.pii import parse_classes
 from nomos_sanitizer.scrub import Options
 
 decoder: Final = Decoder.of(Sanitize, "sanitize")

@@ -10,17 +10,14 @@ RFC 5321 section 4.1.2 (mailboxes), ITU-T E.164 (phone numbers).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Final, Literal, get_args
+from collections.abc import Iterator
+from typing import Final
 
 import hyperscan
 import re2
 
-from nomos.errors import Malformed
+from nomos.pii import PII_CLASSES, PiiClass
 from nomos_sanitizer.engine import bytes_options
-
-PiiClass = Literal["card", "iban", "email", "phone"]
-PII_CLASSES: Final[tuple[PiiClass, ...]] = get_args(PiiClass)
 
 _CARD_RUN: Final = rb"[0-9](?:[ -]?[0-9]){12,}"
 _IBAN_RUN: Final = rb"[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}"
@@ -87,19 +84,6 @@ def rule_of(name: PiiClass) -> str:
     return f"pii-{name}"
 
 
-def parse_classes(names: Iterable[str]) -> frozenset[PiiClass]:
-    """The classes of these names.
-
-    Raises:
-        Malformed: a name that is none.
-    """
-    wanted = set(names)
-    unknown = wanted - set(PII_CLASSES)
-    if unknown:
-        raise Malformed("unknown class of personal data", hint=f"there are {', '.join(PII_CLASSES)}")
-    return frozenset(name for name in PII_CLASSES if name in wanted)
-
-
 class PiiFinder:
     """The compiled classes. Build it once; it may be used by many threads."""
 
@@ -148,7 +132,7 @@ def _note(number: int, _start: int, _end: int, _flags: int, hits: object) -> boo
 def _cards(data: bytes) -> Iterator[tuple[int, int]]:
     for match in _CARDS.finditer(data):
         start, end = match.span()
-        # Groups of digits between separators; a number begins and ends where a group does, and its first group has four.
+        # Groups of digits between separators: a number begins and ends where a group does, and its first has four.
         places = [at for at in range(start, end) if 0x30 <= data[at] <= 0x39]
         index = 0
         while index < len(places):

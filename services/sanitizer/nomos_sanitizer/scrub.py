@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from nomos.pii import PiiClass
 from nomos_sanitizer import credentials, fingerprints, invisible, pii, structure, tree
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
@@ -32,7 +33,6 @@ from nomos_sanitizer.encodings import base64_edits, base64_runs, has_long_run, u
 from nomos_sanitizer.fingerprints import Fingerprint
 from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
 from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, Matcher
-from nomos_sanitizer.pii import PiiClass
 
 NESTING_RULE: Final = "encoding-depth"
 _JSON_STARTS: Final = (b"{", b"[", b'"')

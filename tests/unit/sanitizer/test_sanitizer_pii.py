@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.errors import Malformed
+from nomos.pii import PII_CLASSES, parse_classes
 from nomos_sanitizer.domain import Sanitized, Sanitizer
-from nomos_sanitizer.pii import PII_CLASSES, PiiFinder, is_card, is_iban, parse_classes
+from nomos_sanitizer.pii import PiiFinder, is_card, is_iban
 from nomos_sanitizer.scrub import Options
 
 FINDER = PiiFinder()

@@ -112,8 +112,8 @@ def _talk(command: str, decision: Decision) -> None:
         case Allowed() if command == "call":
             say(f"allowed, upstream answered {decision.status}")
             for word, lines in (("removed", decision.removed), ("noted", decision.noted)):
-                for line in lines:
-                    say(f"  {word} " + ", ".join(f"{k} {v}" for k, v in line.items()))
+                for found in lines:
+                    say(f"  {word} " + ", ".join(f"{k} {v}" for k, v in found.items()))
             sys.stdout.buffer.write(decision.body)
             if decision.body and not decision.body.endswith(b"\n"):
                 sys.stdout.buffer.write(b"\n")
