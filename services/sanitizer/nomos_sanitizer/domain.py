@@ -27,6 +27,7 @@ from nomos_sanitizer.matching import Matcher
 from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.rules import Rule
 from nomos_sanitizer.scrub import PLAIN, Options, Scrubber
+from nomos_sanitizer.stream import Stream
 from nomos_sanitizer.structure import is_harmless, is_shallow, names_secret
 from nomos_sanitizer.tree import NAMED_RULE
 
@@ -103,6 +104,12 @@ class Sanitizer:
             kept = tuple(field for field in kept if field[0].lower() not in _ABOUT_BYTES)
         report = tally([*body_places, *places], self._noted(cleaned, media))
         return Sanitized(body=cleaned, headers=kept, report=report)
+
+    def stream(self, *, content_type: str, credentials: Sequence[bytes] = (), options: Options = PLAIN) -> Stream:
+        """A body that is sanitized while it arrives; arguments and refusals as :class:`Stream`."""
+        return Stream(
+            self._matcher, self._injections, content_type=content_type, credentials=credentials, options=options
+        )
 
     def _noted(self, cleaned: bytes, media: MediaType) -> Places:
         """What is said about the body that leaves, beside what was removed from it."""

@@ -43,5 +43,12 @@ FINGERPRINT_SOURCE_BYTES_MIN: Final = 16
 #: Distinct lines of one list of a report, and characters of a JSON pointer in it. Further lines are counted together.
 REPORT_LINES_MAX: Final = 1_000
 POINTER_LENGTH_MAX: Final = 256
+#: A stream is searched at each multiple of the step; the window is what stays behind, and what is kept as context.
+#: A secret with its context is shorter than the window, or is held back whole.
+STREAM_STEP_BYTES: Final = 16 * 1024
+STREAM_WINDOW_BYTES: Final = 16 * 1024
+#: Bytes of text that are held back, and bytes of one line of JSON. Over it: refused.
+STREAM_HELD_BYTES_MAX: Final = 256 * 1024
+STREAM_LINE_BYTES_MAX: Final = 1024 * 1024
 #: Places of one marker of injection that are counted in one text.
 NOTES_PER_TEXT_MAX: Final = 1_000

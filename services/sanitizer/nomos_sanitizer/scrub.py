@@ -169,6 +169,10 @@ class Scrubber:
         """Edits of a text that stands alone, so that it may be JSON as a whole."""
         return self._json(data, depth) or self._search(data, depth, own_invisible=True)
 
+    def search(self, data: bytes) -> Sequence[Edit]:
+        """Edits of a text that is a part of another."""
+        return self._search(data, 0, own_invisible=True)
+
     def _json(self, data: bytes, depth: int) -> Sequence[Edit]:
         if depth >= ENCODING_DEPTH_MAX or b'"' not in data or not data.lstrip(_BLANK).startswith(_JSON_STARTS):
             return ()
