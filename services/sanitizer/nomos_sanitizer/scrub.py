@@ -32,7 +32,7 @@ from nomos_sanitizer.edits import (
 from nomos_sanitizer.encodings import base64_edits, base64_runs, has_long_run, unescape
 from nomos_sanitizer.fingerprints import Fingerprint
 from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
-from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, Matcher
+from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, GATE_KEY, Matcher
 
 NESTING_RULE: Final = "encoding-depth"
 _JSON_STARTS: Final = (b"{", b"[", b'"')
@@ -40,6 +40,7 @@ _BLANK: Final = b" \t\r\n"
 #: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
 _TEXT_BYTES_MIN: Final = 6
 _FAN_OUT: Final = 6
+_KEY_AND_BASE64: Final = frozenset({GATE_KEY, GATE_BASE64})
 _ONLY_BASE64: Final = frozenset({GATE_BASE64})
 _MARKERS: Final = frozenset(
     marker_for(rule) for rule in (credentials.RULE, NESTING_RULE, tree.NAMED_RULE, tree.DEPTH_RULE)
@@ -104,11 +105,17 @@ class Scrubber:
 
         Any other escape in it is a backslash that stays, for which a gate fires.
         """
-        return self.is_plainly_clean(data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t"))
+        return self.is_plainly_clean(
+            data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t"), is_json=True
+        )
 
-    def is_plainly_clean(self, data: bytes) -> bool:
+    def is_plainly_clean(self, data: bytes, *, is_json: bool = False) -> bool:
         """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
         fired = self._matcher.fired(data)
+        if is_json and GATE_KEY in fired and not fired - _KEY_AND_BASE64:
+            if not structure.holds_no_named_secret(data):
+                return False
+            fired -= {GATE_KEY}
         if self._needles and self._needles.remain(data):
             return False
         if self._pii and self._matcher.pii.fired(data, self._pii):

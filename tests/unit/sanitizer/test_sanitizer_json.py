@@ -194,3 +194,20 @@ def test_a_body_that_looks_clean_at_once_is_clean_when_walked(
         ).report.is_clean
 
     assert is_clean(value) == is_clean({"forces the walk: %41": 0, "v": value})
+
+
+NAMES = st.sampled_from(["token", "password", "api_key", "name", "value", "kty", "d", "a", "Set-Cookie "])
+VALUES = st.sampled_from(["", "read", "hunter2", "token", "none", None, True, 7, "oct", "*****"])
+MEMBERS = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3))
+
+
+@given(MEMBERS, st.sampled_from([None, 2]))
+def test_names_of_secrets_are_judged_alike_with_and_without_the_walk(
+    sanitizer: Sanitizer, value: Any, indent: int | None
+) -> None:
+    def removed(document: Any) -> int:
+        body = json.dumps(document, indent=indent).encode()
+        report = sanitizer.sanitize(body, content_type="application/json", headers=(), credentials=()).report
+        return sum(line.count for line in report.removed)
+
+    assert removed([value]) == removed([value, "forces the walk: %41"])

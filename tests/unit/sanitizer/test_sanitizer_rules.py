@@ -18,9 +18,8 @@ from nomos.errors import Malformed
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.encodings import base64_forms
 from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.examples import build, secret_of
 from nomos_sanitizer.rules import Rule, load_rules, parse_rules
-
-from .conftest import build, secret_of
 
 RULES = load_rules()
 EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)

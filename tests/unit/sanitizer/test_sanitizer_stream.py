@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nomos.errors import ResponseRefused
 from nomos.pii import parse_classes
 from nomos_sanitizer.domain import Sanitizer
+from nomos_sanitizer.examples import build, secret_of
 from nomos_sanitizer.limits import (
     STREAM_HELD_BYTES_MAX,
     STREAM_LINE_BYTES_MAX,
@@ -23,8 +24,6 @@ from nomos_sanitizer.limits import (
 from nomos_sanitizer.rules import Rule, load_rules
 from nomos_sanitizer.scrub import Options
 from nomos_sanitizer.stream import Stream
-
-from .conftest import build, secret_of
 
 RULES = load_rules()
 WORDS = [
