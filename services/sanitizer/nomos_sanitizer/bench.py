@@ -152,7 +152,7 @@ class SanitizeBench:
         for context in CONTEXTS:
             rows.append(_nomos(sanitizer, context, rules))
         rows.append(_alarms(sanitizer, recorded))
-        rows += _detect_secrets(rules, recorded)
+        rows += _detect_secrets(rules, recorded, folder)
         rows += _kingfisher(rules, recorded, folder)
         return rows
 
@@ -306,7 +306,7 @@ def _alarms(sanitizer: Sanitizer, recorded: Sequence[bytes]) -> FoundRow:
     )
 
 
-def _detect_secrets(rules: Sequence[Rule], recorded: Sequence[bytes]) -> list[FoundRow]:
+def _detect_secrets(rules: Sequence[Rule], recorded: Sequence[bytes], folder: Path) -> list[FoundRow]:
     name = "detect-secrets"
     try:
         scan = importlib.import_module("detect_secrets.core.scan")
@@ -314,8 +314,12 @@ def _detect_secrets(rules: Sequence[Rule], recorded: Sequence[bytes]) -> list[Fo
     except ImportError:
         return []
 
+    # Files, as people run it: its filters against false alarms apply to files only.
+    place = folder / "detect-secrets.txt"
+
     def reports(text: str) -> bool:
-        return any(next(iter(scan.scan_line(line)), None) is not None for line in text.splitlines())
+        place.write_text(text, encoding="utf-8")
+        return next(iter(scan.scan_file(str(place))), None) is not None
 
     rows = []
     with settings.default_settings():

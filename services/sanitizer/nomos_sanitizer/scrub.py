@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from nomos.errors import ResponseRefused
 from nomos.pii import PiiClass
 from nomos_sanitizer import credentials, fingerprints, invisible, pii, structure, tree
 from nomos_sanitizer.budget import Budget
@@ -40,7 +41,8 @@ _BLANK: Final = b" \t\r\n"
 #: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
 _TEXT_BYTES_MIN: Final = 6
 _FAN_OUT: Final = 6
-_KEY_AND_BASE64: Final = frozenset({GATE_KEY, GATE_BASE64})
+#: What may show in a body that turns out clean without being walked.
+_EASY: Final = frozenset({GATE_KEY, GATE_BASE64, GATE_ESCAPE})
 _ONLY_BASE64: Final = frozenset({GATE_BASE64})
 _MARKERS: Final = frozenset(
     marker_for(rule) for rule in (credentials.RULE, NESTING_RULE, tree.NAMED_RULE, tree.DEPTH_RULE)
@@ -103,19 +105,28 @@ class Scrubber:
     def is_plainly_clean_json(self, data: bytes) -> bool:
         """The same for a JSON text that has not been parsed: white space in its strings may be escaped.
 
-        Any other escape in it is a backslash that stays, for which a gate fires.
+        Any other escape in it is a backslash that stays, for which a gate fires. Names of secrets with values that are
+        none, and percent signs and entities that stand for nothing that fires, leave it clean.
         """
-        return self.is_plainly_clean(
-            data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t"), is_json=True
-        )
-
-    def is_plainly_clean(self, data: bytes, *, is_json: bool = False) -> bool:
-        """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
-        fired = self._matcher.fired(data)
-        if is_json and GATE_KEY in fired and not fired - _KEY_AND_BASE64:
-            if not structure.holds_no_named_secret(data):
+        plain = data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t")
+        fired = self._matcher.fired(plain)
+        if GATE_KEY in fired:
+            if fired - _EASY or not structure.holds_no_named_secret(plain):
                 return False
             fired -= {GATE_KEY}
+        if GATE_ESCAPE in fired:
+            # Percent signs and entities only, for a backslash has a gate of its own: none spans two strings.
+            decoded = b"" if fired - _EASY else self._unescaped(plain)
+            if not decoded or not self._is_clean(decoded, self._matcher.fired(decoded) - {GATE_KEY}):
+                return False
+            fired -= {GATE_ESCAPE}
+        return self._is_clean(plain, fired)
+
+    def is_plainly_clean(self, data: bytes) -> bool:
+        """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
+        return self._is_clean(data, self._matcher.fired(data))
+
+    def _is_clean(self, data: bytes, fired: frozenset[int]) -> bool:
         if self._needles and self._needles.remain(data):
             return False
         if self._pii and self._matcher.pii.fired(data, self._pii):
@@ -123,6 +134,13 @@ class Scrubber:
         if fired == _ONLY_BASE64:
             return not has_long_run(data) and not self._matcher.has_base64_beginning(data)
         return not fired
+
+    def _unescaped(self, data: bytes) -> bytes:
+        """A text with its escapes decoded once; empty where that is not worth the while."""
+        try:
+            return unescape(data, Budget(len(data))).data
+        except ResponseRefused:
+            return b""
 
     def text(self, text: str, *, depth: int = 0) -> tuple[str, tuple[Found, ...]]:
         """Removes what must go from a text.
