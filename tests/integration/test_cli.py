@@ -465,6 +465,75 @@ def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> Non
     assert later.code == CANNOT_TELL, later
 
 
+def test_a_draft_is_compared_put_in_force_and_rolled_back(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    longer = POLICIES + '@id("nobody") forbid (principal in App::"none", action, resource);\n'
+    shell.path("longer.cedar").write_text(longer, encoding="utf-8")
+    saved = shell.ok("policy", "draft", "save", "next", "longer.cedar", *of, "--json").json
+    assert (saved["draft"], saved["based_on"]) == ("next", 1)
+    assert shell.ok("policy", "list", *of, "--json").json["total"] == 2, "a draft is not in force"
+    assert shell.ok("policy", "draft", "show", "next", *of).out == longer
+    assert shell.ok("policy", "draft", "list", *of).out.startswith("next                     from 1")
+    differs = shell.ok("policy", "diff", "1", "draft:next", *of, code=NO).out
+    assert '+@id("nobody") forbid (principal in App::"none", action, resource);' in differs
+    assert shell.ok("policy", "diff", "draft:next", "longer.cedar", *of).out == "the same text\n"
+    shell.path("bad.cedar").write_text(
+        '@id("a") permit (principal, action, resource)\nwhen { context.nope };', encoding="utf-8"
+    )
+    bad = shell.nomos("policy", "draft", "save", "bad", "bad.cedar", *of)
+    assert bad.code == USAGE, bad
+    assert "policy a (line 1, column 1)" in bad.err
+    again = shell.nomos("policy", "draft", "save", "next", "policies.cedar", *of, "--if-sha256", "")
+    assert (again.code, "is another than" in again.err) == (NO, True)
+    assert shell.nomos("policy", "activate", "next", *of, "--if-revision", "7").code == NO
+    assert "revision 2 of" in shell.ok("policy", "activate", "next", *of).out
+    assert shell.nomos("policy", "activate", "next", *of).code == NO, "it is no draft any more"
+    assert shell.nomos("policy", "rollback", *of, "--to", "9", "--why", "it broke").code == NO
+    assert shell.nomos("policy", "rollback", *of, "--to", "1").code == USAGE, "without a reason"
+    assert "revision 3 of" in shell.ok("policy", "rollback", *of, "--to", "1", "--why", "it broke").out
+    assert shell.ok("policy", "show", *of).out == POLICIES
+    revisions = shell.ok("policy", "history", *of, "--json").json["revisions"]
+    assert [(r["revision"], r["restores"], r.get("draft")) for r in revisions] == [
+        (3, 1, None),
+        (2, None, "next"),
+        (1, None, None),
+    ]
+    shell.ok("policy", "draft", "save", "next", "longer.cedar", *of)
+    shell.ok("policy", "draft", "discard", "next", *of)
+    assert shell.ok("policy", "draft", "list", *of).out == ""
+    assert shell.nomos("policy", "put", "longer.cedar", *of, "--if-revision", "1").code == NO
+
+
+def test_a_set_of_thousands_of_policies_is_put_decides_and_is_read_back(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    text = (
+        "".join(
+            f'@id("grant-{number}")\n@description("Agent {number} reads the issues of its site.")\n'
+            f'permit (principal == Agent::"agent{number}", action == Action::"github:issues.list", '
+            f'resource == GitHub::Repo::"acme/site{number}");\n'
+            for number in range(3_000)
+        )
+        + POLICIES
+    )
+    shell.path("thousands.cedar").write_text(text, encoding="utf-8")
+    put = shell.ok("policy", "put", "thousands.cedar", *of, "--json").json
+    assert (put["revision"], put["total"], len(put["policies"])) == (2, 3_002, 500)
+    assert shell.ok("policy", "show", *of).out == text
+    assert len(shell.ok("policy", "list", *of, "--json").json["policies"]) == 3_002
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    tail_until(shell, of, "ucan.minted")
+    # The records hold all of it: what was decided can be decided again from them alone.
+    shell.ok("audit", "export", *of, "--out", f"{name}.export")
+    trust = ("--trust", shell.ready["trust"])
+    shell.ok("verify", f"{name}.export", *trust, *of, "--level", "2")
+    replayed = shell.ok(
+        "replay", "--export", f"{name}.export", *trust, "--connectors", str(ROOT / "connectors"), "--json"
+    ).json
+    assert (replayed["decisions"], replayed["right"], replayed["policy_sets"]) == (1, 1, 2)
+
+
 def test_a_shadow_is_compared_with_what_agents_ask(shell: Shell) -> None:
     name = shell.tenant()
     shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.events import POLICY_PUT
 from nomos.messages import Fact
 from nomos_policy.admin import PolicyAdmin
+from nomos_policy.changing import ChangeAdmin
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.handlers import Authorizer, decoder
 from nomos_policy.settings import PolicySettings
-from nomos_policy.shadow import FOLLOWED
+from nomos_policy.shadow import FOLLOWED as SHADOWS
 from nomos_policy.shadowadmin import ShadowAdmin
 from nomos_policy.shadowing import Shadowing
+from nomos_policy.store import FOLLOWED as POLICIES
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.feed import serve_feed
@@ -43,13 +44,13 @@ class PolicyService:
         events = await parts.open_store()
         sets, store = PolicySets(self._vocabulary), PolicyStore(events, self._vocabulary)
         cosigners = Cosigners(parts.bus, s.request_timeout_ms)
-        shadows = self._shadows = Shadowing(events, self._vocabulary)
+        shadows = self._shadows = Shadowing(events, store, self._vocabulary)
 
         def own(fact: Fact) -> None:
             sets.apply(fact)
             shadows.apply(fact)
 
-        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT, *FOLLOWED)))
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*POLICIES, *SHADOWS)))
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: own})
         await sets.compile_all()
         authorizer = Authorizer(
@@ -66,7 +67,10 @@ class PolicyService:
         parts.spawn(shadows.run())
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
         admin = PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh)
-        await parts.serve_admin({**admin.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()})
+        changes = ChangeAdmin(store, sets, parts.refresh)
+        await parts.serve_admin({
+            **admin.verbs(), **changes.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()
+        })  # fmt: skip
         await parts.serving()
 
     def faults(self) -> list[str]:

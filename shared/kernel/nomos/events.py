@@ -19,9 +19,15 @@ import msgspec
 DECISION_MADE: Final = "authz.decision"
 #: {code, detail, subject}: a request that did not reach a decision.
 REQUEST_REFUSED: Final = "request.refused"
-#: {revision, sha256, text, why}
+#: {sha256, text}: a piece of a policy text, before the event that names it (:mod:`nomos.policytext`).
+POLICY_PIECE: Final = "policy.piece"
+#: {revision, sha256, text or pieces, why}
 POLICY_PUT: Final = "policy.put"
-#: {shadow, sha256, text, why, at, until}: a candidate set is evaluated beside the one in force, ``until`` then at most.
+#: {draft, sha256, text or pieces, why, based_on}: a text that is not in force, made from the revision ``based_on``.
+DRAFT_SAVED: Final = "policy.draft-saved"
+#: {draft, why}
+DRAFT_DISCARDED: Final = "policy.draft-discarded"
+#: {shadow, draft, sha256, why, at, until}: a draft's text is evaluated beside the set in force, ``until`` then at most.
 SHADOW_STARTED: Final = "policy.shadow-started"
 #: {shadow, why, at}
 SHADOW_STOPPED: Final = "policy.shadow-stopped"

@@ -56,9 +56,15 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.DECISION_MADE: _DECISION,
     events.REQUEST_REFUSED: _REFUSED,
     events.POLICY_PUT: (
-        "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?"
+        "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?, "
+        "pieces: list?, draft: text?"
     ),
-    events.SHADOW_STARTED: "shadow: text, sha256: text, text: text, why: text, at: integer, until: integer",
+    events.POLICY_PIECE: "sha256: text, text: text",
+    events.DRAFT_SAVED: (
+        "draft: text, sha256: text, actor: text, why: text, at: integer, based_on: integer, text: text?, pieces: list?"
+    ),
+    events.DRAFT_DISCARDED: "draft: text, actor: text, why: text, at: integer",
+    events.SHADOW_STARTED: "shadow: text, draft: text, sha256: text, why: text, at: integer, until: integer",
     events.SHADOW_STOPPED: "shadow: text, why: text, at: integer",
     events.SHADOW_COMPARED: _COMPARED,
     events.DELEGATION_MINTED: _MINTED,

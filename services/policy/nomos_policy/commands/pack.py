@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.cli.policies import put_text, shown_text
 from nomos.errors import Conflict, LimitExceeded, Misconfigured, NotFound
 from nomos_policy.commands.files import printable, read_file, read_policy_text, read_vocabulary
 from nomos_policy.guard import split_policies
@@ -152,9 +152,10 @@ def _add(args: argparse.Namespace) -> int:
         result(args, "policy pack add", {"text": filled, "ids": new}, filled.rstrip("\n").split("\n"))
         return Exit.YES
     try:
-        text = str(ask(args, "policy", "show", args.tenant)["text"])
+        shown = shown_text(args)
+        text, revision = str(shown["text"]), int(shown["revision"])
     except NotFound:
-        text = ""
+        text, revision = "", 0
     there = {parse_policy(fragment).id for fragment in split_policies(text)}
     if both := sorted(there.intersection(new)):
         raise Conflict(
@@ -162,7 +163,8 @@ def _add(args: argparse.Namespace) -> int:
             hint="--prefix NAME, or take the pack's policies out first",
         )
     text = f"{text.rstrip()}\n\n{filled}" if text.strip() else filled
-    put = ask(args, "policy", "put", args.tenant, text=text, why=args.why or f"add the pack {pack.name}")
+    # What was read is what is added to: a change meanwhile must not be undone.
+    put = put_text(args, text, why=args.why or f"add the pack {pack.name}", if_revision=revision)
     lines = [f"revision {put['revision']} of {args.tenant} is in force: {len(new)} policies of {pack.name} added"]
     result(args, "policy pack add", {**put, "added": new}, [*lines, *(f"  {one}" for one in new)])
     return Exit.YES

@@ -160,13 +160,40 @@ def policies(words: Words) -> None:
     """Policy sets and connections."""
     group = words.group("policy", "policy sets of a tenant")
     doing = "validate a policy set and put it in force"
-    sub = words.add("put", doing, lazy("admin", "policy_put"), group=group, tenant=True)
+    sub = words.add("put", doing, lazy("policies", "policy_put"), group=group, tenant=True)
+    sub.add_argument("file")
+    _change(sub)
+    words.add("list", "list the policies in force", lazy("policies", "policy_list"), group=group, tenant=True)
+    words.add("history", "list the revisions", lazy("policies", "policy_history"), group=group, tenant=True)
+    sub = words.add("show", "print a policy set", lazy("policies", "policy_show"), group=group, tenant=True)
+    sub.add_argument("--revision", type=int, default=0, help="0 (the default) for the one in force")
+    sub = words.add("activate", "put a draft in force", lazy("policies", "policy_activate"), group=group, tenant=True)
+    sub.add_argument("draft")
+    _change(sub)
+    doing = "put the text of an earlier revision in force, as a new one"
+    sub = words.add("rollback", doing, lazy("policies", "policy_rollback"), group=group, tenant=True)
+    sub.add_argument("--to", type=int, required=True, metavar="N")
+    _change(sub)
+    sub = words.add("diff", "compare two policy texts", lazy("policies", "policy_diff"), group=group, tenant=True)
+    for name in ("one", "other"):
+        sub.add_argument(name, help="a revision's number, draft:NAME, or a file")
+    sub.add_argument("--context-lines", type=int, default=3, metavar="N", help="around a difference (default 3)")
+
+    about = "policy sets that are not in force"
+    drafts = group.add_parser("draft", help=about, description=about).add_subparsers(
+        dest="draft_command", metavar="COMMAND", required=True
+    )
+    sub = words.add("save", "keep a policy set as a draft", lazy("policies", "draft_save"), group=drafts, tenant=True)
+    sub.add_argument("draft")
     sub.add_argument("file")
     sub.add_argument("--why", default="")
-    words.add("list", "list the policies in force", lazy("admin", "policy_list"), group=group, tenant=True)
-    words.add("history", "list the revisions", lazy("admin", "policy_history"), group=group, tenant=True)
-    sub = words.add("show", "print a policy set", lazy("admin", "policy_show"), group=group, tenant=True)
-    sub.add_argument("--revision", type=int, default=0, help="0 (the default) for the one in force")
+    sub.add_argument("--if-sha256", metavar="HASH", help="only in place of this draft; '' only as a new one")
+    words.add("list", "list the drafts", lazy("policies", "draft_list"), group=drafts, tenant=True)
+    sub = words.add("show", "print a draft", lazy("policies", "draft_show"), group=drafts, tenant=True)
+    sub.add_argument("draft")
+    sub = words.add("discard", "end a draft", lazy("policies", "draft_discard"), group=drafts, tenant=True)
+    sub.add_argument("draft")
+    sub.add_argument("--why", default="")
 
     group = words.group("connection", "connections to upstreams")
     sub = words.add("add", "store a bearer, sealed", lazy("admin", "connection_add"), group=group, tenant=True)
@@ -175,6 +202,11 @@ def policies(words: Words) -> None:
     sub.add_argument("--token-file", required=True, metavar="FILE")
     sub.add_argument("--base-url", default="", help="development only: another origin than the connector's")
     words.add("list", "list connections", lazy("admin", "connection_list"), group=group, tenant=True)
+
+
+def _change(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--why", default="", help="the reason, for the log")
+    sub.add_argument("--if-revision", type=int, metavar="N", help="only if this revision is in force")
 
 
 def calls(words: Words) -> None:
