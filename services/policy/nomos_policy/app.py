@@ -9,7 +9,7 @@ from typing import Final
 from nomos.catalogue import load_catalogue
 from nomos.messages import Fact
 from nomos_policy.admin import PolicyAdmin
-from nomos_policy.changing import ChangeAdmin
+from nomos_policy.changing import ChangeAdmin, Spread
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.handlers import Authorizer, decoder
 from nomos_policy.settings import PolicySettings
@@ -21,10 +21,13 @@ from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
+from nomos_runtime.replicas import Replicas
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 
 NAME: Final = "policy"
+#: A replica that says nothing is waited for so many times longer than it may allow anything without news.
+PRESENT_FACTOR: Final = 2
 
 
 class PolicyService:
@@ -36,6 +39,7 @@ class PolicyService:
         self._vocabulary = Vocabulary(load_catalogue(Path(settings.connectors)))
         self._parts: Parts | None = None
         self._shadows: Shadowing | None = None
+        self._replicas: Replicas | None = None
 
     async def start(self) -> None:
         """Connects, compiles what is in force, serves."""
@@ -53,6 +57,11 @@ class PolicyService:
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*POLICIES, *SHADOWS)))
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: own})
         await sets.compile_all()
+        replicas = self._replicas = Replicas(parts.bus, present_seconds=PRESENT_FACTOR * s.feed_fresh_ms / 1000)
+        (facts,) = (one for one in parts.followers if one.owner == NAME)
+        facts.on_applied = replicas.applied
+        await replicas.start()
+        parts.spawn(replicas.run())
         authorizer = Authorizer(
             settings=s,
             bus=parts.bus,
@@ -67,7 +76,8 @@ class PolicyService:
         parts.spawn(shadows.run())
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
         admin = PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh)
-        changes = ChangeAdmin(store, sets, parts.refresh)
+        spread = Spread(replicas, sets, parts.refresh, lambda: facts.rev, wait_seconds=s.feed_fresh_ms / 1000)
+        changes = ChangeAdmin(store, sets, spread)
         await parts.serve_admin({
             **admin.verbs(), **changes.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()
         })  # fmt: skip
@@ -79,6 +89,8 @@ class PolicyService:
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._replicas:
+            await self._replicas.leave()
         if self._shadows:
             await self._shadows.close()
         if self._parts:

@@ -6,6 +6,7 @@ A text that one message cannot carry is sent in pieces first (``pieces``), and t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,6 +18,7 @@ from nomos.policytext import join_pieces
 from nomos_policy.aggregate import Activate, Command, DiscardDraft, PutPolicySet, RollBack, SaveDraft
 from nomos_policy.lint import warnings
 from nomos_policy.store import PolicySets, PolicyStore
+from nomos_runtime.replicas import Replicas
 from nomos_runtime.responder import Operator, Verb
 
 #: Policies that an answer names; the rest is counted.
@@ -41,6 +43,7 @@ class PutParams(Text, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     why: str
     if_revision: int | None = None
+    wait: bool = True
 
 
 class ActivateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +52,7 @@ class ActivateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     draft: str
     why: str = ""
     if_revision: int | None = None
+    wait: bool = True
 
 
 class RollBackParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +61,7 @@ class RollBackParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     to: int
     why: str
     if_revision: int | None = None
+    wait: bool = True
 
 
 class SaveParams(Text, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,13 +79,63 @@ class DiscardParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     why: str
 
 
+class Spread:
+    """Waits for a change to reach this replica, and every other one."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        sets: PolicySets,
+        refresh: Callable[[], Awaitable[None]],
+        mine: Callable[[], int],
+        *,
+        wait_seconds: float,
+    ) -> None:
+        """Takes the replicas, the sets of this one and how to bring them up to date, and how long a change is awaited.
+
+        Args:
+            replicas: all of them.
+            sets: of this replica.
+            refresh: brings them up to date, within a second.
+            mine: up to which number this replica has folded policy's facts.
+            wait_seconds: how long a change is waited for, at most.
+        """
+        self._replicas = replicas
+        self._sets = sets
+        self._refresh = refresh
+        self._mine = mine
+        self._wait_seconds = wait_seconds
+
+    async def wait(self, tenant: str, revision: int, *, everywhere: bool) -> tuple[bool, int, list[str]]:
+        """Waits for a revision.
+
+        Args:
+            tenant: whose.
+            revision: the new one.
+            everywhere: whether other replicas are waited for too.
+
+        Returns:
+            Whether this replica has it; how many replicas are known to; and the labels of those that lag.
+        """
+        until = time.monotonic() + self._wait_seconds
+        await self._refresh()
+        while self._sets.revision(tenant) < revision and time.monotonic() < until:
+            # The owner's facts come from any replica: one that hangs costs a time-out, and is asked no more after that.
+            await self._refresh()
+        if self._sets.revision(tenant) < revision:
+            return False, 0, []
+        if not everywhere:
+            return True, 1, []
+        return True, *await self._replicas.wait_for(self._mine(), max(until - time.monotonic(), 0))
+
+
 class ChangeAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
-    def __init__(self, store: PolicyStore, sets: PolicySets, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, store: PolicyStore, sets: PolicySets, spread: Spread) -> None:
         self._store = store
         self._sets = sets
-        self._refresh = refresh
+        self._spread = spread
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
@@ -100,24 +155,31 @@ class ChangeAdmin:
         return {"tenant": by.tenant}
 
     async def put(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """Validates a set and puts it in force; answers when it is in the journal and in force in this replica."""
+        """Validates a set and puts it in force; answers when it is in the journal and every replica has it.
+
+        With ``wait`` false it answers when this replica has it. Replicas that lag after a bounded wait are named.
+        """
         p = msgspec.convert(params, PutParams)
         text = await self._text(by.tenant, p)
         actor = OperatorId(by.actor.id)
-        return await self._change(by, PutPolicySet(text=text, actor=actor, why=p.why, expected_revision=p.if_revision))
+        return await self._change(
+            by, p.wait, PutPolicySet(text=text, actor=actor, why=p.why, expected_revision=p.if_revision)
+        )
 
     async def activate(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Puts a draft in force; answers as ``put``."""
         p = msgspec.convert(params, ActivateParams)
         actor = OperatorId(by.actor.id)
-        return await self._change(by, Activate(draft=p.draft, actor=actor, why=p.why, expected_revision=p.if_revision))
+        return await self._change(
+            by, p.wait, Activate(draft=p.draft, actor=actor, why=p.why, expected_revision=p.if_revision)
+        )
 
     async def rollback(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Puts the text of an earlier revision in force, as a new one; answers as ``put``."""
         p = msgspec.convert(params, RollBackParams)
         actor = OperatorId(by.actor.id)
         return await self._change(
-            by, RollBack(to_revision=p.to, actor=actor, why=p.why, expected_revision=p.if_revision)
+            by, p.wait, RollBack(to_revision=p.to, actor=actor, why=p.why, expected_revision=p.if_revision)
         )
 
     async def save(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
@@ -137,9 +199,9 @@ class ChangeAdmin:
         await self._store.do(by.tenant, command, by.actor, by.request)
         return {"tenant": by.tenant, "draft": p.draft}
 
-    async def _change(self, by: Operator, command: Command) -> dict[str, object]:
+    async def _change(self, by: Operator, wait: bool, command: Command) -> dict[str, object]:
         state = await self._store.do(by.tenant, command, by.actor, by.request)
-        await self._refresh()
+        is_here, applied, lagging = await self._spread.wait(by.tenant, state.revision, everywhere=wait)
         in_force = await self._sets.in_force(by.tenant)
         found = await asyncio.to_thread(warnings, in_force)
         return {
@@ -148,7 +210,9 @@ class ChangeAdmin:
             "sha256": in_force.sha256,
             "policies": [{"id": p.id, "description": p.description} for p in in_force.policies[:LISTED_MAX]],
             "total": len(in_force.policies),
-            "in_force_here": in_force.revision >= state.revision,
+            "in_force_here": is_here,
+            "replicas": applied,
+            "lagging": lagging,
             "warnings": msgspec.to_builtins(found),
         }
 

@@ -101,6 +101,11 @@ class PolicySets:
         """Sets that are compiled now."""
         return len(self._compiled)
 
+    def revision(self, tenant: str) -> int:
+        """The newest revision that this replica has; 0 for none."""
+        newest = self._newest.get(tenant)
+        return 0 if newest is None else newest.revision
+
     async def in_force(self, tenant: str) -> CompiledSet:
         """The tenant's set: at once when it is compiled.
 

@@ -207,6 +207,7 @@ def policies(words: Words) -> None:
 def _change(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--why", default="", help="the reason, for the log")
     sub.add_argument("--if-revision", type=int, metavar="N", help="only if this revision is in force")
+    sub.add_argument("--no-wait", action="store_true", help="do not wait until every replica has it")
 
 
 def calls(words: Words) -> None:

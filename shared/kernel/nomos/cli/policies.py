@@ -22,20 +22,21 @@ _MESSAGE_CHARACTERS_MAX: Final = 200_000
 def policy_put(args: Namespace) -> int:
     """``nomos policy put --tenant T FILE``."""
     text = read_text(args.file, "policy file")
-    put = put_text(args, text, why=args.why or f"put {Path(args.file).name}", if_revision=args.if_revision)
+    why = args.why or f"put {Path(args.file).name}"
+    put = put_text(args, text, why=why, if_revision=args.if_revision, wait=not args.no_wait)
     return _changed(args, "policy put", put, args.file)
 
 
 def policy_activate(args: Namespace) -> int:
     """``nomos policy activate --tenant T DRAFT``."""
-    sent = {"draft": args.draft, "why": args.why, "if_revision": args.if_revision}
+    sent = {"draft": args.draft, "why": args.why, "if_revision": args.if_revision, "wait": not args.no_wait}
     put = ask(args, "policy", "activate", args.tenant, CHANGE_MS, **sent)
     return _changed(args, "policy activate", put, f"draft {args.draft}")
 
 
 def policy_rollback(args: Namespace) -> int:
     """``nomos policy rollback --tenant T --to N``."""
-    sent = {"to": args.to, "why": args.why, "if_revision": args.if_revision}
+    sent = {"to": args.to, "why": args.why, "if_revision": args.if_revision, "wait": not args.no_wait}
     put = ask(args, "policy", "rollback", args.tenant, CHANGE_MS, **sent)
     return _changed(args, "policy rollback", put, f"revision {args.to}")
 
@@ -116,13 +117,22 @@ def policy_history(args: Namespace) -> int:
     return Exit.YES
 
 
-def put_text(args: Namespace, text: str, *, why: str, if_revision: int | None = None) -> dict[str, Any]:
+def put_text(
+    args: Namespace, text: str, *, why: str, if_revision: int | None = None, wait: bool = True
+) -> dict[str, Any]:
     """Puts a text of any size in force; the service's answer.
+
+    Args:
+        args: of the command.
+        text: Cedar policies.
+        why: the reason.
+        if_revision: the revision that must be in force, if that matters.
+        wait: whether to wait until every replica has it.
 
     Raises:
         NomosError: it is not accepted, or the installation does not answer.
     """
-    sent = {**_sent(args, text), "why": why, "if_revision": if_revision}
+    sent = {**_sent(args, text), "why": why, "if_revision": if_revision, "wait": wait}
     return ask(args, "policy", "put", args.tenant, CHANGE_MS, **sent)
 
 
@@ -177,11 +187,16 @@ def _messages(pieces: tuple[str, ...]) -> Iterator[list[str]]:
 
 
 def _changed(args: Namespace, command: str, put: dict[str, Any], name: str) -> int:
+    """Tells of a change. Exit 3 where it is in force and not every replica is known to have it."""
     line = f"revision {put['revision']} of {args.tenant} is in force: {put['total']} policies"
     result(args, command, put, [line])
     for one in put["warnings"]:
         say(f"{name}:{one['line']}:{one['column']}: warning: {one['policy']}: {one['sentence']} [{one['rule']}]")
-    return Exit.YES
+    if put["in_force_here"] and not put["lagging"]:
+        return Exit.YES
+    who = ", ".join(put["lagging"]) or "the replica that answered"
+    say(f"nomos: not applied yet by {who}: until then it decides by the revision before, or not at all")
+    return Exit.CANNOT_TELL
 
 
 def _named(args: Namespace, given: str) -> tuple[str, str]:
