@@ -690,6 +690,41 @@ def test_an_approval_from_the_request_to_its_single_use(shell: Shell) -> None:
         assert (said.code, said.out) == (NO, ""), said
 
 
+def test_people_of_the_groups_that_a_policy_names_must_approve(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    asking = POLICIES.replace('@id("triage-cleans-up")', '@id("triage-cleans-up")\n@approvals("2")\n@approvers("ops")')
+    shell.path("two.cedar").write_text(asking, encoding="utf-8")
+    shell.ok("policy", "put", "two.cedar", *of)
+    keys = {person: f"{name}-{person}.passkey" for person in ("ada", "ben", "cyd")}
+    for person, passkey in keys.items():
+        group = () if person == "cyd" else ("--group", "ops")
+        shell.ok("approver", "add", person, *of, *group, "--software-passkey", passkey)
+    assert shell.ok("approver", "list", *of).out.splitlines()[1] == "ben                      1 passkeys  ops"
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+
+    def approve(person: str) -> Said:
+        return shell.nomos("approve", approval, *of, "--software-passkey", keys[person])
+
+    other = approve("cyd")
+    assert (other.code, "waits for people of the group ops" in other.err) == (NO, True), other
+    assert "2 different people of the group ops must approve" in other.err
+    first = approve("ada")
+    assert (first.code, first.out) == (HUMAN_FIRST, ""), first
+    waiting = shell.ok("approvals", *of, "--json").json["approvals"]
+    assert [(one["signed"], one["missing"]) for one in waiting] == [(1, [{"group": "ops", "approvals": 1}])]
+    assert approve("ada").code == NO, "one person counts once"
+    # Who comes into the group counts, though it was asked before.
+    shell.ok("approver", "groups", "cyd", "ops", *of)
+    last = shell.ok("approve", approval, *of, "--software-passkey", keys["cyd"], "--out", f"{name}.cosigner")
+    assert last.out
+    shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", "--cosigner", f"{name}.cosigner")
+    tail_until(shell, of, "stepup.consumed")
+    shell.ok("audit", "export", *of, "--out", f"{name}.export")
+    verified = shell.ok("verify", f"{name}.export", "--trust", shell.ready["trust"], *of, "--level", "2").out
+    assert "2 passkey signatures: over exactly what was asked" in verified
+
+
 def test_a_cancelled_approval_cannot_be_approved(shell: Shell) -> None:
     name = shell.tenant()
     shell.ok("approver", "add", "ada", "--tenant", name, "--software-passkey", f"{name}.passkey")

@@ -151,6 +151,8 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("proxy", "connection-add"): (Doer.connection_add, {"connection.added"}),
     ("stepup", "approver-add"): (
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
+    ("stepup", "approver-groups"): (
+        lambda d: d.ask("stepup", "approver-groups", name="ada", groups=["ops"]), {"approver.grouped"}),
     ("stepup", "passkey-offer"): (Doer.passkey_offer, {"passkey.offered"}),
     ("stepup", "passkey-enrol"): (Doer.passkey_enrol, {"passkey.enrolled"}),
     # The approver is the actor, whoever carries the message.
@@ -175,6 +177,7 @@ READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
+    ("stepup", "approver-list"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

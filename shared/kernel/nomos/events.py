@@ -76,6 +76,8 @@ APPROVAL_CANCELLED: Final = "stepup.cancelled"
 APPROVAL_CONSUMED: Final = "stepup.consumed"
 APPROVER_ADDED: Final = "approver.added"
 APPROVER_REMOVED: Final = "approver.removed"
+#: {approver, groups, at}: the groups that the approver is in from now on, all of them.
+APPROVER_GROUPED: Final = "approver.grouped"
 PASSKEY_ENROLLED: Final = "passkey.enrolled"
 PASSKEY_REVOKED: Final = "passkey.revoked"
 COSIGNER_CREATED: Final = "stepup.cosigner"

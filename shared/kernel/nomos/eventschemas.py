@@ -26,7 +26,7 @@ _REFUSED: Final = "code: text, detail: text, verb: text, service: text"
 _DECISION: Final = (
     "decision: text, request: object, entities: list, policy_set: text, revision: integer, outcome: text, "
     "reason: text, policies: list, passes: list, errors: list, alarm: flag, at_ms: integer, schema: text?, "
-    "platform: text?, approval: text?"
+    "platform: text?, approval: text?, quorums: list?"
 )
 _ATTEMPTED: Final = (
     "invocation: text, delegation: text, action: text, resource: text, connection: text, method: text, path: text, "
@@ -34,7 +34,8 @@ _ATTEMPTED: Final = (
 )
 _APPROVED: Final = (
     "approval: text, approver: text, credential_id: text, public_key: text, client_data_json: text, "
-    "authenticator_data: text, signature: text, rp_id: text, sign_count: integer, missing: integer, at: integer"
+    "authenticator_data: text, signature: text, rp_id: text, sign_count: integer, missing: integer, at: integer, "
+    "groups: list?"
 )
 _MINTED: Final = (
     "action: text, agent: text, agent_did: text, cid: text, connection: text, decision: text, digest: text, "
@@ -105,6 +106,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     "passkey.stalled": "approver: text, credential_id: text, stored: integer, got: integer, at: integer",
     events.PASSKEY_REVOKED: "approver: text, credential_id: text, at: integer",
     events.APPROVER_REMOVED: "approver: text, at: integer",
+    events.APPROVER_GROUPED: "approver: text, groups: list, at: integer",
     "approver.signed-out": "approver: text, at: integer",
     "session.opened": (
         "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"

@@ -231,6 +231,12 @@ def approvals(words: Words) -> None:
     sub = words.add("add", "add an approver", lazy("approvals", "approver_add"), group=group, tenant=True)
     sub.add_argument("name")
     sub.add_argument("--software-passkey", metavar="FILE", help="development only: enrol a software passkey")
+    sub.add_argument("--group", action="append", default=[], metavar="NAME", help="a group to be in (again for more)")
+    words.add("list", "list the approvers", lazy("approvals", "approver_list"), group=group, tenant=True)
+    doing = "say which groups an approver is in, all of them"
+    sub = words.add("groups", doing, lazy("approvals", "approver_groups"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("group", nargs="*")
     doing = "give a link by which a person enrols a passkey, once"
     sub = words.add("link", doing, lazy("approvals", "approver_link"), group=group, tenant=True)
     sub.add_argument("name")
