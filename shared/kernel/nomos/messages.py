@@ -140,12 +140,16 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
 
 
 class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
-    """State of an approval; ``cosigner`` is there while it is approved and unused."""
+    """State of an approval; ``cosigner`` is there while it is approved and unused.
+
+    ``reason`` is what the person said who refused it or took it back.
+    """
 
     approval: str
     state: str
     expires_at: int
     cosigner: bytes | None = None
+    reason: str = ""
 
 
 class Revoked(msgspec.Struct, frozen=True, kw_only=True, tag="revoked"):
