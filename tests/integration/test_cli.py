@@ -582,6 +582,14 @@ def test_a_pack_is_put_in_force_beside_what_is_there(shell: Shell) -> None:
     assert "has the policy github-triage/read already" in twice.err
     assert shell.ok("policy", "list", "--tenant", name, "--json").json["revision"] == 2
     shell.ok(*add, "--prefix", "again")
+    # What stood before stays byte for byte, and so does what another prefix bears.
+    both = shell.ok("policy", "show", "--tenant", name).out
+    removed = shell.ok("policy", "pack", "remove", "github-triage", "--tenant", name, "--json").json
+    assert (removed["revision"], removed["removed"]) == (4, added["added"])
+    left = shell.ok("policy", "show", "--tenant", name).out
+    assert left.startswith(POLICIES)
+    assert left.endswith(both[both.rindex("// Pack github-triage") :])
+    assert shell.nomos("policy", "pack", "remove", "github-triage", "--tenant", name).code == NO
     # A tenant without a set gets the pack alone.
     empty = shell.new("empty")
     shell.ok("tenant", "create", empty)
