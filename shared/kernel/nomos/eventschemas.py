@@ -112,6 +112,10 @@ _SPELLED: Final[Mapping[str, str]] = {
         "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"
     ),
     "session.closed": "session: text, approver: text, at: integer",
+    events.NOTIFY_ADDED: "channel: text, kind: text, group: text, after: integer, at: integer",
+    events.NOTIFY_REMOVED: "channel: text, at: integer",
+    events.NOTICE_BEGUN: "approval: text, channel: text, at: integer",
+    events.NOTICE_ENDED: ("approval: text, channel: text, outcome: text, tries: integer, detail: text, at: integer"),
     events.COSIGNER_CREATED: "did: text",
     "audit.gap": _GAP,
     "audit.poison": _POISON,
