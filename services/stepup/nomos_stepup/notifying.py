@@ -23,7 +23,7 @@ from nomos.events import NOTICE_BEGUN
 from nomos.messages import Fact
 from nomos_runtime import observe
 from nomos_stepup.challenge import ApprovalRequest
-from nomos_stepup.domain import Approval, ApprovalState
+from nomos_stepup.domain import Approval
 from nomos_stepup.index import Index
 from nomos_stepup.notices import (
     SIGNATURE_HEADER,
@@ -96,22 +96,22 @@ class Notifier:
 
     def look(self, now: int) -> None:
         """Takes on what is due at ``now``, Unix seconds, as far as there is room."""
-        for tenant, channels in self._channels.items():
-            if not channels:
+        pending = {one.id: one for one in self._index.pending()}
+        for name in self._begun.keys() - pending.keys():
+            # Nothing is told of it any more.
+            del self._begun[name]
+        for approval in pending.values():
+            tenant = approval.request.tenant
+            if now >= approval.request.expires_at:
                 continue
-            for approval in self._index.of_tenant(tenant):
-                if approval.state is not ApprovalState.PENDING or now >= approval.request.expires_at:
-                    # Nothing is told of it any more.
-                    self._begun.pop(approval.id, None)
-                    continue
-                for channel in channels.values():
-                    if len(self._sending) >= SENDING_MAX:
-                        return
-                    if self._is_due(approval, channel, now):
-                        self._begun[approval.id].add(channel.channel)
-                        task = asyncio.create_task(self._tell(tenant, approval.request, channel, now))
-                        self._sending.add(task)
-                        task.add_done_callback(self._sending.discard)
+            for channel in self._channels.get(tenant, {}).values():
+                if len(self._sending) >= SENDING_MAX:
+                    return
+                if self._is_due(approval, channel, now):
+                    self._begun[approval.id].add(channel.channel)
+                    task = asyncio.create_task(self._tell(tenant, approval.request, channel, now))
+                    self._sending.add(task)
+                    task.add_done_callback(self._sending.discard)
 
     async def close(self) -> None:
         """Lets what is being sent end."""

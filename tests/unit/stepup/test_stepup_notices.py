@@ -128,8 +128,8 @@ class Index:
     def __init__(self, *approvals: Any) -> None:
         self.approvals = list(approvals)
 
-    def of_tenant(self, tenant: str) -> list[Any]:
-        return self.approvals if tenant == "acme" else []
+    def pending(self) -> list[Any]:
+        return [one for one in self.approvals if one.state is ApprovalState.PENDING]
 
 
 @pytest.fixture
