@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import http.server
 import json
 import os
 import re
@@ -12,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
@@ -465,6 +469,75 @@ def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> Non
     assert later.code == CANNOT_TELL, later
 
 
+def test_a_draft_is_compared_put_in_force_and_rolled_back(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    longer = POLICIES + '@id("nobody") forbid (principal in App::"none", action, resource);\n'
+    shell.path("longer.cedar").write_text(longer, encoding="utf-8")
+    saved = shell.ok("policy", "draft", "save", "next", "longer.cedar", *of, "--json").json
+    assert (saved["draft"], saved["based_on"]) == ("next", 1)
+    assert shell.ok("policy", "list", *of, "--json").json["total"] == 2, "a draft is not in force"
+    assert shell.ok("policy", "draft", "show", "next", *of).out == longer
+    assert shell.ok("policy", "draft", "list", *of).out.startswith("next                     from 1")
+    differs = shell.ok("policy", "diff", "1", "draft:next", *of, code=NO).out
+    assert '+@id("nobody") forbid (principal in App::"none", action, resource);' in differs
+    assert shell.ok("policy", "diff", "draft:next", "longer.cedar", *of).out == "the same text\n"
+    shell.path("bad.cedar").write_text(
+        '@id("a") permit (principal, action, resource)\nwhen { context.nope };', encoding="utf-8"
+    )
+    bad = shell.nomos("policy", "draft", "save", "bad", "bad.cedar", *of)
+    assert bad.code == USAGE, bad
+    assert "policy a (line 1, column 1)" in bad.err
+    again = shell.nomos("policy", "draft", "save", "next", "policies.cedar", *of, "--if-sha256", "")
+    assert (again.code, "is another than" in again.err) == (NO, True)
+    assert shell.nomos("policy", "activate", "next", *of, "--if-revision", "7").code == NO
+    assert "revision 2 of" in shell.ok("policy", "activate", "next", *of).out
+    assert shell.nomos("policy", "activate", "next", *of).code == NO, "it is no draft any more"
+    assert shell.nomos("policy", "rollback", *of, "--to", "9", "--why", "it broke").code == NO
+    assert shell.nomos("policy", "rollback", *of, "--to", "1").code == USAGE, "without a reason"
+    assert "revision 3 of" in shell.ok("policy", "rollback", *of, "--to", "1", "--why", "it broke").out
+    assert shell.ok("policy", "show", *of).out == POLICIES
+    revisions = shell.ok("policy", "history", *of, "--json").json["revisions"]
+    assert [(r["revision"], r["restores"], r.get("draft")) for r in revisions] == [
+        (3, 1, None),
+        (2, None, "next"),
+        (1, None, None),
+    ]
+    shell.ok("policy", "draft", "save", "next", "longer.cedar", *of)
+    shell.ok("policy", "draft", "discard", "next", *of)
+    assert shell.ok("policy", "draft", "list", *of).out == ""
+    assert shell.nomos("policy", "put", "longer.cedar", *of, "--if-revision", "1").code == NO
+
+
+def test_a_set_of_thousands_of_policies_is_put_decides_and_is_read_back(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    text = (
+        "".join(
+            f'@id("grant-{number}")\n@description("Agent {number} reads the issues of its site.")\n'
+            f'permit (principal == Agent::"agent{number}", action == Action::"github:issues.list", '
+            f'resource == GitHub::Repo::"acme/site{number}");\n'
+            for number in range(3_000)
+        )
+        + POLICIES
+    )
+    shell.path("thousands.cedar").write_text(text, encoding="utf-8")
+    put = shell.ok("policy", "put", "thousands.cedar", *of, "--json").json
+    assert (put["revision"], put["total"], len(put["policies"])) == (2, 3_002, 500)
+    assert shell.ok("policy", "show", *of).out == text
+    assert len(shell.ok("policy", "list", *of, "--json").json["policies"]) == 3_002
+    shell.ok("authorize", *READ, "--creds", f"{name}.creds")
+    tail_until(shell, of, "ucan.minted")
+    # The records hold all of it: what was decided can be decided again from them alone.
+    shell.ok("audit", "export", *of, "--out", f"{name}.export")
+    trust = ("--trust", shell.ready["trust"])
+    shell.ok("verify", f"{name}.export", *trust, *of, "--level", "2")
+    replayed = shell.ok(
+        "replay", "--export", f"{name}.export", *trust, "--connectors", str(ROOT / "connectors"), "--json"
+    ).json
+    assert (replayed["decisions"], replayed["right"], replayed["policy_sets"]) == (1, 1, 2)
+
+
 def test_a_shadow_is_compared_with_what_agents_ask(shell: Shell) -> None:
     name = shell.tenant()
     shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
@@ -513,6 +586,14 @@ def test_a_pack_is_put_in_force_beside_what_is_there(shell: Shell) -> None:
     assert "has the policy github-triage/read already" in twice.err
     assert shell.ok("policy", "list", "--tenant", name, "--json").json["revision"] == 2
     shell.ok(*add, "--prefix", "again")
+    # What stood before stays byte for byte, and so does what another prefix bears.
+    both = shell.ok("policy", "show", "--tenant", name).out
+    removed = shell.ok("policy", "pack", "remove", "github-triage", "--tenant", name, "--json").json
+    assert (removed["revision"], removed["removed"]) == (4, added["added"])
+    left = shell.ok("policy", "show", "--tenant", name).out
+    assert left.startswith(POLICIES)
+    assert left.endswith(both[both.rindex("// Pack github-triage") :])
+    assert shell.nomos("policy", "pack", "remove", "github-triage", "--tenant", name).code == NO
     # A tenant without a set gets the pack alone.
     empty = shell.new("empty")
     shell.ok("tenant", "create", empty)
@@ -619,6 +700,92 @@ def test_an_approval_from_the_request_to_its_single_use(shell: Shell) -> None:
     for words in (["approve", approval, "--software-passkey", passkey], ["cancel", approval]):
         said = shell.nomos(*words)
         assert (said.code, said.out) == (NO, ""), said
+
+
+def test_people_of_the_groups_that_a_policy_names_must_approve(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    asking = POLICIES.replace('@id("triage-cleans-up")', '@id("triage-cleans-up")\n@approvals("2")\n@approvers("ops")')
+    shell.path("two.cedar").write_text(asking, encoding="utf-8")
+    shell.ok("policy", "put", "two.cedar", *of)
+    keys = {person: f"{name}-{person}.passkey" for person in ("ada", "ben", "cyd")}
+    for person, passkey in keys.items():
+        group = () if person == "cyd" else ("--group", "ops")
+        shell.ok("approver", "add", person, *of, *group, "--software-passkey", passkey)
+    assert shell.ok("approver", "list", *of).out.splitlines()[1] == "ben                      1 passkeys  ops"
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+
+    def approve(person: str) -> Said:
+        return shell.nomos("approve", approval, *of, "--software-passkey", keys[person])
+
+    other = approve("cyd")
+    assert (other.code, "waits for people of the group ops" in other.err) == (NO, True), other
+    assert "2 different people of the group ops must approve" in other.err
+    first = approve("ada")
+    assert (first.code, first.out) == (HUMAN_FIRST, ""), first
+    waiting = shell.ok("approvals", *of, "--json").json["approvals"]
+    assert [(one["signed"], one["missing"]) for one in waiting] == [(1, [{"group": "ops", "approvals": 1}])]
+    assert approve("ada").code == NO, "one person counts once"
+    # Who comes into the group counts, though it was asked before.
+    shell.ok("approver", "groups", "cyd", "ops", *of)
+    last = shell.ok("approve", approval, *of, "--software-passkey", keys["cyd"], "--out", f"{name}.cosigner")
+    assert last.out
+    shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", "--cosigner", f"{name}.cosigner")
+    tail_until(shell, of, "stepup.consumed")
+    shell.ok("audit", "export", *of, "--out", f"{name}.export")
+    verified = shell.ok("verify", f"{name}.export", "--trust", shell.ready["trust"], *of, "--level", "2").out
+    assert "2 passkey signatures: over exactly what was asked" in verified
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    """Takes what it gets."""
+
+    taken: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.taken.append((self.headers.get("nomos-signature", ""), body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_channel_is_told_that_somebody_must_approve_and_cannot_approve(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/hook"
+        assert shell.nomos("notify", "add", "ops", *of, "--webhook", "http://hooks.example.com/x").code == USAGE
+        assert shell.nomos("notify", "add", "ops", *of).code == USAGE
+        assert shell.nomos("notify", "add", "ops", *of, "--email", "ops@example.com").code == USAGE, "no mail server"
+        made = shell.ok("notify", "add", "ops", *of, "--webhook", url, "--json").json
+        assert shell.ok("notify", "list", *of).out == "ops                      webhook  everything\n"
+        shell.ok("notify", "test", "ops", *of)
+        assert b"test-of-this-channel" in Hook.taken.pop()[1]
+        approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+        ended = tail_until(shell, of, "notify.ended")[-1]["record"]["event"]
+        assert (ended["approval"], ended["channel"], ended["outcome"]) == (approval, "ops", "sent")
+        ((signature, body),) = Hook.taken
+        told = json.loads(body)
+        assert (told["approval"], told["action"]) == (approval, DELETE[0])
+        at = signature.partition("t=")[2].partition(",")[0]
+        signed = hmac.new(made["secret"].encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+        assert signature == f"t={at},v1={signed}"
+        # Opening the page that it names approves nothing: it only asks who is there.
+        with urllib.request.urlopen(told["url"], timeout=10) as page:
+            assert b"Sign in" in page.read()
+        assert shell.ok("approvals", *of, "--json").json["approvals"][0]["signed"] == 0
+        # Where a channel leads is in no record.
+        assert url not in json.dumps(records(shell.ok("audit", "tail", *of, "--json")))
+        shell.ok("notify", "remove", "ops", *of)
+        assert shell.nomos("notify", "test", "ops", *of).code == NO
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_cancelled_approval_cannot_be_approved(shell: Shell) -> None:

@@ -103,6 +103,10 @@ class Doer:
         )  # fmt: skip
         await self.ask("stepup", "approve", approval=approval, response=response)
 
+    async def draft_discard(self) -> None:
+        await self.ask("policy", "draft-save", draft="other", text=self.scene.POLICY, why="try")
+        await self.ask("policy", "draft-discard", draft="other", why="no")
+
     async def cancel(self) -> None:
         await self.ask("stepup", "cancel", approval=await self.wait("cancel"), why="late")
 
@@ -129,8 +133,15 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("identity", "subject-erase"): (
         lambda d: d.ask("identity", "subject-erase", name="otto", basis="asked"), {SUBJECT_ERASED}),
     ("policy", "put"): (lambda d: d.ask("policy", "put", text=d.scene.POLICY, why="first"), {"policy.put"}),
+    ("policy", "pieces"): (lambda d: d.ask("policy", "pieces", texts=[d.scene.POLICY]), {"policy.piece"}),
+    ("policy", "draft-save"): (
+        lambda d: d.ask("policy", "draft-save", draft="next", text=d.scene.POLICY + "//", why="try"),
+        {"policy.draft-saved"}),
     ("policy", "shadow-start"): (
-        lambda d: d.ask("policy", "shadow-start", text=d.scene.POLICY, why="try"), {"policy.shadow-started"}),
+        lambda d: d.ask("policy", "shadow-start", draft="next", why="try"), {"policy.shadow-started"}),
+    ("policy", "activate"): (lambda d: d.ask("policy", "activate", draft="next"), {"policy.put"}),
+    ("policy", "rollback"): (lambda d: d.ask("policy", "rollback", to=1, why="back"), {"policy.put"}),
+    ("policy", "draft-discard"): (Doer.draft_discard, {"policy.draft-saved", "policy.draft-discarded"}),
     ("policy", "shadow-stop"): (lambda d: d.ask("policy", "shadow-stop", why="tried"), {"policy.shadow-stopped"}),
     ("minting", "revoke"): (lambda d: d.ask("minting", "revoke", cid=CID, why="lost"), {"ucan.revoked"}),
     ("minting", "revoke-app"): (
@@ -141,6 +152,13 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("proxy", "pii-set"): (lambda d: d.ask("proxy", "pii-set", classes=["card"]), {"sanitizer.pii-set"}),
     ("stepup", "approver-add"): (
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
+    ("stepup", "approver-groups"): (
+        lambda d: d.ask("stepup", "approver-groups", name="ada", groups=["ops"]), {"approver.grouped"}),
+    ("stepup", "notify-add"): (
+        lambda d: d.ask("stepup", "notify-add", channel="ops", kind="slack", to="http://localhost:9/x"),
+        {"notify.added"}),
+    ("stepup", "notify-remove"): (
+        lambda d: d.ask("stepup", "notify-remove", channel="ops"), {"notify.removed"}),
     ("stepup", "passkey-offer"): (Doer.passkey_offer, {"passkey.offered"}),
     ("stepup", "passkey-enrol"): (Doer.passkey_enrol, {"passkey.enrolled"}),
     # The approver is the actor, whoever carries the message.
@@ -163,9 +181,10 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
 #: here; ``test_a_new_key_is_proven_by_the_old_one_and_old_proofs_verify_after_it`` looks at its record.
 READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
-    ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("minting", "issuer-list"),
-    ("proxy", "sealing-key"),
-    ("proxy", "connection-list"), ("proxy", "pii-show"),
+    ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
+    ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
+    ("proxy", "pii-show"),
+    ("stepup", "approver-list"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

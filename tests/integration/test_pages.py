@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import urlencode
@@ -9,6 +10,7 @@ from urllib.parse import urlencode
 import pytest
 from tests.integration.visitor import SESSION, Visitor, b64
 
+from nomos.agent import ApprovalEnded
 from nomos_runtime import observe
 from nomos_stepup.pages import refusals
 
@@ -32,7 +34,8 @@ class World:
         await self.visitor.sign_in()
 
     async def ask(self) -> str:
-        return str((await self.bot.agent.authorize(DELETE, f"github:repo/acme/{self.scene.name('r')}")).approval)
+        self.asked = await self.bot.agent.authorize(DELETE, f"github:repo/acme/{self.scene.name('r')}")
+        return str(self.asked.approval)
 
     async def is_pending(self) -> bool:
         shown = await self.scene.operator.ask("stepup", "approval-show", self.tenant, approval=self.approval)
@@ -331,3 +334,22 @@ async def test_the_secret_of_a_link_stands_in_no_record(world: World) -> None:
     assert await world.visitor.post(f"/enrol/{world.tenant}.sub-x.{secret}", {"token": "x"}) == 403
     for _, envelope in await world.scene.journal():
         assert secret not in str(envelope.event)
+
+
+async def test_the_agent_hears_why_a_person_refused_until_that_person_is_erased(world: World) -> None:
+    await world.visitor.approve_form(world.approval)
+    path = f"/approvals/{world.approval}/refuse"
+    waiting = asyncio.create_task(world.bot.agent.wait_for(world.asked, 20))
+    await asyncio.sleep(0)
+    form = world.visitor.fields(path) | {"reason": "not before the release"}
+    assert await world.visitor.post(path, form) == 303
+    with pytest.raises(ApprovalEnded, match="the approval is denied: not before the release") as ended:
+        await waiting
+    assert (ended.value.state, ended.value.reason) == ("denied", "not before the release")
+    # The reason is the person's own words: sealed in every store and in the log.
+    denied = await world.scene.events(world.tenant, "stepup.denied")
+    assert set(denied[0].event["reason"]) == {"alg", "ct", "dek", "kc", "n"}
+    await world.scene.operator.ask("stepup", "subject-erase", world.tenant, name="alice", basis="asked")
+    with pytest.raises(ApprovalEnded) as ended:
+        await world.bot.agent.wait_for(world.asked, 1)
+    assert (ended.value.state, ended.value.reason) == ("denied", "")

@@ -27,6 +27,7 @@ from nomos.keys import SigningKey
 from nomos.log.record import parse_record
 from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAudit, Revoke
 from nomos.passkey import SoftwarePasskey
+from nomos.policytext import piece_name
 from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
@@ -63,6 +64,7 @@ class Alpha:
     approver: str
     export: str
     shadow: str
+    piece: str
     #: One of its records: number in the log and event.
     seq: int
     event: str
@@ -115,16 +117,19 @@ async def alpha(scene: Any) -> Alpha:
     done = await bot.agent.wait_for(wait := await step_up(scene, bot, repo, passkey), 5)
     pending = await bot.agent.authorize(DELETE, repo)
     opened = await ask("audit", "export-open", tenant)
+    hook = f"https://{MARK}.example.com/x"
+    await ask("stepup", "notify-add", tenant, channel=f"{MARK}-hook", kind="webhook", to=hook, after=3_600)
+    marked = f'@id("{MARK}") permit (principal, action, resource);'
+    await ask("policy", "pieces", tenant, texts=[marked])
+    await ask("policy", "draft-save", tenant, draft=f"{MARK}-draft", text=marked, why=MARK)
     # Last: what it compares would be another row of A.
-    shadow = await ask(
-        "policy", "shadow-start", tenant, text=f'@id("{MARK}") permit (principal, action, resource);', why=MARK
-    )
+    shadow = await ask("policy", "shadow-start", tenant, draft=f"{MARK}-draft", why=MARK)
     receipt = await ask("audit", "receipt", tenant, tseq=0)
     event = str(parse_record(str(receipt["record"]).encode()).id)
     return Alpha(
         tenant=tenant, bot=bot, repo=repo, allowed=allowed, invocation=signed(bot.key, allowed, repo), cosigner=done,
         approval=wait.approval, pending=pending.approval, approver=approver, export=str(opened["export"]),
-        shadow=str(shadow["shadow"]),
+        shadow=str(shadow["shadow"]), piece=piece_name(marked),
         seq=int(receipt["seq"]), event=event,
     )  # fmt: skip
 
@@ -279,14 +284,21 @@ VERBS: dict[tuple[str, str], Params] = {
     ("identity", "key-list"): nothing,
     ("identity", "key-revoke"): lambda w: {"key": w.a.bot.credentials.user.public},
     ("identity", "operator-name"): lambda w: {"name": "mine"},
-    ("policy", "put"): lambda w: {"text": w.scene.POLICY, "why": "mine"},
+    # A piece is named by its hash, whoever wrote it: it must not be anybody's.
+    ("policy", "put"): lambda w: {"pieces": [w.a.piece], "why": "mine"},
+    ("policy", "pieces"): lambda w: {"texts": [w.scene.POLICY]},
+    ("policy", "rollback"): lambda w: {"to": 1, "why": "mine"},
+    ("policy", "activate"): lambda w: {"draft": f"{MARK}-draft"},
+    ("policy", "draft-save"): lambda w: {"draft": "mine", "text": w.scene.POLICY, "why": "mine"},
+    ("policy", "draft-list"): nothing,
     ("policy", "list"): nothing,
     ("policy", "show"): nothing,
     ("policy", "history"): nothing,
     ("policy", "explain"): lambda w: {"agent": f"{MARK}-bot", "action": LIST, "resource": w.a.repo},
-    ("policy", "shadow-start"): lambda w: {"text": w.scene.POLICY, "why": "mine"},
+    ("policy", "shadow-start"): lambda w: {"draft": "mine", "why": "mine"},
     ("policy", "shadow-report"): lambda w: {"shadow": w.a.shadow},
     ("policy", "shadow-stop"): lambda w: {"why": "mine"},
+    ("policy", "draft-discard"): lambda w: {"draft": f"{MARK}-draft", "why": "mine"},
     # Named in B's tenant, where it means nothing: A's permission is used below.
     ("minting", "revoke"): lambda w: {"cid": format_cid(cid_of(w.a.allowed.delegation))},
     # A's app has another name than any of B's; B's own tenant is B's to revoke.
@@ -303,6 +315,12 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "passkey-offer"): lambda w: {"name": w.a.approver},
     ("stepup", "passkey-enrol"): enrolment,
     ("stepup", "approver-sign-out"): lambda w: {"name": w.a.approver},
+    ("stepup", "approver-groups"): lambda w: {"name": w.a.approver, "groups": ["mine"]},
+    ("stepup", "approver-list"): nothing,
+    ("stepup", "notify-add"): lambda w: {"channel": "mine", "kind": "webhook", "to": "https://hooks.example.com/x"},
+    ("stepup", "notify-list"): nothing,
+    ("stepup", "notify-test"): lambda w: {"channel": f"{MARK}-hook"},
+    ("stepup", "notify-remove"): lambda w: {"channel": f"{MARK}-hook"},
     ("stepup", "approvals"): nothing,
     ("stepup", "approval-find"): lambda w: {"approval": w.a.pending},
     ("stepup", "approval-show"): lambda w: {"approval": w.a.pending},
@@ -333,10 +351,12 @@ REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
     ("identity", "key-revoke"), ("identity", "operator-name"), ("minting", "revoke-app"),
     ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
-    ("stepup", "approver-sign-out"),
+    ("stepup", "approver-sign-out"), ("stepup", "approver-groups"), ("stepup", "notify-test"),
+    ("stepup", "notify-remove"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
-    ("policy", "explain"), ("policy", "shadow-report"),
+    ("policy", "explain"), ("policy", "shadow-report"), ("policy", "put"), ("policy", "activate"),
+    ("policy", "draft-discard"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

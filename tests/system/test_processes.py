@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.system.conftest import POLICY, until
 
 from nomos import messages
 from nomos.agent import Allowed
 from nomos.client import header
-from nomos.errors import NomosError
+from nomos.errors import NomosError, Unavailable
+from nomos.ids import new_id
 from nomos.messages import Decoder, Invoke
 from nomos_runtime.local import SECRETS
 
@@ -88,6 +91,43 @@ async def test_replicas_of_the_hot_path_share_the_load_and_one_may_die(world: An
     records = await world.check(load)
     producers = {r["pc"]["id"] for r in records if r["pc"] is not None and r["type"] == "proxy.attempted"}
     assert len(producers) >= 2
+
+
+async def test_a_policy_change_waits_for_every_replica_and_names_the_one_that_lags(world: Any) -> None:
+    second = await world.run("policy", "-2")
+
+    async def put(**more: Any) -> dict[str, Any]:
+        """Answered by whichever replica takes it; a frozen one answers nobody, so it is asked again."""
+        return await world.ask("policy", "put", "acme", text=f"{POLICY}\n// {new_id('rq')}", why="test", **more)
+
+    async def has(replicas: int) -> bool:
+        return (await put())["replicas"] == replicas
+
+    async def put_while_frozen() -> dict[str, Any]:
+        """What the other replica answers; where the frozen one was asked, it is woken and all begins again."""
+        while True:
+            await until(lambda: has(2), "both replicas to be known")
+            second.signal(signal.SIGSTOP)
+            text = f"{POLICY}\n// {new_id('rq')}"
+            try:
+                operator = await world.operator()
+                return await operator.ask("policy", "put", "acme", text=text, why="test", timeout_ms=2_800)
+            except Unavailable:
+                second.signal(signal.SIGCONT)
+
+    try:
+        assert (await put())["lagging"] == []
+        done = await put_while_frozen()
+        assert [label.rpartition("/")[2] for label in done["lagging"]] == [str(second.pid)]
+        assert (done["replicas"], done["in_force_here"]) == (1, True)
+        second.signal(signal.SIGCONT)
+        await until(lambda: has(2), "the replica to have caught up")
+        assert (await put(wait=False))["replicas"] == 1
+    finally:
+        second.signal(signal.SIGCONT)
+    await second.stop()
+    done = await put()
+    assert (done["replicas"], done["lagging"]) == (1, [])
 
 
 async def test_a_process_holds_its_own_secrets_and_nobody_elses(world: Any) -> None:

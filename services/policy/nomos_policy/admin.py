@@ -1,35 +1,41 @@
-"""Operators' verbs of policy: put, list, show, history, explain."""
+"""Operators' verbs that read a tenant's policies: list, show, history, draft-list, explain."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 
 from nomos.errors import NotFound
 from nomos_policy.asked import facts_of
+from nomos_policy.changing import LISTED_MAX
 from nomos_policy.explain import explain
-from nomos_policy.lint import warnings
+from nomos_policy.history import DraftSaved, PolicyPut
 from nomos_policy.policyset import load_policies
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.directory import Directory
 from nomos_runtime.responder import NoParams, Operator, Verb
 
+#: Characters of a text in one answer.
+SHOWN_CHARACTERS_MAX: Final = 200_000
 
-class PutParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A policy set's text, and why it is put in force."""
 
-    text: str
-    why: str
+class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which policy of the set to begin with, from 0."""
+
+    offset: int = 0
 
 
 class ShowParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A revision; 0 for the one in force."""
+    """A revision (0 for the one in force) or a draft, and the character of its text to begin with."""
 
     revision: int = 0
+    draft: str = ""
+    offset: int = 0
 
 
 class ExplainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,55 +69,62 @@ class PolicyAdmin:
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
         return {
-            "put": (PutParams, self.put),
-            "list": (NoParams, self.list),
+            "list": (ListParams, self.list),
+            "draft-list": (NoParams, self.drafts),
             "show": (ShowParams, self.show),
             "history": (NoParams, self.history),
             "explain": (ExplainParams, self.explain),
         }
 
-    async def put(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """Validates a set and puts it in force; answers when it is in the journal and in force in this replica."""
-        p = msgspec.convert(params, PutParams)
-        state = await self._store.put(by.tenant, p.text, by.actor, p.why, by.request)
-        await self._refresh()
-        in_force = await self._sets.in_force(by.tenant)
-        found = await asyncio.to_thread(warnings, in_force)
-        return {
-            "tenant": by.tenant,
-            "revision": state.revision,
-            "sha256": in_force.sha256,
-            "policies": [{"id": p.id, "description": p.description} for p in in_force.policies],
-            "in_force_here": in_force.revision >= state.revision,
-            "warnings": msgspec.to_builtins(found),
-        }
-
     async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The policies in force, and those in quarantine."""
+        offset = max(msgspec.convert(params, ListParams).offset, 0)
         await self._refresh()
         in_force = await self._sets.in_force(by.tenant)
+        listed = in_force.policies[offset : offset + LISTED_MAX]
         return {
             "tenant": by.tenant,
             "revision": in_force.revision,
-            "policies": [{"id": p.id, "description": p.description} for p in in_force.policies],
-            "quarantined": [{"id": q.id, "line": q.line, "error": q.error} for q in in_force.quarantined],
+            "total": len(in_force.policies),
+            "policies": [{"id": p.id, "description": p.description} for p in listed],
+            "quarantined": [{"id": q.id, "line": q.line, "error": q.error} for q in in_force.quarantined[:LISTED_MAX]],
         }
 
     async def show(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """The text of a revision."""
-        wanted = msgspec.convert(params, ShowParams).revision
+        """The text of a revision or draft, or as much of it as one answer carries: ask again from where it ends."""
+        wanted = msgspec.convert(params, ShowParams)
         state = await self._store.history(by.tenant)
-        put = state.version(wanted) if wanted else state.in_force
-        if put is None:
-            raise NotFound("this tenant has no policy set", hint="nomos policy put --tenant T FILE")
-        quarantined = load_policies(put.text, self._vocabulary, revision=put.revision).quarantined
+        shown: PolicyPut | DraftSaved | None
+        if wanted.draft:
+            shown, revision = state.draft(wanted.draft), 0
+        else:
+            shown = state.version(wanted.revision) if wanted.revision else state.in_force
+            if shown is None:
+                raise NotFound("this tenant has no policy set", hint="nomos policy put --tenant T FILE")
+            revision = shown.revision
+        text = state.text_of(shown)
+        offset = max(wanted.offset, 0)
+        quarantined = 0
+        if not offset:
+            loaded = await asyncio.to_thread(load_policies, text, self._vocabulary, revision=revision)
+            quarantined = len(loaded.quarantined)
         return {
             "tenant": by.tenant,
-            "revision": put.revision,
-            "sha256": put.sha256,
-            "text": put.text,
-            "quarantined": len(quarantined),
+            "revision": revision,
+            "sha256": shown.sha256,
+            "text": text[offset : offset + SHOWN_CHARACTERS_MAX],
+            "length": len(text),
+            "quarantined": quarantined,
         }
+
+    async def drafts(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The drafts, by name, without their texts."""
+        state = await self._store.history(by.tenant)
+        listed = [
+            {name: value for name, value in draft.payload().items() if name not in ("text", "pieces")}
+            for _, draft in sorted(state.drafts.items())
+        ]
+        return {"tenant": by.tenant, "revision": state.revision, "drafts": listed}
 
     async def history(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The revisions, newest first."""

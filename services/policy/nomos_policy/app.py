@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.events import POLICY_PUT
 from nomos.messages import Fact
 from nomos_policy.admin import PolicyAdmin
+from nomos_policy.changing import ChangeAdmin, Spread
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.handlers import Authorizer, decoder
 from nomos_policy.settings import PolicySettings
-from nomos_policy.shadow import FOLLOWED
+from nomos_policy.shadow import FOLLOWED as SHADOWS
 from nomos_policy.shadowadmin import ShadowAdmin
 from nomos_policy.shadowing import Shadowing
+from nomos_policy.store import FOLLOWED as POLICIES
 from nomos_policy.store import PolicySets, PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
+from nomos_runtime.replicas import Replicas
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 
 NAME: Final = "policy"
+#: A replica that says nothing is waited for so many times longer than it may allow anything without news.
+PRESENT_FACTOR: Final = 2
 
 
 class PolicyService:
@@ -35,6 +39,7 @@ class PolicyService:
         self._vocabulary = Vocabulary(load_catalogue(Path(settings.connectors)))
         self._parts: Parts | None = None
         self._shadows: Shadowing | None = None
+        self._replicas: Replicas | None = None
 
     async def start(self) -> None:
         """Connects, compiles what is in force, serves."""
@@ -43,15 +48,20 @@ class PolicyService:
         events = await parts.open_store()
         sets, store = PolicySets(self._vocabulary), PolicyStore(events, self._vocabulary)
         cosigners = Cosigners(parts.bus, s.request_timeout_ms)
-        shadows = self._shadows = Shadowing(events, self._vocabulary)
+        shadows = self._shadows = Shadowing(events, store, self._vocabulary)
 
         def own(fact: Fact) -> None:
             sets.apply(fact)
             shadows.apply(fact)
 
-        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (POLICY_PUT, *FOLLOWED)))
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*POLICIES, *SHADOWS)))
         await parts.follow({"identity": parts.directory.apply, "stepup": cosigners.apply, NAME: own})
         await sets.compile_all()
+        replicas = self._replicas = Replicas(parts.bus, present_seconds=PRESENT_FACTOR * s.feed_fresh_ms / 1000)
+        (facts,) = (one for one in parts.followers if one.owner == NAME)
+        facts.on_applied = replicas.applied
+        await replicas.start()
+        parts.spawn(replicas.run())
         authorizer = Authorizer(
             settings=s,
             bus=parts.bus,
@@ -66,7 +76,11 @@ class PolicyService:
         parts.spawn(shadows.run())
         await parts.responder.serve_tenants("authorize", "agent", decoder, authorizer.authorize)
         admin = PolicyAdmin(store, sets, self._vocabulary, parts.directory, parts.refresh)
-        await parts.serve_admin({**admin.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()})
+        spread = Spread(replicas, sets, parts.refresh, lambda: facts.rev, wait_seconds=s.feed_fresh_ms / 1000)
+        changes = ChangeAdmin(store, sets, spread)
+        await parts.serve_admin({
+            **admin.verbs(), **changes.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()
+        })  # fmt: skip
         await parts.serving()
 
     def faults(self) -> list[str]:
@@ -75,6 +89,8 @@ class PolicyService:
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._replicas:
+            await self._replicas.leave()
         if self._shadows:
             await self._shadows.close()
         if self._parts:

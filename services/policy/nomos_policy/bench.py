@@ -26,17 +26,19 @@ from nomos.catalogue import load_catalogue
 from nomos.events import POLICY_PUT
 from nomos.ids import AgentId, AppId, TenantId
 from nomos.messages import Fact
-from nomos_policy.aggregate import PolicyPut
 from nomos_policy.decision import AuthorizeFacts, decide
-from nomos_policy.guard import POLICY_TEXT_BYTES_MAX, Fragment, split_policies
+from nomos_policy.guard import Fragment, split_policies
+from nomos_policy.history import PolicyPut
 from nomos_policy.policyset import SLICED_TEXT_MAX, CompiledSet, Slice, compile_fragments, text_sha256
 from nomos_policy.store import PolicySets
 from nomos_policy.vocabulary import Principal, Vocabulary
 
 SIZES: Final = (10, 100, 1_000, 10_000)
 TENANTS: Final = 1_000
-#: Policies of a tenant in the rows on tenants; the other size is as many as a set may hold.
+#: Policies of a tenant in the rows on tenants; the other size is :data:`TENANT_TEXT`.
 TENANT_POLICIES: Final = 10
+#: Characters of a large tenant's text: some 300 policies.
+TENANT_TEXT: Final = 48 * 1024
 #: Decisions of each tenant: all pairs of so many agents and the actions below.
 TENANT_AGENTS: Final = 4
 #: Grants are cut into fragments by so many: a text of them stays below every limit of ``guard``.
@@ -308,12 +310,12 @@ def _nameless(count: int) -> tuple[str, ...]:
 
 
 def _full_text() -> str:
-    """As many policies as one set may hold."""
+    """A set as large as an ordinary one: :data:`TENANT_TEXT` characters."""
     texts: list[str] = []
     size = 0
     for text in (*_GENERAL, *_grants(SIZES[-1])):
         size += len(text) + 1
-        if size > POLICY_TEXT_BYTES_MAX - 64:
+        if size > TENANT_TEXT - 64:
             break
         texts.append(text)
     return "\n".join(texts)

@@ -23,12 +23,13 @@ from enum import StrEnum
 from typing import Final
 
 import cedarpy
+import msgspec
 import orjson
 from msgspec import Struct
 
 from nomos.catalogue import Action, Resource
 from nomos.errors import Malformed, UnknownAction
-from nomos.messages import PolicyRef
+from nomos.messages import PolicyRef, Quorum
 from nomos_policy.policy import HIGH_STAKES_DESCRIPTION, HIGH_STAKES_ID, Policy
 from nomos_policy.policyset import CompiledSet, Slice, engine_message, generated_index
 from nomos_policy.vocabulary import Principal, context_text, typed_args
@@ -101,6 +102,7 @@ class Decision(Struct, frozen=True, kw_only=True):
         revision: version of the policy set.
         passes: the evaluations made.
         alarm: True for NoDecision: the engine could not build or evaluate a request that we had typed.
+        quorums: step-up: whose approval the policies want that ask, and those that would permit; empty for anybody's.
     """
 
     outcome: Outcome
@@ -111,6 +113,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     revision: int
     passes: tuple[Pass, ...] = ()
     alarm: bool = False
+    quorums: tuple[Quorum, ...] = ()
 
 
 class _Prepared(Struct, frozen=True, kw_only=True):
@@ -281,7 +284,9 @@ def _judge(prepared: _Prepared, answer: _Answer) -> Decision:
         return _decided(facts, Outcome.ALLOW, "permitted", _refs(first.policies, by_id), passes)
     if len(passes) > 1 and passes[1].allowed:
         asking = _asking(facts.action, first, passes[1], by_id)
-        return _decided(facts, Outcome.STEP_UP, "a human must approve first", asking, passes)
+        asked = _decided(facts, Outcome.STEP_UP, "a human must approve first", asking, passes)
+        quorums = _quorums(by_id[name] for name in (*first.policies, *passes[1].policies))
+        return msgspec.structs.replace(asked, quorums=quorums)
     # with an approval assumed, the forbids that are left are those that no human can lift
     forbids = passes[-1].policies or first.policies
     reason = "forbidden by policy" if forbids else "no policy permits"
@@ -295,6 +300,17 @@ def _asking(action: Action, first: Pass, second: Pass, by_id: Mapping[str, Polic
     permits = _refs(second.policies, by_id)
     by_default = action.risk.is_high_stakes and any(by_id[name].unattended is None for name in second.policies)
     return (PolicyRef(id=HIGH_STAKES_ID, description=HIGH_STAKES_DESCRIPTION), *permits) if by_default else permits
+
+
+def _quorums(policies: Iterable[Policy]) -> tuple[Quorum, ...]:
+    """What they want together: of each group as many as the strictest wants. Empty where one person of any will do."""
+    most: dict[str, int] = {}
+    for policy in policies:
+        most[policy.quorum.group] = max(most.get(policy.quorum.group, 0), policy.quorum.approvals)
+    if len(most) > 1 and most.get("") == 1:
+        # Whoever signs for a group is somebody.
+        del most[""]
+    return () if most in ({}, {"": 1}) else tuple(Quorum(approvals=n, group=one) for one, n in sorted(most.items()))
 
 
 def _refs(names: Iterable[str], by_id: Mapping[str, Policy]) -> tuple[PolicyRef, ...]:

@@ -236,6 +236,7 @@ class Authorizer:
             revision=decision.revision,
             policy_set=decision.policy_set_hash,
             policies=list(decision.policies),
+            quorums=list(decision.quorums),
         )
         reply = _open_reply.decode(
             await self._bus.request("svc.stepup.open", messages.encode(message), self._settings.request_timeout_ms)

@@ -18,7 +18,9 @@ import orjson
 from msgspec import Struct
 
 from nomos.catalogue import Risk
-from nomos.errors import MalformedPolicy
+from nomos.errors import Malformed, MalformedPolicy
+from nomos.ids import parse_slug
+from nomos.messages import APPROVALS_NEEDED_MAX, Quorum
 from nomos_policy.guard import Fragment
 from nomos_policy.polarity import context_reads, cosigned_polarity
 from nomos_policy.slicing import EntityUid, Head, Scope
@@ -57,6 +59,7 @@ class Policy(Struct, frozen=True, kw_only=True):
         reads_cosigned: whether its result can depend on ``context.cosigned``.
         anti_monotone: whether it may grant less with an approval than without.
         reads: names of the context's attributes that its conditions read; None for possibly any.
+        quorum: whose approval it wants, where it asks for one: ``@approvals`` and ``@approvers``.
     """
 
     id: str
@@ -70,6 +73,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     reads_cosigned: bool
     anti_monotone: bool
     reads: frozenset[str] | None
+    quorum: Quorum
 
     @property
     def effective_text(self) -> str:
@@ -112,6 +116,7 @@ def parse_policy(fragment: Fragment) -> Policy:
         reads_cosigned=bool(polarity),
         anti_monotone=bool(polarity - {1 if effect == "permit" else -1}),
         reads=context_reads(est["conditions"]),
+        quorum=_quorum(notes, f"policy {name} ({where})"),
     )
 
 
@@ -179,6 +184,18 @@ def _unattended(notes: dict[str, str | None], effect: Effect, head: Head, who: s
     if head.actions is None:
         raise MalformedPolicy(f"{who}: an @unattended permit must name its actions after the word action")
     return reason
+
+
+def _quorum(notes: dict[str, str | None], who: str) -> Quorum:
+    number = notes.get("approvals", "1") or ""
+    if not (number.isascii() and number.isdigit() and 1 <= int(number) <= APPROVALS_NEEDED_MAX):
+        raise MalformedPolicy(f"{who}: @approvals must be a number from 1 to {APPROVALS_NEEDED_MAX}")
+    if "approvers" not in notes:
+        return Quorum(approvals=int(number))
+    try:
+        return Quorum(approvals=int(number), group=parse_slug(notes["approvers"] or "", "group"))
+    except Malformed as error:
+        raise MalformedPolicy(f"{who}: @approvers must name a group: {error.detail}") from error
 
 
 def _scope(head: object) -> Scope:

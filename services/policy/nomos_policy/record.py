@@ -82,6 +82,7 @@ def decision_event(
         "passes": [_pass_record(one) for one in decision.passes],
         "errors": list(decision.errors),
         "alarm": decision.alarm,
+        **({"quorums": msgspec.to_builtins(decision.quorums)} if decision.quorums else {}),
     }
 
 

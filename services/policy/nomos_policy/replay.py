@@ -33,16 +33,16 @@ from nomos.events import DECISION_MADE, POLICY_PUT
 from nomos.ids import TenantId
 from nomos.log.record import Record, canonical_bytes
 from nomos.request import request_digest
-from nomos_policy.aggregate import PolicyHistory, evolve, parse_policy_put
 from nomos_policy.changes import EXAMPLES_MAX, Changes, Tally
 from nomos_policy.decision import AuthorizeFacts, Decision, decide_batch
+from nomos_policy.history import FOLDED, PolicyHistory, evolve, parse_event
 from nomos_policy.policy import PLATFORM_VERSION
 from nomos_policy.policyset import CompiledSet, compile_policies, load_policies, text_sha256
 from nomos_policy.record import decision_event, facts_from_event
 from nomos_policy.vocabulary import Vocabulary
 
 #: Record types that a replay reads.
-TYPES: Final = frozenset({POLICY_PUT, DECISION_MADE})
+TYPES: Final = FOLDED | {DECISION_MADE}
 #: Decisions that are evaluated together.
 BATCH: Final = 512
 #: Compiled policy sets that are kept.
@@ -132,7 +132,7 @@ class Replay:
 
     def add(self, record: Record) -> None:
         """Takes the next record; those of other types are passed over."""
-        if record.type == POLICY_PUT:
+        if record.type in FOLDED:
             self._flush()
             self._put(record)
         elif record.type == DECISION_MADE:
@@ -184,12 +184,12 @@ class Replay:
     def _put(self, record: Record) -> None:
         before = self._histories.get(record.tenant, PolicyHistory(tenant=TenantId(record.tenant)))
         try:
-            self._histories[record.tenant] = evolve(before, parse_policy_put(record.event))
+            self._histories[record.tenant] = evolve(before, parse_event(record.type, record.event))
         except MalformedRecord as error:
             # A hole in the history: the decisions under the missing or changed text show as wrong, one by one.
             self._is_wrong(record, f"the policy set does not follow: {error.detail}")
             return
-        self._policy_sets += 1
+        self._policy_sets += record.type == POLICY_PUT
 
     def _policies(self, record: Record, vocabulary: Vocabulary) -> CompiledSet:
         revision, sha256 = record.event.get("revision"), record.event.get("policy_set")
@@ -197,7 +197,7 @@ class Replay:
         if type(revision) is int and revision == 0:
             text = ""
         elif type(revision) is int and 0 < revision <= history.revision:
-            text = history.version(revision).text
+            text = history.text_of(history.version(revision))
         else:
             raise MalformedRecord("it names a revision that the log had not put in force")
         if sha256 != text_sha256(text):

@@ -3,8 +3,8 @@
 Its answers release nothing and refuse nothing. One tenant has one shadow at a time; it ends when an operator stops it,
 or at its time. Each replica counts what it compares and says so in events of its own, so that a report is a sum.
 
-Rules: a reason is given; the candidate compiles without fault against the catalogue of now; a shadow that runs is
-stopped before another starts.
+Rules: a reason is given; the candidate is a draft, which compiled without fault when it was saved; a shadow that runs
+is stopped before another starts. What the draft becomes afterwards changes nothing: a shadow names a text by its hash.
 
 Pure: time and ids are arguments. Leaves evaluating to ``shadowing``.
 """
@@ -21,8 +21,7 @@ from nomos.errors import Conflict, LimitExceeded, MalformedRecord, NotFound
 from nomos.events import SHADOW_STARTED, SHADOW_STOPPED
 from nomos_policy.aggregate import checked_why
 from nomos_policy.changes import Changes, joined
-from nomos_policy.policyset import compile_policies
-from nomos_policy.vocabulary import Vocabulary
+from nomos_policy.history import DraftSaved
 
 T = TypeVar("T", bound=Struct)
 
@@ -34,11 +33,11 @@ _DAY_SECONDS: Final = 86_400
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """Payload of ``policy.shadow-started``. Times are Unix seconds."""
+    """Payload of ``policy.shadow-started``: the draft with this text. Times are Unix seconds."""
 
     shadow: str
+    draft: str
     sha256: str
-    text: str
     why: str
     at: int
     until: int
@@ -112,34 +111,30 @@ class Report(Struct, frozen=True, kw_only=True):
     changes: Changes
 
 
-def start(
-    state: Shadows, text: str, why: str, *, shadow: str, days: int, vocabulary: Vocabulary, now_seconds: int
-) -> Started:
-    """Starts a shadow. Compiles the text: run it in a thread.
+def start(state: Shadows, draft: DraftSaved, why: str, *, shadow: str, days: int, now_seconds: int) -> Started:
+    """Starts a shadow.
 
     Args:
         state: the tenant's shadows.
-        text: the candidate.
+        draft: the candidate.
         why: the operator's reason.
         shadow: the new id.
         days: how long it runs at most.
-        vocabulary: the schema of the catalogue in force.
         now_seconds: Unix time.
 
     Raises:
         Conflict: one runs.
-        MalformedPolicy, LimitExceeded, Malformed: the text, the reason or the time is not accepted.
+        LimitExceeded, Malformed: the reason or the time is not accepted.
     """
     running = state.running(now_seconds)
     if running is not None:
         raise Conflict(f"the shadow {running.shadow} runs", hint="nomos policy shadow stop --tenant T")
     if not 1 <= days <= SHADOW_DAYS_MAX:
         raise LimitExceeded("days of a shadow", SHADOW_DAYS_MAX, days)
-    compiled = compile_policies(text, vocabulary)
     return Started(
         shadow=shadow,
-        sha256=compiled.sha256,
-        text=text,
+        draft=draft.draft,
+        sha256=draft.sha256,
         why=checked_why(why),
         at=now_seconds,
         until=now_seconds + days * _DAY_SECONDS,

@@ -12,9 +12,9 @@ from nomos_runtime.responder import Operator, Verb
 
 
 class StartParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A candidate set's text, why it is tried, and for how many days at most."""
+    """A draft, why it is tried, and for how many days at most."""
 
-    text: str
+    draft: str
     why: str
     days: int = SHADOW_DAYS_MAX
 
@@ -49,7 +49,7 @@ class ShadowAdmin:
     async def start(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Starts a shadow; answers when this replica evaluates it."""
         p = msgspec.convert(params, StartParams)
-        started = await self._shadows.start(by.tenant, by.actor, by.request, text=p.text, why=p.why, days=p.days)
+        started = await self._shadows.start(by.tenant, by.actor, by.request, draft=p.draft, why=p.why, days=p.days)
         await self._refresh()
         return {"tenant": by.tenant, "shadow": started.shadow, "sha256": started.sha256, "until": started.until}
 

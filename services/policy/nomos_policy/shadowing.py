@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import Conflict, JournalUnavailable, NomosError, Revoked
+from nomos.errors import Conflict, JournalUnavailable, MalformedRecord, NomosError, Revoked
 from nomos.events import SHADOW_COMPARED, SHADOW_STARTED, SHADOW_STOPPED, Actor, Envelope
 from nomos.ids import TenantId, new_id
 from nomos.messages import Fact
@@ -27,6 +27,7 @@ from nomos_policy.changes import Tally
 from nomos_policy.decision import AuthorizeFacts, Decision, decide_batch
 from nomos_policy.policyset import CompiledSet, load_policies
 from nomos_policy.shadow import Compared, Report, Shadows, Started, Stopped, evolve, report, start, stop
+from nomos_policy.store import PolicyStore
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime import observe
 from nomos_runtime.eventstore import EventStore
@@ -85,8 +86,9 @@ class _Counted:
 class Shadowing:
     """The shadows of all tenants, in one replica."""
 
-    def __init__(self, store: EventStore, vocabulary: Vocabulary) -> None:
+    def __init__(self, store: EventStore, policies: PolicyStore, vocabulary: Vocabulary) -> None:
         self._store = store
+        self._policies = policies
         self._vocabulary = vocabulary
         self._replica = new_id("rp")
         self._shadows: dict[str, Shadows] = {}
@@ -142,24 +144,17 @@ class Shadowing:
             for name in [name for name, one in self._counted.items() if name not in running and not one.pending]:
                 del self._counted[name]
 
-    async def start(self, tenant: str, actor: Actor, corr: str, *, text: str, why: str, days: int) -> Started:
+    async def start(self, tenant: str, actor: Actor, corr: str, *, draft: str, why: str, days: int) -> Started:
         """Starts a shadow; returns when that is in the journal.
 
         Raises:
             Conflict: one runs.
-            MalformedPolicy, LimitExceeded, Malformed: not accepted.
+            LimitExceeded, Malformed: not accepted.
+            NotFound: there is no such draft.
         """
         state, version = await self._load(tenant)
-        started = await asyncio.to_thread(
-            start,
-            state,
-            text,
-            why,
-            shadow=new_id("sh"),
-            days=days,
-            vocabulary=self._vocabulary,
-            now_seconds=int(time.time()),
-        )
+        saved = (await self._policies.history(tenant)).draft(draft)
+        started = start(state, saved, why, shadow=new_id("sh"), days=days, now_seconds=int(time.time()))
         await self._append(tenant, version, SHADOW_STARTED, msgspec.to_builtins(started), actor=actor, corr=corr)
         return started
 
@@ -202,7 +197,7 @@ class Shadowing:
     async def _compare_piece(self) -> None:
         piece = [self._waiting.popleft() for _ in range(min(PIECE, len(self._waiting)))]
         for one in {waiting.shadow.shadow: waiting for waiting in piece}.values():
-            await self._candidate(one.shadow)
+            await self._candidate(one.facts.principal.tenant, one.shadow)
         asked = [one for one in piece if one.shadow.shadow in self._compiled]
         answers = decide_batch(
             [msgspec.structs.replace(one.facts, policies=self._compiled[one.shadow.shadow]) for one in asked]
@@ -214,13 +209,18 @@ class Shadowing:
             if one.shadow.shadow not in self._compiled:
                 self._of(one.facts.principal.tenant, one.shadow).missed += 1
 
-    async def _candidate(self, shadow: Started) -> None:
+    async def _candidate(self, tenant: str, shadow: Started) -> None:
         """Has the candidate compiled; it is not, where it cannot be loaded at all."""
         if shadow.shadow in self._compiled:
             self._compiled.move_to_end(shadow.shadow)
             return
         try:
-            compiled = await asyncio.to_thread(load_policies, shadow.text, self._vocabulary, revision=0)
+            state = await self._policies.history(tenant)
+            saved = state.kept.get(shadow.sha256)
+            if saved is None:
+                raise MalformedRecord("the draft of a shadow was never saved")
+            text = state.text_of(saved)
+            compiled = await asyncio.to_thread(load_policies, text, self._vocabulary, revision=0)
         except NomosError as error:
             observe.say("policy", observe.BACKGROUND_FAULT, error=error.code, shadow=shadow.shadow)
             return

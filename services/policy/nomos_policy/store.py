@@ -5,20 +5,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from nomos.errors import NomosError
-from nomos.events import POLICY_PUT, Actor, Envelope
-from nomos.ids import OperatorId, TenantId, new_id
+from nomos.events import POLICY_PIECE, POLICY_PUT, Actor, Envelope
+from nomos.ids import TenantId, new_id
 from nomos.messages import Fact
-from nomos_policy.aggregate import PolicyHistory, PolicyPut, PutPolicySet, decide, evolve, parse_policy_put
+from nomos.policytext import join_pieces
+from nomos_policy.aggregate import Command, decide, decide_pieces
+from nomos_policy.history import (
+    Event,
+    PolicyHistory,
+    PolicyPiece,
+    PolicyPut,
+    evolve,
+    parse_event,
+    type_of,
+)
 from nomos_policy.policyset import CompiledSet, load_policies
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime import observe
 from nomos_runtime.eventstore import EventStore
 
 STREAM = "policies"
-
+#: Types of events that a replica folds.
+FOLLOWED: Final = (POLICY_PIECE, POLICY_PUT)
 
 #: Characters of policy text that stay compiled in one replica; a compiled set needs some 15 bytes for each.
 COMPILED_TEXT_MAX: Final = 24 * 1024 * 1024
@@ -40,7 +54,10 @@ class PolicySets:
         self._vocabulary = vocabulary
         self._text_max = text_max
         self._nothing = load_policies("", vocabulary, revision=0)
+        #: In force, each with its text.
         self._newest: dict[str, PolicyPut] = {}
+        #: Tenant -> pieces of the set in force, and those that came since, by name.
+        self._pieces: dict[str, dict[str, str]] = {}
         # Least recently used first; each is of the revision in _newest.
         self._compiled: OrderedDict[str, CompiledSet] = OrderedDict()
         self._text = 0
@@ -49,11 +66,20 @@ class PolicySets:
 
     def apply(self, fact: Fact) -> None:
         """Folds one version. A replica never goes back to an older one."""
-        if fact.type != POLICY_PUT:
+        if fact.type not in FOLLOWED:
             return
-        put = parse_policy_put(fact.event)
+        put = parse_event(fact.type, fact.event)
+        pieces = self._pieces.setdefault(fact.tenant, {})
+        if isinstance(put, PolicyPiece):
+            pieces[put.sha256] = put.text
+            return
+        if not isinstance(put, PolicyPut):
+            return
         known = self._newest.get(fact.tenant)
         if known is None or put.revision > known.revision:
+            names = frozenset(put.pieces or ())
+            put = msgspec.structs.replace(put, text=_text_of(put, pieces))
+            self._pieces[fact.tenant] = {name: pieces[name] for name in names}
             # The compiled set goes with its slices and evaluations. A replay of history compiles only what is in force.
             self._drop(fact.tenant)
             self._newest[fact.tenant] = put
@@ -74,6 +100,11 @@ class PolicySets:
     def compiled(self) -> int:
         """Sets that are compiled now."""
         return len(self._compiled)
+
+    def revision(self, tenant: str) -> int:
+        """The newest revision that this replica has; 0 for none."""
+        newest = self._newest.get(tenant)
+        return 0 if newest is None else newest.revision
 
     async def in_force(self, tenant: str) -> CompiledSet:
         """The tenant's set: at once when it is compiled.
@@ -117,6 +148,10 @@ class PolicySets:
             self._text -= len(self._newest[tenant].text)
 
 
+def _text_of(put: PolicyPut, pieces: Mapping[str, str]) -> str:
+    return put.text if put.pieces is None else join_pieces(put.pieces, pieces)
+
+
 class PolicyStore:
     """The only writer of the tenants' policy histories."""
 
@@ -125,35 +160,59 @@ class PolicyStore:
         self._vocabulary = vocabulary
 
     async def history(self, tenant: str) -> PolicyHistory:
-        """All versions of ``tenant``."""
-        state = PolicyHistory(tenant=TenantId(tenant))
-        for stored in await self._store.load(tenant, STREAM):
-            state = evolve(state, parse_policy_put(stored.envelope.event))
-        return state
+        """All versions and drafts of ``tenant``."""
+        return (await self._load(tenant))[0]
 
-    async def put(self, tenant: str, text: str, actor: Actor, why: str, corr: str) -> PolicyHistory:
-        """Validates ``text`` and puts it in force; returns when the change is in the journal.
+    async def do(self, tenant: str, command: Command, actor: Actor, corr: str) -> PolicyHistory:
+        """Carries out a command; returns when what it makes happen is in the journal.
 
         Raises:
             MalformedPolicy, LimitExceeded, Malformed: it is not accepted.
-            Conflict: somebody else wrote meanwhile.
+            Conflict: it names another state than the one that is there, or somebody else wrote meanwhile.
+            NotFound: it names what is not there.
         """
-        state = await self.history(tenant)
-        command = PutPolicySet(text=text, actor=OperatorId(actor.id), why=why, expected_revision=state.revision)
+        state, version = await self._load(tenant)
         # Validation takes milliseconds and releases the GIL: decisions go on meanwhile.
         events = await asyncio.to_thread(
             decide, state, command, vocabulary=self._vocabulary, now_seconds=int(time.time())
         )
-        for event in events:
-            envelope = Envelope(
+        return await self._append(state, version, events, actor, corr)
+
+    async def keep_pieces(self, tenant: str, texts: tuple[str, ...], actor: Actor, corr: str) -> None:
+        """Writes pieces of a text that is to be named; those that are there already are not written again.
+
+        Raises:
+            Conflict: somebody else wrote meanwhile.
+            LimitExceeded: a piece is too long, or there are too many.
+        """
+        state, version = await self._load(tenant)
+        await self._append(state, version, decide_pieces(state, texts), actor, corr)
+
+    async def _load(self, tenant: str) -> tuple[PolicyHistory, int]:
+        state, version = PolicyHistory(tenant=TenantId(tenant)), 0
+        for stored in await self._store.load(tenant, STREAM):
+            state = evolve(state, parse_event(stored.envelope.type, stored.envelope.event))
+            version = stored.version
+        return state, version
+
+    async def _append(
+        self, state: PolicyHistory, version: int, events: Sequence[Event], actor: Actor, corr: str
+    ) -> PolicyHistory:
+        envelopes = [
+            Envelope(
                 id=new_id("ev"),
-                type=POLICY_PUT,
-                tenant=tenant,
+                type=type_of(event),
+                tenant=state.tenant,
                 actor=actor,
                 corr=corr,
                 cause="",
                 event=event.payload(),
             )
-            await self._store.append(tenant, STREAM, state.revision, [envelope])
+            for event in events
+        ]
+        if envelopes:
+            # One transaction: a version never names a piece that is not there.
+            await self._store.append(state.tenant, STREAM, version, envelopes)
+        for event in events:
             state = evolve(state, event)
         return state

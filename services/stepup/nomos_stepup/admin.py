@@ -20,6 +20,7 @@ from nomos_stepup.approvers import (
     AddApprover,
     OfferEnrolment,
     RemoveApprover,
+    SetGroups,
     SignOut,
 )
 from nomos_stepup.base64url import b64url, parse_b64url
@@ -39,6 +40,13 @@ class ApproverParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """An approver's slug."""
 
     name: str
+
+
+class GroupsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approver's slug, and all groups that they are in from now on."""
+
+    name: str
+    groups: list[str]
 
 
 class EnrolParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +95,8 @@ class StepupAdmin:
             "passkey-offer": (ApproverParams, self.passkey_offer),
             "passkey-enrol": (EnrolParams, self.passkey_enrol),
             "approver-sign-out": (ApproverParams, self.approver_sign_out),
+            "approver-groups": (GroupsParams, self.approver_groups),
+            "approver-list": (NoParams, self.approver_list),
             "approvals": (NoParams, self.approvals),
             "approval-find": (ApprovalParams, self.approval_find),
             "approval-show": (ApprovalParams, self.approval_show),
@@ -142,6 +152,25 @@ class StepupAdmin:
         subject = await self._store.subject(by.tenant, p.name)
         await self._store.decide_approver(by.tenant, subject, SignOut(now=int(time.time())), by.actor, by.request)
         return {"approver": p.name}
+
+    async def approver_groups(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Says which groups an approver is in; those that are not named they leave."""
+        p = msgspec.convert(params, GroupsParams)
+        subject = await self._store.subject(by.tenant, p.name)
+        command = SetGroups(groups=tuple(p.groups), now=int(time.time()))
+        state = await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
+        return {"approver": p.name, "groups": sorted(state.groups)}
+
+    async def approver_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The people who may approve: name, groups, and how many passkeys they have."""
+        listed: list[dict[str, object]] = []
+        for known in self._index.approvers(by.tenant):
+            one = await self._store.approver(by.tenant, known.id)
+            if one is not None and one.active:
+                listed.append(
+                    {"approver": one.name or one.id, "groups": sorted(one.groups), "passkeys": len(one.passkeys)}
+                )
+        return {"tenant": by.tenant, "approvers": sorted(listed, key=lambda one: str(one["approver"]))}
 
     async def approvals(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """What waits for a human in this tenant, oldest first."""
@@ -225,4 +254,6 @@ def _listed(state: Approval) -> dict[str, object]:
         "resource": request.resource,
         "risk": request.risk,
         "expires_at": request.expires_at,
+        "signed": len(state.signatures),
+        "missing": [{"group": group, "approvals": number} for group, number in state.missing.items() if number],
     }

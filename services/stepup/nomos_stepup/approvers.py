@@ -22,6 +22,7 @@ from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.events import (
     ApproverAdded,
     ApproverEvent,
+    ApproverGrouped,
     ApproverRemoved,
     ApproverSignedOut,
     EnrolmentOffered,
@@ -33,6 +34,8 @@ from nomos_stepup.events import (
 from nomos_stepup.facts import CounterStalled, Passkey, VerifiedAssertion, VerifiedRegistration, check_counter
 
 PASSKEYS_MAX: Final = 16
+#: Groups that one approver may be in.
+GROUPS_MAX: Final = 32
 USER_HANDLE_BYTES: Final = 32
 ENROLMENT_CHALLENGE_BYTES: Final = 32
 ENROLMENT_SECONDS_MAX: Final = 86_400
@@ -61,6 +64,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
         offer: the open enrolment, or None.
         signed_out_at: sessions that were opened until then are over; Unix seconds, 0 when none were ended.
         version: how many events are folded; the store compares it when it appends.
+        groups: those that the person is in.
     """
 
     tenant: str
@@ -72,6 +76,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
     offer: Offer | None
     version: int
     signed_out_at: int = 0
+    groups: frozenset[str] = frozenset()
 
     def passkey(self, credential_id: bytes) -> Passkey:
         """The enrolled passkey with this id.
@@ -139,6 +144,13 @@ class RevokePasskey(msgspec.Struct, frozen=True, kw_only=True):
     now: int
 
 
+class SetGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """Says which groups the person is in; all of them."""
+
+    groups: tuple[str, ...]
+    now: int
+
+
 class SignOut(msgspec.Struct, frozen=True, kw_only=True):
     """Ends every session of the person."""
 
@@ -154,6 +166,7 @@ ApproverCommand = (
     | ReportStalledCounter
     | RevokePasskey
     | SignOut
+    | SetGroups
 )
 
 
@@ -182,17 +195,7 @@ def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[A
         case EnrolPasskey():
             return _enrol(state, command)
         case RaiseCounter():
-            passkey = state.passkey(command.assertion.credential_id)
-            check_counter(passkey, command.assertion.sign_count)
-            if command.assertion.sign_count == passkey.sign_count:
-                return ()
-            return (
-                PasskeyCounterRose(
-                    approver=state.id,
-                    credential_id=b64url(passkey.credential_id),
-                    sign_count=command.assertion.sign_count,
-                ),
-            )
+            return _raise_counter(state, command.assertion)
         case ReportStalledCounter():
             stalled = command.stalled
             return (
@@ -205,11 +208,11 @@ def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[A
                 ),
             )
         case RevokePasskey():
-            if all(passkey.credential_id != command.credential_id for passkey in state.passkeys):
-                raise NotFound("the approver has no such passkey")
-            return (PasskeyRevoked(approver=state.id, credential_id=b64url(command.credential_id), at=command.now),)
+            return _revoke(state, command)
         case SignOut():
             return (ApproverSignedOut(approver=state.id, at=command.now),)
+        case SetGroups():
+            return _set_groups(state, command)
         case _:
             assert_never(command)
 
@@ -260,6 +263,8 @@ def evolve_approver(state: Approver | None, event: ApproverEvent) -> Approver:
             return msgspec.structs.replace(then, passkeys=tuple(p for p in then.passkeys if p.credential_id != revoked))
         case ApproverSignedOut():
             return msgspec.structs.replace(then, signed_out_at=event.at)
+        case ApproverGrouped():
+            return msgspec.structs.replace(then, groups=frozenset(event.groups))
         case _:
             assert_never(event)
 
@@ -280,6 +285,30 @@ def _add(state: Approver | None, command: AddApprover) -> tuple[ApproverEvent, .
             at=command.now,
         ),
     )
+
+
+def _raise_counter(state: Approver, assertion: VerifiedAssertion) -> tuple[ApproverEvent, ...]:
+    passkey = state.passkey(assertion.credential_id)
+    check_counter(passkey, assertion.sign_count)
+    if assertion.sign_count == passkey.sign_count:
+        return ()
+    credential_id = b64url(passkey.credential_id)
+    return (PasskeyCounterRose(approver=state.id, credential_id=credential_id, sign_count=assertion.sign_count),)
+
+
+def _revoke(state: Approver, command: RevokePasskey) -> tuple[ApproverEvent, ...]:
+    if all(passkey.credential_id != command.credential_id for passkey in state.passkeys):
+        raise NotFound("the approver has no such passkey")
+    return (PasskeyRevoked(approver=state.id, credential_id=b64url(command.credential_id), at=command.now),)
+
+
+def _set_groups(state: Approver, command: SetGroups) -> tuple[ApproverEvent, ...]:
+    groups = tuple(sorted({parse_slug(one, "group") for one in command.groups}))
+    if len(groups) > GROUPS_MAX:
+        raise LimitExceeded("groups of an approver", GROUPS_MAX, len(groups))
+    if frozenset(groups) == state.groups:
+        return ()
+    return (ApproverGrouped(approver=state.id, groups=groups, at=command.now),)
 
 
 def _offer(state: Approver, command: OfferEnrolment) -> tuple[ApproverEvent, ...]:

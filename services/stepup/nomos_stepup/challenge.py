@@ -22,14 +22,15 @@ from nomos.errors import LimitExceeded, Malformed
 from nomos.ids import is_id, parse_slug
 from nomos.keys import parse_did
 from nomos.log.assertion import approval_challenge
+from nomos.messages import APPROVALS_NEEDED_MAX, Quorum
 
 CHALLENGE_BYTES: Final = 32
 #: Canonical request in bytes; the arguments are bound by digest, so this is names and policy sentences.
 REQUEST_BYTES_MAX: Final = 32_768
 #: The arguments' text in bytes (UTF-8). More than this nobody reads, so nobody may approve it.
 ARGS_TEXT_BYTES_MAX: Final = 131_072
-#: How many people one request can ask for.
-NEEDED_MAX: Final = 8
+#: Groups of approvers that one request can ask.
+QUORUMS_MAX: Final = 8
 #: Unix seconds; the year 2286, far inside what every calendar can print.
 TIME_MAX: Final = 9_999_999_999
 
@@ -46,11 +47,11 @@ class ReasonPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     description: Annotated[str, msgspec.Meta(max_length=2000)]
 
 
-class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that a human releases with one signature. Each field is under the challenge.
 
     Attributes:
-        v: version of this list of fields, 1. Another list is another version.
+        v: version of this list of fields: 2 with ``quorums``, 1 without. Another list is another version.
         approval: id of the approval, so that one assertion can never release another.
         tenant: from the bus account of the asker, through policy.
         app: the application that the agent belongs to.
@@ -72,9 +73,10 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         needed: how many different approvers must sign.
         asked_at: Unix seconds.
         expires_at: Unix seconds; nothing is released at or after it.
+        quorums: of which groups how many must sign, where a policy names groups; ``needed`` is the largest number.
     """
 
-    v: Literal[1]
+    v: Literal[1, 2]
     approval: str
     tenant: str
     app: str
@@ -93,9 +95,15 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     revision: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     policy_set: Annotated[str, msgspec.Meta(max_length=200)]
     policies: Annotated[tuple[ReasonPolicy, ...], msgspec.Meta(max_length=64)]
-    needed: Annotated[int, msgspec.Meta(ge=1, le=NEEDED_MAX)]
+    needed: Annotated[int, msgspec.Meta(ge=1, le=APPROVALS_NEEDED_MAX)]
     asked_at: _Time
     expires_at: _Time
+    quorums: Annotated[tuple[Quorum, ...], msgspec.Meta(max_length=QUORUMS_MAX)] = ()
+
+    @property
+    def asked_of(self) -> tuple[Quorum, ...]:
+        """What must be fulfilled, all of it."""
+        return self.quorums or (Quorum(approvals=self.needed),)
 
     @property
     def requesters(self) -> tuple[str, ...]:
@@ -114,7 +122,13 @@ def check_request(request: ApprovalRequest) -> None:
         msgspec.convert(msgspec.to_builtins(request), type=ApprovalRequest)
     except msgspec.ValidationError as e:
         raise Malformed("a field of the approval request is out of bounds", cause=str(e)) from e
+    groups = [one.group for one in request.quorums]
+    if (request.v == 2) != bool(groups) or len(set(groups)) != len(groups):
+        raise Malformed("a request asks groups in its second version, and each of them once")
+    if groups and request.needed != max(one.approvals for one in request.quorums):
+        raise Malformed("a request needs as many people as its largest group must give")
     for name, what in (
+        *((group, "group") for group in groups if group),
         (request.tenant, "tenant"),
         (request.app, "app"),
         (request.agent, "agent"),

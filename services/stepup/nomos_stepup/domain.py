@@ -4,9 +4,10 @@
 
 Rules, in order, for an approval to be approved: the approver is of the same tenant and active; it is pending; its
 time is not over; the approver is not one of those who ask; the assertion signs the challenge that the *stored* request
-gives, with a passkey of that approver; the approver has not signed before. With ``needed`` > 1 it stays pending until
-that many have. One refusal ends it. Once approved it can be consumed once, before it expires, by the same agent, for
-the same request.
+gives, with a passkey of that approver; the approver has not signed before; somebody like the approver is still missing.
+It stays pending until of each group that is asked as many different people have signed as are needed; who is in several
+groups counts in each. One refusal, by any approver, ends it. Once approved it can be consumed once, before it expires,
+by the same agent, for the same request.
 
 Every state but pending is final; ``consumed`` is a fact on top of approved. Single use and races are the store's
 compare-and-set on ``version``: of two decisions on one version, one is appended and the other is decided again and
@@ -80,7 +81,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         salt: 32 bytes, of the challenge.
         args_text: the arguments as shown, bound by their digest in ``request``.
         state: where it stands.
-        approvers: who signed, in order; different people.
+        signatures: who signed, in order, and of which groups that are asked; different people.
         consumed_by: the request that spent it, or None.
         version: how many events are folded; the store compares it when it appends.
     """
@@ -89,9 +90,22 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes
     args_text: str
     state: ApprovalState
-    approvers: tuple[str, ...]
+    signatures: tuple[tuple[str, tuple[str, ...]], ...]
     consumed_by: str | None
     version: int
+
+    @property
+    def approvers(self) -> tuple[str, ...]:
+        """Who signed, in order."""
+        return tuple(approver for approver, _ in self.signatures)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Group that is asked -> how many of it must still sign; the empty group is everybody."""
+        return {one.group: max(one.approvals - self._signed(one.group), 0) for one in self.request.asked_of}
+
+    def _signed(self, group: str) -> int:
+        return sum(not group or group in groups for _, groups in self.signatures)
 
     @property
     def id(self) -> str:
@@ -218,10 +232,9 @@ def evolve(state: Approval | None, event: ApprovalEvent) -> Approval:
         case StepUpApproved():
             if event.approver in state.approvers:
                 raise MalformedRecord("an approver was counted twice")
-            approvers = (*state.approvers, event.approver)
-            is_released = len(approvers) >= state.request.needed
-            reached = ApprovalState.APPROVED if is_released else ApprovalState.PENDING
-            return msgspec.structs.replace(then, approvers=approvers, state=reached)
+            signed = msgspec.structs.replace(then, signatures=(*state.signatures, (event.approver, event.groups)))
+            reached = ApprovalState.PENDING if any(signed.missing.values()) else ApprovalState.APPROVED
+            return msgspec.structs.replace(signed, state=reached)
         case StepUpDenied():
             return msgspec.structs.replace(then, state=ApprovalState.DENIED)
         case StepUpExpired():
@@ -230,6 +243,11 @@ def evolve(state: Approval | None, event: ApprovalEvent) -> Approval:
             return msgspec.structs.replace(then, state=ApprovalState.CANCELLED)
         case _:
             assert_never(event)
+
+
+def may_sign(state: Approval, approver: Approver) -> bool:
+    """Whether somebody like this approver is still missing: of a group that is asked, or of all."""
+    return any(number and (not group or group in approver.groups) for group, number in state.missing.items())
 
 
 def _open(state: Approval | None, command: Open) -> tuple[ApprovalEvent, ...]:
@@ -288,6 +306,11 @@ def _approve(state: Approval, command: Approve) -> tuple[ApprovalEvent, ...]:
         raise ApprovalRefused("the passkey signed another challenge than the one for this request")
     if approver.id in state.approvers:
         raise Conflict("this approver has signed already")
+    asked = tuple(one.group for one in state.request.asked_of if one.group in approver.groups)
+    if not may_sign(state, approver):
+        wanted = min(group for group, number in state.missing.items() if number)
+        raise ApprovalRefused(f"this approval waits for people of the group {wanted}")
+    after = msgspec.structs.replace(state, signatures=(*state.signatures, (approver.id, asked)))
     return (
         StepUpApproved(
             approval=state.id,
@@ -299,8 +322,9 @@ def _approve(state: Approval, command: Approve) -> tuple[ApprovalEvent, ...]:
             signature=b64url(assertion.signature),
             rp_id=assertion.rp_id,
             sign_count=assertion.sign_count,
-            missing=state.request.needed - len(state.approvers) - 1,
+            missing=max(after.missing.values()),
             at=command.now,
+            groups=asked,
         ),
     )
 
@@ -351,7 +375,7 @@ def _requested(state: Approval | None, event: StepUpRequested) -> Approval:
         salt=salt,
         args_text=event.args_text,
         state=ApprovalState.PENDING,
-        approvers=(),
+        signatures=(),
         consumed_by=None,
         version=1,
     )

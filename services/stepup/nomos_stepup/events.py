@@ -48,7 +48,7 @@ class StepUpRequested(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPR
     args_text: str
 
 
-class StepUpApproved(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPROVAL_APPROVED):
+class StepUpApproved(_ApprovalEvent, frozen=True, kw_only=True, omit_defaults=True, tag=kernel.APPROVAL_APPROVED):
     """One approver signed. Holds the whole assertion, so that anybody can verify it again offline.
 
     Attributes:
@@ -62,6 +62,7 @@ class StepUpApproved(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPRO
         sign_count: the counter after this signature.
         missing: how many more approvers must sign; 0 when this one released the request.
         at: Unix seconds.
+        groups: of the groups that the request asks, those that the approver was in.
     """
 
     approver: str
@@ -74,6 +75,7 @@ class StepUpApproved(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPRO
     sign_count: int
     missing: int
     at: int
+    groups: tuple[str, ...] = ()
 
 
 class StepUpDenied(_ApprovalEvent, frozen=True, kw_only=True, tag=kernel.APPROVAL_DENIED):
@@ -171,6 +173,13 @@ class PasskeyRevoked(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.PASSK
     at: int
 
 
+class ApproverGrouped(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.APPROVER_GROUPED):
+    """The groups that the person is in from now on; all of them."""
+
+    groups: tuple[str, ...]
+    at: int
+
+
 class ApproverSignedOut(_ApproverEvent, frozen=True, kw_only=True, tag=APPROVER_SIGNED_OUT):
     """Every session of the person that was opened until ``at`` is over."""
 
@@ -209,6 +218,7 @@ ApproverEvent = (
     | PasskeyCounterStalled
     | PasskeyRevoked
     | ApproverSignedOut
+    | ApproverGrouped
 )
 SessionEvent = SessionOpened | SessionClosed
 

@@ -127,8 +127,13 @@ class Stepup:
         if state.state is ApprovalState.APPROVED and state.consumed_by is None and now < state.request.expires_at:
             key = await self._store.cosigner(caller.tenant)
             cosigner = mint_cosignature(state, key, nonce=os.urandom(NONCE_BYTES), now=now)
+        is_refused = state.state in (ApprovalState.DENIED, ApprovalState.CANCELLED)
         return ApprovalStatus(
-            approval=command.approval, state=state.state.value, expires_at=state.request.expires_at, cosigner=cosigner
+            approval=command.approval,
+            state=state.state.value,
+            expires_at=state.request.expires_at,
+            cosigner=cosigner,
+            reason=await self._store.reason(caller.tenant, command.approval) if is_refused else "",
         )
 
     async def expire(self) -> None:

@@ -7,18 +7,27 @@ themselves, so that the text that a human reads and the digest that a delegation
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from nomos.errors import Malformed
-from nomos.messages import OpenApproval
+from nomos.messages import OpenApproval, Quorum
 from nomos.request import request_digest
 from nomos_stepup.challenge import ApprovalRequest, ReasonPolicy, RiskName, args_text_of, check_request, text_sha256
 from nomos_stepup.domain import Open
 
 #: How long humans have by default, in seconds.
 LIFETIME_SECONDS: Final = 900
+
+
+def quorums_of(asked: Iterable[Quorum]) -> tuple[Quorum, ...]:
+    """What several policies ask, together: of each group as many as the strictest wants."""
+    most: dict[str, int] = {}
+    for one in asked:
+        most[one.group] = max(most.get(one.group, 0), one.approvals)
+    return tuple(Quorum(approvals=number, group=group) for group, number in sorted(most.items()))
 
 
 def prepare(
@@ -29,7 +38,6 @@ def prepare(
     now: int,
     pending_of_agent: int,
     lifetime_seconds: int = LIFETIME_SECONDS,
-    needed: int = 1,
     behalf: str | None = None,
 ) -> Open:
     """The command that opens an approval for a request which policy stopped.
@@ -41,7 +49,6 @@ def prepare(
         now: Unix seconds.
         pending_of_agent: how many approvals of this agent are pending.
         lifetime_seconds: how long humans have.
-        needed: how many different approvers must sign.
         behalf: the person for whom the agent acts, where known.
 
     Raises:
@@ -57,8 +64,11 @@ def prepare(
     except msgspec.ValidationError as e:
         raise Malformed("unknown class of risk", cause=str(e)) from e
     args_text = args_text_of(message.args)
+    quorums = quorums_of(message.quorums)
+    # Without a group it is said as it always was.
+    names_groups = any(one.group for one in quorums)
     request = ApprovalRequest(
-        v=1,
+        v=2 if names_groups else 1,
         approval=approval,
         tenant=message.tenant,
         app=message.app,
@@ -77,9 +87,10 @@ def prepare(
         revision=message.revision,
         policy_set=message.policy_set,
         policies=tuple(ReasonPolicy(id=p.id, description=p.description) for p in message.policies),
-        needed=needed,
+        needed=max((one.approvals for one in quorums), default=1),
         asked_at=now,
         expires_at=now + lifetime_seconds,
+        quorums=quorums if names_groups else (),
     )
     check_request(request)
     return Open(request=request, salt=salt, args_text=args_text, pending_of_agent=pending_of_agent, now=now)

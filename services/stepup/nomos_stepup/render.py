@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from nomos.errors import MalformedRecord
+from nomos.messages import Quorum
 from nomos_stepup.challenge import ApprovalRequest, text_sha256
 
 #: Marks on one letter, at most; more is used to paint over neighbours.
@@ -102,8 +103,8 @@ def render(request: ApprovalRequest, args_text: str) -> Shown:
         Line(label="Connection", text=request.connection),
         *(_why(policy.id, policy.description) for policy in request.policies),
     ]
-    if request.needed > 1:
-        lines.append(Line(label="Approvals", text=f"{request.needed} different people must approve"))
+    if request.needed > 1 or request.quorums:
+        lines += [Line(label="Approvals", text=_quorum(one)) for one in request.asked_of]
     lines.append(Line(label="Asked at", text=_time(request.asked_at)))
     lines.append(Line(label="Valid until", text=_time(request.expires_at)))
     lines.append(Line(label="Approval", text=request.approval))
@@ -142,6 +143,11 @@ def is_hidden(character: str) -> bool:
 def _why(policy: str, description: str) -> Line:
     sentence = f": {clean(description)}" if description else ""
     return Line(label="Why", text=f"policy {clean(policy)}{sentence}")
+
+
+def _quorum(quorum: Quorum) -> str:
+    people = "one person" if quorum.approvals == 1 else f"{quorum.approvals} different people"
+    return f"{people}{f' of the group {quorum.group}' if quorum.group else ''} must approve"
 
 
 def _notes(request: ApprovalRequest, args_text: str) -> tuple[str, ...]:

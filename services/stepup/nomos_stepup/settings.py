@@ -1,4 +1,8 @@
-"""Settings of stepup. Secrets: ``STEPUP_KEY_ENCRYPTION_KEY`` (32 bytes, base64url) seals the cosigner keys at rest."""
+"""Settings of stepup.
+
+Secrets: ``STEPUP_KEY_ENCRYPTION_KEY`` (32 bytes, base64url) seals the cosigner keys and the ends of channels at rest;
+``STEPUP_SMTP_PASSWORD``, where the mail server wants one.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,11 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless every origin is ``http://localhost``.
         pages_tls_key: path of its key, PEM.
         session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
+        smtp_host: the mail server that sends notices; empty sends no mail.
+        smtp_port: its TCP port.
+        smtp_tls: ``starttls``, ``tls`` from the first byte, or ``none``, which is for loopback in development.
+        smtp_user: who signs in there; empty nobody. The password is the secret ``STEPUP_SMTP_PASSWORD``.
+        smtp_from: the address that mails come from.
         wait_ms_max: longest wait that an agent may ask for in one request, milliseconds.
     """
 
@@ -32,4 +41,9 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_cert: str = ""
     pages_tls_key: str = ""
     session_seconds: int = 3_600
+    smtp_host: str = ""
+    smtp_port: int = 587
+    smtp_tls: str = "starttls"
+    smtp_user: str = ""
+    smtp_from: str = ""
     wait_ms_max: int = 25_000

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from nomos.errors import Conflict, NotFound, Unavailable
-from nomos.events import COSIGNER_CREATED, Actor, Envelope
+from nomos.events import APPROVAL_CANCELLED, APPROVAL_DENIED, COSIGNER_CREATED, Actor, Envelope
 from nomos.ids import new_id
 from nomos.keys import SigningKey
 from nomos.log.sealedfield import is_subject
@@ -67,6 +67,13 @@ class StepupStore:
         if state is None:
             raise NotFound("this tenant has no such approval")
         return state
+
+    async def reason(self, tenant: str, approval: str) -> str:
+        """Why an approval was refused or taken back, in the person's words; empty where nobody said, or was erased."""
+        for stored in reversed(await self._store.load(tenant, f"approval/{approval}")):
+            if stored.envelope.type in (APPROVAL_DENIED, APPROVAL_CANCELLED):
+                return str((await self._subjects.opened(stored.envelope)).event.get("reason", ""))
+        return ""
 
     async def decide(
         self, tenant: str, approval: str, command: Callable[[Approval | None], Command], actor: Actor, corr: str

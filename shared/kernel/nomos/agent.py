@@ -364,15 +364,27 @@ class Agent:
             if reply.cosigner is not None:
                 return reply.cosigner
             if reply.state != "pending":
-                raise ApprovalEnded(f"the approval is {reply.state}")
+                raise ApprovalEnded(reply.state, reply.reason)
             if now_ms() >= end_ms:
-                raise ApprovalEnded("the approval is still pending")
+                raise ApprovalEnded("pending")
 
 
 class ApprovalEnded(NomosError):
-    """A human has not approved: denied, expired, cancelled, already used, or still pending when the wait was over."""
+    """A human has not approved: denied, expired, cancelled, already used, or still pending when the wait was over.
+
+    Attributes:
+        state: ``denied``, ``expired``, ``cancelled``, ``approved`` (used already) or ``pending``.
+        reason: what the person said who refused it or took it back; empty where nobody said.
+    """
 
     code = "not_approved"
+
+    def __init__(self, state: str, reason: str = "") -> None:
+        """Takes the state, and why."""
+        still = "still " if state == "pending" else ""
+        super().__init__(f"the approval is {still}{state}" + (f": {reason}" if reason else ""))
+        self.state = state
+        self.reason = reason
 
 
 def _command(kind: type[messages.Command], timeout_ms: int, **fields: object) -> messages.Command:

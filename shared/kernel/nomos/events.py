@@ -19,9 +19,15 @@ import msgspec
 DECISION_MADE: Final = "authz.decision"
 #: {code, detail, subject}: a request that did not reach a decision.
 REQUEST_REFUSED: Final = "request.refused"
-#: {revision, sha256, text, why}
+#: {sha256, text}: a piece of a policy text, before the event that names it (:mod:`nomos.policytext`).
+POLICY_PIECE: Final = "policy.piece"
+#: {revision, sha256, text or pieces, why}
 POLICY_PUT: Final = "policy.put"
-#: {shadow, sha256, text, why, at, until}: a candidate set is evaluated beside the one in force, ``until`` then at most.
+#: {draft, sha256, text or pieces, why, based_on}: a text that is not in force, made from the revision ``based_on``.
+DRAFT_SAVED: Final = "policy.draft-saved"
+#: {draft, why}
+DRAFT_DISCARDED: Final = "policy.draft-discarded"
+#: {shadow, draft, sha256, why, at, until}: a draft's text is evaluated beside the set in force, ``until`` then at most.
 SHADOW_STARTED: Final = "policy.shadow-started"
 #: {shadow, why, at}
 SHADOW_STOPPED: Final = "policy.shadow-stopped"
@@ -72,8 +78,18 @@ APPROVAL_CANCELLED: Final = "stepup.cancelled"
 APPROVAL_CONSUMED: Final = "stepup.consumed"
 APPROVER_ADDED: Final = "approver.added"
 APPROVER_REMOVED: Final = "approver.removed"
+#: {approver, groups, at}: the groups that the approver is in from now on, all of them.
+APPROVER_GROUPED: Final = "approver.grouped"
 PASSKEY_ENROLLED: Final = "passkey.enrolled"
 PASSKEY_REVOKED: Final = "passkey.revoked"
+#: {channel, kind, group, after, at}: a channel is told when somebody must approve; where it leads is sealed.
+NOTIFY_ADDED: Final = "notify.added"
+#: {channel, at}
+NOTIFY_REMOVED: Final = "notify.removed"
+#: {approval, channel, at}: one process tells the channel of the approval, and no other does.
+NOTICE_BEGUN: Final = "notify.begun"
+#: {approval, channel, outcome: sent|failed|suppressed, tries, detail, at}
+NOTICE_ENDED: Final = "notify.ended"
 COSIGNER_CREATED: Final = "stepup.cosigner"
 # every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield
 #: {tenant, service, subjects, secrets, basis, at}: the service has destroyed every key of the tenant that it held.

@@ -26,7 +26,7 @@ _REFUSED: Final = "code: text, detail: text, verb: text, service: text"
 _DECISION: Final = (
     "decision: text, request: object, entities: list, policy_set: text, revision: integer, outcome: text, "
     "reason: text, policies: list, passes: list, errors: list, alarm: flag, at_ms: integer, schema: text?, "
-    "platform: text?, approval: text?"
+    "platform: text?, approval: text?, quorums: list?"
 )
 _ATTEMPTED: Final = (
     "invocation: text, delegation: text, action: text, resource: text, connection: text, method: text, path: text, "
@@ -34,7 +34,8 @@ _ATTEMPTED: Final = (
 )
 _APPROVED: Final = (
     "approval: text, approver: text, credential_id: text, public_key: text, client_data_json: text, "
-    "authenticator_data: text, signature: text, rp_id: text, sign_count: integer, missing: integer, at: integer"
+    "authenticator_data: text, signature: text, rp_id: text, sign_count: integer, missing: integer, at: integer, "
+    "groups: list?"
 )
 _MINTED: Final = (
     "action: text, agent: text, agent_did: text, cid: text, connection: text, decision: text, digest: text, "
@@ -56,9 +57,15 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.DECISION_MADE: _DECISION,
     events.REQUEST_REFUSED: _REFUSED,
     events.POLICY_PUT: (
-        "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?"
+        "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?, "
+        "pieces: list?, draft: text?"
     ),
-    events.SHADOW_STARTED: "shadow: text, sha256: text, text: text, why: text, at: integer, until: integer",
+    events.POLICY_PIECE: "sha256: text, text: text",
+    events.DRAFT_SAVED: (
+        "draft: text, sha256: text, actor: text, why: text, at: integer, based_on: integer, text: text?, pieces: list?"
+    ),
+    events.DRAFT_DISCARDED: "draft: text, actor: text, why: text, at: integer",
+    events.SHADOW_STARTED: "shadow: text, draft: text, sha256: text, why: text, at: integer, until: integer",
     events.SHADOW_STOPPED: "shadow: text, why: text, at: integer",
     events.SHADOW_COMPARED: _COMPARED,
     events.DELEGATION_MINTED: _MINTED,
@@ -100,11 +107,16 @@ _SPELLED: Final[Mapping[str, str]] = {
     "passkey.stalled": "approver: text, credential_id: text, stored: integer, got: integer, at: integer",
     events.PASSKEY_REVOKED: "approver: text, credential_id: text, at: integer",
     events.APPROVER_REMOVED: "approver: text, at: integer",
+    events.APPROVER_GROUPED: "approver: text, groups: list, at: integer",
     "approver.signed-out": "approver: text, at: integer",
     "session.opened": (
         "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"
     ),
     "session.closed": "session: text, approver: text, at: integer",
+    events.NOTIFY_ADDED: "channel: text, kind: text, group: text, after: integer, at: integer",
+    events.NOTIFY_REMOVED: "channel: text, at: integer",
+    events.NOTICE_BEGUN: "approval: text, channel: text, at: integer",
+    events.NOTICE_ENDED: ("approval: text, channel: text, outcome: text, tries: integer, detail: text, at: integer"),
     events.COSIGNER_CREATED: "did: text",
     "audit.gap": _GAP,
     "audit.poison": _POISON,

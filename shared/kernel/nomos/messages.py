@@ -9,7 +9,7 @@ Times on the wire are integers: ``*_ms`` is Unix milliseconds, ``expires_at`` Un
 from __future__ import annotations
 
 import time
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from nomos.ids import is_id
 MESSAGE_BYTES_MAX: Final = 900_000
 #: How far in the future a deadline may lie, in milliseconds.
 DEADLINE_AHEAD_MS_MAX: Final = 120_000
+#: How many people one request can ask for.
+APPROVALS_NEEDED_MAX: Final = 8
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 
@@ -139,12 +141,16 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
 
 
 class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
-    """State of an approval; ``cosigner`` is there while it is approved and unused."""
+    """State of an approval; ``cosigner`` is there while it is approved and unused.
+
+    ``reason`` is what the person said who refused it or took it back.
+    """
 
     approval: str
     state: str
     expires_at: int
     cosigner: bytes | None = None
+    reason: str = ""
 
 
 class Revoked(msgspec.Struct, frozen=True, kw_only=True, tag="revoked"):
@@ -209,6 +215,13 @@ class MintReply(msgspec.Struct, frozen=True, kw_only=True, tag="mints"):
     items: list[Minted | Failure]
 
 
+class Quorum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How many different people must approve; of one group of approvers, or of all (``group`` empty)."""
+
+    approvals: Annotated[int, msgspec.Meta(ge=1, le=APPROVALS_NEEDED_MAX)]
+    group: Annotated[str, msgspec.Meta(max_length=63)] = ""
+
+
 class OpenApproval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Policy asks stepup to ask a human. Everything here was verified by policy."""
 
@@ -228,6 +241,7 @@ class OpenApproval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     revision: int
     policy_set: str
     policies: list[PolicyRef]
+    quorums: list[Quorum] = []
 
 
 class ApprovalOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):

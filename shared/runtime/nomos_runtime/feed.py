@@ -88,6 +88,8 @@ class Follower:
     ) -> None:
         self.owner = owner
         self.rev = 0
+        #: Told the revision each time that this replica has caught up with the owner.
+        self.on_applied: Callable[[int], None] = lambda _: None
         self._bus = bus
         self._apply = apply
         self._poll_seconds = poll_ms / 1000
@@ -167,6 +169,7 @@ class Follower:
                 self._fresh_at = asked_at
                 seconds = self._poll_seconds
                 self._is_said = False
+                self.on_applied(self.rev)
                 self._wake(asked_at)
                 if not self._caught_up.is_set():
                     observe.say(self._bus.service, observe.FEED_CAUGHT_UP, owner=self.owner, rev=self.rev)

@@ -45,6 +45,7 @@ from nomos.log.sealedfield import (
     open_text,
     parse_sealed,
     seal_text,
+    sealed_fields,
     subject_of,
 )
 from nomos_runtime.eventstore import SUBJECT_KEY, EventStore, StoredEvent
@@ -171,6 +172,21 @@ class Subjects:
                 place = FieldPlace(tenant=envelope.tenant, id=envelope.id, field=name)
                 nonce = self._random_bytes(NONCE_BYTES)
                 event[name] = msgspec.to_builtins(seal_text(keys[subject], dek_of(subject), place, text, nonce))
+        return msgspec.structs.replace(envelope, event=event)
+
+    async def opened(self, envelope: Envelope) -> Envelope:
+        """The envelope with its sealed fields opened; a field of a person who has been erased is an empty text.
+
+        Raises:
+            CredentialUnreadable: a key that does not open here.
+            FieldUnreadable: a field that was altered, or moved from its place.
+            MalformedRecord: a sealed field of another form.
+        """
+        event = dict(envelope.event)
+        for name, sealed in sealed_fields(envelope.type, envelope.event):
+            key = await self._open(envelope.tenant, SUBJECT_KEY + subject_of(sealed.dek))
+            place = FieldPlace(tenant=envelope.tenant, id=envelope.id, field=name)
+            event[name] = "" if key is None else open_text(key, place, sealed)
         return msgspec.structs.replace(envelope, event=event)
 
     async def show(self, tenant: str, subject: str) -> Subject:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomos.errors import Malformed, MalformedRecord
+from nomos.errors import Malformed, MalformedPolicy, MalformedRecord
+from nomos.messages import Quorum
 from nomos_policy.decision import AuthorizeFacts, Decision, Outcome, decide, decide_batch
 from nomos_policy.policy import HIGH_STAKES_ID
 from nomos_policy.policyset import CompiledSet, compile_policies
@@ -467,3 +468,48 @@ def test_a_decision_about_an_action_that_is_gone_cannot_be_replayed(vocabulary, 
     event["request"]["action"] = "github:gone.away"
     with pytest.raises(MalformedRecord, match="no connector declares"):
         facts_from_event(event, vocabulary.catalogue, facts.policies)
+
+
+# --- whose approval -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("notes", "quorums"),
+    [
+        ("", ()),
+        ('@approvals("1")', ()),
+        ('@approvals("2")', (Quorum(approvals=2),)),
+        ('@approvers("finance")', (Quorum(approvals=1, group="finance"),)),
+        ('@approvals("3") @approvers("finance")', (Quorum(approvals=3, group="finance"),)),
+    ],
+)
+def test_a_permit_that_waits_says_whose_approval_it_wants(ask, compiled, notes, quorums) -> None:
+    policies = compiled(f'@id("clean") {notes} permit (principal, action in [Action::"risk:destructive"], resource);')
+    decision = decide(ask(policies, "github:repos.delete"))
+    assert (decision.outcome, decision.quorums) == (Outcome.STEP_UP, quorums)
+    event = decision_event(
+        ask(policies, "github:repos.delete"), decision, decision_id="dc", request_id="rq", digest=bytes(32)
+    )
+    assert ("quorums" in event) == bool(quorums)
+    # Approved, nothing is asked any more.
+    assert decide(ask(policies, "github:repos.delete", cosigned=True)).quorums == ()
+
+
+def test_several_policies_want_what_the_strictest_wants_of_each_group(ask, compiled) -> None:
+    policies = compiled(
+        '@id("a") @approvals("2") permit (principal, action in [Action::"risk:destructive"], resource);'
+        '@id("b") @approvers("legal") permit (principal, action, resource);'
+        '@id("c") @approvals("3") @approvers("legal") forbid (principal, action, resource) unless { context.cosigned };'
+        '@id("d") @approvals("8") @approvers("other") permit (principal in App::"other", action, resource);'
+    )
+    decision = decide(ask(policies, "github:repos.delete"))
+    assert decision.quorums == (Quorum(approvals=2), Quorum(approvals=3, group="legal"))
+
+
+@pytest.mark.parametrize(
+    "notes",
+    ['@approvals("0")', '@approvals("9")', '@approvals("two")', "@approvals", '@approvers("A B")', "@approvers"],
+)
+def test_a_policy_that_asks_for_nobody_is_refused(compiled, notes) -> None:
+    with pytest.raises(MalformedPolicy, match="@approv"):
+        compiled(f'@id("clean") {notes} permit (principal, action, resource);')

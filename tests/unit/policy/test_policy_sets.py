@@ -12,9 +12,9 @@ from nomos.errors import StalePolicy
 from nomos.events import AGENT_CREATED, POLICY_PUT
 from nomos.messages import Authorize, Fact, now_ms
 from nomos_policy import store as module
-from nomos_policy.aggregate import PolicyPut
 from nomos_policy.decision import Outcome, decide
 from nomos_policy.handlers import Authorizer
+from nomos_policy.history import PolicyPut
 from nomos_policy.policyset import SLICE_SIZE, SLICED_TEXT_MAX, CompiledSet, load_policies, text_sha256
 from nomos_policy.remembered import Remembered
 from nomos_policy.settings import PolicySettings

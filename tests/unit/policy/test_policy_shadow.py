@@ -14,18 +14,21 @@ from nomos.errors import (
     JournalUnavailable,
     LimitExceeded,
     Malformed,
-    MalformedPolicy,
     NotFound,
     Revoked,
     Unavailable,
 )
 from nomos.events import SHADOW_COMPARED, SHADOW_STARTED, SHADOW_STOPPED, Actor
+from nomos.ids import OperatorId
 from nomos.messages import Fact
 from nomos_policy import shadowing as module
+from nomos_policy.aggregate import SaveDraft
 from nomos_policy.changes import EXAMPLES_MAX, NAMES_MAX, OTHERS, Tally, joined
 from nomos_policy.decision import decide
+from nomos_policy.history import DraftSaved
 from nomos_policy.shadow import SHADOW_DAYS_MAX, Shadows, evolve, start, stop
 from nomos_policy.shadowing import Shadowing
+from nomos_policy.store import PolicyStore
 
 NOW = 1_800_000_000
 DAY = 86_400
@@ -86,13 +89,19 @@ def store() -> Store:
 
 @pytest.fixture
 async def shadowing(store: Store, vocabulary: Any, clock: list[float]) -> Shadowing:
-    return Shadowing(store, vocabulary)  # type: ignore[arg-type]
+    return Shadowing(store, PolicyStore(store, vocabulary), vocabulary)  # type: ignore[arg-type]
 
 
 async def _started(shadowing: Shadowing, store: Store, text: str = SHUT, days: int = 1) -> str:
-    started = await shadowing.start("acme", ANN, "rq", text=text, why="try", days=days)
+    await _save(shadowing, text)
+    started = await shadowing.start("acme", ANN, "rq", draft="next", why="try", days=days)
     shadowing.apply(store.facts[-1])
     return started.shadow
+
+
+async def _save(shadowing: Shadowing, text: str, tenant: str = "acme") -> None:
+    command = SaveDraft(draft="next", text=text, actor=OperatorId("ann"), why="try")
+    await shadowing._policies.do(tenant, command, ANN, "rq")
 
 
 def _offer(shadowing: Shadowing, ask: Any, compiled: Any, number: int = 1, **more: Any) -> None:
@@ -104,20 +113,23 @@ def _offer(shadowing: Shadowing, ask: Any, compiled: Any, number: int = 1, **mor
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
-def _start(vocabulary: Any, state: Shadows = NOTHING, text: str = SHUT, why: str = "try", days: int = 1) -> Any:
-    return start(state, text, why, shadow="sh_1", days=days, vocabulary=vocabulary, now_seconds=NOW)
+DRAFT = DraftSaved(draft="next", sha256="0" * 64, text=SHUT, actor="ann", why="try", at=NOW, based_on=0)
 
 
-def test_one_shadow_runs_at_a_time_until_it_is_stopped_or_over(vocabulary) -> None:
-    started = _start(vocabulary)
+def _start(state: Shadows = NOTHING, why: str = "try", days: int = 1) -> Any:
+    return start(state, DRAFT, why, shadow="sh_1", days=days, now_seconds=NOW)
+
+
+def test_one_shadow_runs_at_a_time_until_it_is_stopped_or_over() -> None:
+    started = _start()
     state = evolve(Shadows(), SHADOW_STARTED, msgspec.to_builtins(started))
     with pytest.raises(Conflict, match="the shadow sh_1 runs"):
-        _start(vocabulary, state)
+        _start(state)
     assert state.running(NOW + DAY - 1) == started
     assert state.running(NOW + DAY) is None
     stopped = evolve(state, SHADOW_STOPPED, msgspec.to_builtins(stop(state, "tried", now_seconds=NOW)))
     assert stopped.running(NOW) is None
-    _start(vocabulary, stopped)
+    _start(stopped)
     for ended in (stopped, Shadows()):
         with pytest.raises(NotFound, match="no shadow runs"):
             stop(ended, "tried", now_seconds=NOW)
@@ -128,15 +140,26 @@ def test_one_shadow_runs_at_a_time_until_it_is_stopped_or_over(vocabulary) -> No
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        ({"text": "permit (principal"}, MalformedPolicy),
         ({"why": " "}, Malformed),
         ({"days": 0}, LimitExceeded),
         ({"days": SHADOW_DAYS_MAX + 1}, LimitExceeded),
     ],
 )
-def test_what_is_no_shadow_is_refused(vocabulary, more, error) -> None:
+def test_what_is_no_shadow_is_refused(more, error) -> None:
     with pytest.raises(error):
-        _start(vocabulary, **more)
+        _start(**more)
+
+
+async def test_a_shadow_is_of_a_draft_that_is_there(shadowing) -> None:
+    with pytest.raises(NotFound, match="no such draft"):
+        await shadowing.start("acme", ANN, "rq", draft="next", why="try", days=1)
+
+
+async def test_a_shadow_keeps_the_text_that_the_draft_had(shadowing, store, ask, compiled) -> None:
+    await _started(shadowing, store)
+    await _save(shadowing, OPEN)
+    _offer(shadowing, ask, compiled)
+    assert (await shadowing.report("acme", "")).changes.changed == 1
 
 
 def test_counts_are_bounded_and_sum_up(vocabulary, ask, compiled) -> None:
@@ -251,7 +274,9 @@ async def test_a_candidate_is_compiled_again_after_others(
 ) -> None:
     monkeypatch.setattr(module, "COMPILED_MAX", 1)
     shadow = await _started(shadowing, store)
-    other = start(Shadows(), OPEN, "try", shadow="sh_other", days=1, vocabulary=vocabulary, now_seconds=NOW)
+    await _save(shadowing, OPEN, "other")
+    draft = (await shadowing._policies.history("other")).draft("next")
+    other = start(NOTHING, draft, "try", shadow="sh_other", days=1, now_seconds=NOW)
     shadowing.apply(Fact(rev=1, type=SHADOW_STARTED, tenant="other", event=msgspec.to_builtins(other)))
     for tenant in ("acme", "other", "acme"):
         _offer(shadowing, ask, compiled, tenant=tenant)

@@ -22,6 +22,7 @@ PUBLISHES = {
         "svc.feed.stepup",
         "svc.feed.policy.self",
         "feed.policy",
+        "applied.policy",
     },
     "minting": {"intake.batch", "svc.feed.identity", "svc.feed.minting.self", "feed.minting"},
     "proxy": {
@@ -63,7 +64,7 @@ SERVES = {
     "audit": {"tenant.*.req.audit.*", "svc.feed.audit.*", "admin.audit.>"},
 }
 HEARS = {
-    "policy": {"feed.policy", "feed.identity", "feed.stepup"},
+    "policy": {"applied.policy", "feed.policy", "feed.identity", "feed.stepup"},
     "minting": {"feed.minting", "feed.identity"},
     "proxy": {"feed.proxy", "feed.identity", "feed.minting"},
     "sanitizer": {"feed.sanitizer"},

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.errors import LimitExceeded, Malformed
+from nomos.messages import Quorum
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.challenge import (
     ReasonPolicy,
@@ -42,6 +43,7 @@ CHANGES = [
     {"policy_set": "6" * 64},
     {"policies": ()},
     {"needed": 2},
+    {"quorums": (Quorum(approvals=1, group="finance"),), "v": 2},
     {"asked_at": 1_800_000_001},
     {"expires_at": 1_800_000_901},
 ]
@@ -56,7 +58,7 @@ def test_every_field_of_the_request_changes_the_challenge(stage: Any, change: di
 
 def test_no_field_of_the_request_is_left_out_above(stage: Any) -> None:
     changed = {name for change in CHANGES for name in change}
-    assert changed == set(stage.request().__struct_fields__) - {"v"}
+    assert changed == set(stage.request().__struct_fields__)
 
 
 def test_the_challenge_is_the_documented_hash(stage: Any) -> None:
@@ -119,6 +121,12 @@ def test_another_spelling_of_a_stored_request_is_refused(stage: Any) -> None:
         {"args_digest": "0" * 64 + "\n"},
         {"risk": "harmless"},
         {"needed": 0},
+        {"quorums": (Quorum(approvals=1, group="finance"),)},
+        {"v": 2},
+        {"v": 2, "quorums": (Quorum(approvals=2, group="finance"),)},
+        {"v": 2, "quorums": (Quorum(approvals=1, group="finance"), Quorum(approvals=1, group="finance"))},
+        {"v": 2, "quorums": (Quorum(approvals=1, group="Not a group"),)},
+        {"v": 2, "needed": 9, "quorums": (Quorum(approvals=9, group="finance"),)},
         {"needed": 9},
         {"revision": -1},
         {"expires_at": 1_800_000_000},

@@ -21,7 +21,8 @@ from nomos.errors import (
     Refused,
     Replayed,
 )
-from nomos_stepup.approvers import RemoveApprover, RevokePasskey
+from nomos.messages import Quorum
+from nomos_stepup.approvers import GROUPS_MAX, RemoveApprover, RevokePasskey, SetGroups, decide_approver
 from nomos_stepup.domain import (
     PENDING_PER_AGENT_MAX,
     Approval,
@@ -213,6 +214,46 @@ def test_approval_by_several_needs_as_many_different_people(stage: Any) -> None:
         decide(state, stage.approve(state, ada, spare))
     state = stage.then(state, stage.approve(state, bob, his))
     assert (state.state, state.approvers) == (ApprovalState.APPROVED, ("ada", "bob"))
+
+
+def _in(stage: Any, approver: Any, *groups: str) -> Any:
+    return stage.then_approver(approver, SetGroups(groups=groups, now=stage.NOW))
+
+
+def test_of_each_group_that_is_asked_as_many_must_sign(stage: Any) -> None:
+    keys = {name: stage.Authenticator() for name in ("ada", "ben", "cyd", "dan")}
+    people = {name: stage.approver(key, id=name) for name, key in keys.items()}
+    ada, ben = _in(stage, people["ada"], "finance"), _in(stage, people["ben"], "finance", "legal")
+    cyd, dan = _in(stage, people["cyd"], "ops"), _in(stage, people["dan"], "finance")
+    quorums = (Quorum(approvals=2, group="finance"), Quorum(approvals=1, group="legal"))
+    state = stage.approval(v=2, needed=2, quorums=quorums)
+    assert state.missing == {"finance": 2, "legal": 1}
+    with pytest.raises(ApprovalRefused, match="waits for people of the group finance"):
+        decide(state, stage.approve(state, cyd, keys["cyd"]))
+    state = stage.then(state, stage.approve(state, ada, keys["ada"]))
+    state = stage.then(state, stage.approve(state, ben, keys["ben"]))
+    # Ben counts in both of his groups.
+    assert (state.state, state.missing) == (ApprovalState.APPROVED, {"finance": 0, "legal": 0})
+    again = stage.approval(v=2, needed=2, quorums=quorums)
+    again = stage.then(again, stage.approve(again, ada, keys["ada"]))
+    again = stage.then(again, stage.approve(again, dan, keys["dan"]))
+    assert (again.state, again.missing) == (ApprovalState.PENDING, {"finance": 0, "legal": 1})
+    eve_key = stage.Authenticator()
+    eve = _in(stage, stage.approver(eve_key, id="eve"), "finance")
+    with pytest.raises(ApprovalRefused, match="waits for people of the group legal"):
+        decide(again, stage.approve(again, eve, eve_key))
+    assert stage.then(again, stage.approve(again, ben, keys["ben"])).state is ApprovalState.APPROVED
+
+
+def test_groups_are_slugs_and_bounded_and_said_only_when_they_change(stage: Any) -> None:
+    ada = _in(stage, stage.approver(id="ada"), "legal", "finance", "legal")
+    assert ada.groups == {"finance", "legal"}
+    assert decide_approver(ada, SetGroups(groups=("finance", "legal"), now=stage.NOW)) == ()
+    assert _in(stage, ada).groups == frozenset()
+    with pytest.raises(Malformed):
+        decide_approver(ada, SetGroups(groups=("Not a group",), now=stage.NOW))
+    with pytest.raises(LimitExceeded, match="groups of an approver"):
+        decide_approver(ada, SetGroups(groups=tuple(f"g{n}" for n in range(GROUPS_MAX + 1)), now=stage.NOW))
 
 
 def test_one_refusal_ends_an_approval_by_several(stage: Any) -> None:

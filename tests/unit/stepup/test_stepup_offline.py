@@ -17,7 +17,15 @@ from nomos.log.approvals import RACE_SECONDS, Approvals, read_approvals
 from nomos.log.assertion import Assertion, verify_assertion
 from nomos.log.record import canonical_bytes, format_ts, parse_record
 from nomos.log.report import Tally
-from nomos_stepup.approvers import EnrolPasskey, OfferEnrolment, RemoveApprover, RevokePasskey, decide_approver
+from nomos.messages import Quorum
+from nomos_stepup.approvers import (
+    EnrolPasskey,
+    OfferEnrolment,
+    RemoveApprover,
+    RevokePasskey,
+    SetGroups,
+    decide_approver,
+)
 from nomos_stepup.base64url import b64url
 from nomos_stepup.domain import Cancel, Consume, Deny, Expire, decide, evolve
 from nomos_stepup.events import PasskeyEnrolled, to_record
@@ -179,16 +187,32 @@ class Log:
 class Story:
     """An approver enrols, an agent asks, the approver signs, the agent uses it, policy counts on it."""
 
-    def __init__(self, stage: Stage, *, needed: int = 1, people: tuple[str, ...] = ("ada",)) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        needed: int = 1,
+        people: tuple[str, ...] = ("ada",),
+        groups: dict[str, tuple[str, ...]] | None = None,
+        **asked: Any,
+    ) -> None:
         self.stage = stage
         self.log = Log()
         self.keys = {name: Authenticator() for name in people}
         self.approvers: dict[str, Any] = {}
         for name, key in self.keys.items():
             self.approvers[name] = self._enrol(name, key)
-        self.approval = stage.approval(needed=needed)
-        for event in decide(None, stage.opening(needed=needed)):
+        for name, some in (groups or {}).items():
+            self.group(name, *some)
+        self.approval = stage.approval(needed=needed, **asked)
+        for event in decide(None, stage.opening(needed=needed, **asked)):
             self.say(event)
+
+    def group(self, name: str, *groups: str) -> None:
+        command = SetGroups(groups=groups, now=self.stage.NOW)
+        for event in decide_approver(self.approvers[name], command):
+            self.say(event)
+        self.approvers[name] = self.stage.then_approver(self.approvers[name], command)
 
     def _enrol(self, name: str, key: Authenticator) -> Any:
         stage = self.stage
@@ -260,6 +284,63 @@ def test_two_of_two_people_are_proven(stage: Stage) -> None:
     story.sign("ben")
     story.use()
     story.decision()
+    assert story.log.judge()[0] is None
+
+
+FINANCE = {"v": 2, "quorums": (Quorum(approvals=1, group="finance"), Quorum(approvals=1, group="legal"))}
+
+
+def _grouped(stage: Stage) -> Story:
+    groups = {"ada": ("finance",), "ben": ("legal", "ops"), "eve": ("finance",)}
+    story = Story(stage, people=("ada", "ben", "eve"), groups=groups, **FINANCE)
+    story.sign("ada")
+    story.sign("ben")
+    story.use()
+    story.decision()
+    return story
+
+
+def test_people_of_the_groups_that_were_asked_are_proven(stage: Stage) -> None:
+    assert _grouped(stage).log.judge()[0] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda log: _of(log, "approver.grouped").update(groups=["ops"]), "for a group that the approver is not in"),
+        (lambda log: _drop(log, "approver.grouped"), "for a group that the approver is not in"),
+        (lambda log: _of(log, "stepup.approved").update(groups=[]), "the number of signatures that are missing"),
+        (lambda log: _of(log, "stepup.approved").update(groups=["finance", "legal"]), "that the approver is not in"),
+        (lambda log: _of(log, "stepup.approved").update(groups=[1]), "are no texts"),
+        (
+            lambda log: _of(log, "stepup.requested")["request"]["quorums"].pop(),
+            "the passkey signed another request than the recorded one",
+        ),
+    ],
+)
+def test_a_group_that_was_not_asked_or_is_not_the_signers_is_found(
+    stage: Stage, change: Callable[[Log], Any], said: str
+) -> None:
+    story = _grouped(stage)
+    change(story.log)
+    wrong, _, _ = story.log.judge()
+    assert wrong is not None
+    assert said in wrong
+
+
+def test_an_approval_that_lacks_a_group_cannot_be_used(stage: Stage) -> None:
+    story = Story(stage, people=("ada", "ben"), groups={"ada": ("finance",), "ben": ("legal",)}, **FINANCE)
+    story.sign("ada")
+    story.log.add("stepup.consumed", {"approval": story.approval.id, "agent": "site-bot", "request": REQUEST,
+                                      "at": stage.NOW + 2})  # fmt: skip
+    assert story.log.judge()[0] == "an approval is used while 1 signatures are missing"
+
+
+def test_who_left_the_group_a_moment_ago_may_have_signed_for_it(stage: Stage) -> None:
+    story = Story(stage, groups={"ada": ("finance",)}, v=2, quorums=(Quorum(approvals=1, group="finance"),))
+    signs = stage.approve(story.approval, story.approvers["ada"], story.keys["ada"])
+    story.group("ada", "ops")
+    story.does(signs)
     assert story.log.judge()[0] is None
 
 
@@ -345,7 +426,7 @@ CHANGES: dict[str, tuple[Callable[[Log], Any], str]] = {
     ),
     "signed too late": (lambda log: _of(log, "stepup.approved").update(at=Stage.NOW + 900), "signed after its time"),
     "missing is wrong": (lambda log: _of(log, "stepup.approved").update(missing=1), "number of signatures"),
-    "nobody signed": (lambda log: _drop(log, "stepup.approved"), "is used with 0 of 1 signatures"),
+    "nobody signed": (lambda log: _drop(log, "stepup.approved"), "is used while 1 signatures are missing"),
     "nobody asked": (lambda log: _drop(log, "stepup.requested"), "a signature releases an approval that does not wait"),
     "used too late": (lambda log: _of(log, "stepup.consumed").update(at=Stage.NOW + 900), "is used after its time"),
     "used by another agent": (lambda log: _of(log, "stepup.consumed").update(agent="eve"), "used by another agent"),

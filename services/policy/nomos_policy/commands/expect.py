@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.cli.policies import shown_text
 from nomos.errors import Malformed, Misconfigured
 from nomos_policy.commands.files import printable, read_file, read_policy_text, read_vocabulary
 from nomos_policy.expected import differences, parse_table
@@ -68,5 +68,5 @@ def policies_of(args: argparse.Namespace, vocabulary: Vocabulary) -> CompiledSet
         raise Misconfigured("name --policy FILE, or --tenant T for the set in force")
     if args.policy is not None:
         return compile_policies(read_policy_text(Path(args.policy)), vocabulary)
-    shown = ask(args, "policy", "show", args.tenant)
+    shown = shown_text(args)
     return load_policies(shown["text"], vocabulary, revision=shown["revision"])

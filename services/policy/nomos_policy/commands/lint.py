@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.cli.policies import shown_text
 from nomos.errors import Misconfigured
 from nomos_policy.commands.files import printable, read_policy_text, read_vocabulary
 from nomos_policy.lint import lint
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None:
         name, text = args.file, read_policy_text(Path(args.file))
     else:
-        name, text = args.tenant, ask(args, "policy", "show", args.tenant)["text"]
+        name, text = args.tenant, shown_text(args)["text"]
     found = lint(text, vocabulary)
     lines = [
         f"{name}:{one.line}:{one.column}: {one.severity}: {one.policy or 'without id'}: {one.sentence} [{one.rule}]"

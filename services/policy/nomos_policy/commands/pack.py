@@ -1,4 +1,7 @@
-"""``nomos policy pack list|show|test|add``: sets to start from, and putting one in force beside what a tenant has.
+"""``nomos policy pack list|show|test|add|remove``: sets to start from, and templates of grants.
+
+``add`` puts a pack in force beside what a tenant has, under a prefix; ``remove`` takes what bears the prefix out again,
+and nothing else of the text changes.
 
 Exit 0: done, and for ``test`` every pack keeps its rules; 1: ``test`` found a fault, or the set is not accepted;
 2: usage, or a file that is malformed; 3: the installation does not answer.
@@ -13,13 +16,14 @@ from typing import Final
 
 import msgspec
 
-from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.cli.policies import put_text, shown_text
 from nomos.errors import Conflict, LimitExceeded, Misconfigured, NotFound
 from nomos_policy.commands.files import printable, read_file, read_policy_text, read_vocabulary
 from nomos_policy.guard import split_policies
 from nomos_policy.packs import Pack, faults, fill, parse_pack
 from nomos_policy.policy import parse_policy
+from nomos_policy.visual.document import read_document, remove
 
 #: Packs of one folder.
 PACKS_MAX: Final = 500
@@ -46,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--prefix", metavar="NAME", help="before each policy's id (default: the pack's name)")
     add.add_argument("--why", default="", help="the reason, for the log")
     add.add_argument("--print", action="store_true", help="print the policies and put nothing in force")
+    remove = verbs.add_parser("remove", parents=[common], help="take what was added under a prefix out of the policies")
+    remove.add_argument("prefix")
+    remove.add_argument("--tenant", required=True, metavar="T")
+    remove.add_argument("--why", default="", help="the reason, for the log")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             return _show(args)
         case "test":
             return _test(args)
+        case "remove":
+            return _remove(args)
         case _:
             return _add(args)
 
@@ -88,6 +98,21 @@ def _folders(folder: Path) -> list[Path]:
     if len(found) > PACKS_MAX:
         raise LimitExceeded("packs of a folder", PACKS_MAX, len(found))
     return found
+
+
+def _remove(args: argparse.Namespace) -> int:
+    shown = shown_text(args)
+    document = read_document(str(shown["text"]))
+    gone = [one.id for one in document.blocks if one.id.startswith(f"{args.prefix}/")]
+    if not gone:
+        raise NotFound(f"{args.tenant} has no policy whose id begins with {args.prefix}/")
+    for policy in gone:
+        document = read_document(remove(document, policy, sha256=document.sha256))
+    why = args.why or f"remove {args.prefix}"
+    put = put_text(args, document.text, why=why, if_revision=int(shown["revision"]))
+    lines = [f"revision {put['revision']} of {args.tenant} is in force: {len(gone)} policies of {args.prefix} removed"]
+    result(args, "policy pack remove", {**put, "removed": gone}, [*lines, *(f"  {one}" for one in gone)])
+    return Exit.YES
 
 
 def _all(args: argparse.Namespace) -> list[Pack]:
@@ -152,9 +177,10 @@ def _add(args: argparse.Namespace) -> int:
         result(args, "policy pack add", {"text": filled, "ids": new}, filled.rstrip("\n").split("\n"))
         return Exit.YES
     try:
-        text = str(ask(args, "policy", "show", args.tenant)["text"])
+        shown = shown_text(args)
+        text, revision = str(shown["text"]), int(shown["revision"])
     except NotFound:
-        text = ""
+        text, revision = "", 0
     there = {parse_policy(fragment).id for fragment in split_policies(text)}
     if both := sorted(there.intersection(new)):
         raise Conflict(
@@ -162,7 +188,8 @@ def _add(args: argparse.Namespace) -> int:
             hint="--prefix NAME, or take the pack's policies out first",
         )
     text = f"{text.rstrip()}\n\n{filled}" if text.strip() else filled
-    put = ask(args, "policy", "put", args.tenant, text=text, why=args.why or f"add the pack {pack.name}")
+    # What was read is what is added to: a change meanwhile must not be undone.
+    put = put_text(args, text, why=args.why or f"add the pack {pack.name}", if_revision=revision)
     lines = [f"revision {put['revision']} of {args.tenant} is in force: {len(new)} policies of {pack.name} added"]
     result(args, "policy pack add", {**put, "added": new}, [*lines, *(f"  {one}" for one in new)])
     return Exit.YES

@@ -9,14 +9,20 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from nomos.cli.admin import ask
 from nomos.cli.output import Exit, result
+from nomos.cli.policies import save_draft
+from nomos.errors import Misconfigured
 from nomos_policy.commands.files import printable, read_policy_text
 from nomos_policy.commands.replay import change_lines
 from nomos_policy.shadow import SHADOW_DAYS_MAX, Report
+
+#: The draft that ``start FILE`` keeps.
+DRAFT: Final = "shadow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     start = verbs.add_parser("start", parents=[common], help="evaluate a candidate set beside the one in force")
-    start.add_argument("file", metavar="FILE", help="the candidate policy set")
+    start.add_argument("file", metavar="FILE", nargs="?", help="the candidate policy set; it is kept as a draft")
+    start.add_argument(
+        "--draft", default="", metavar="NAME", help=f"the draft (with FILE: its name, {DRAFT!r} by default)"
+    )
     start.add_argument("--days", type=int, default=SHADOW_DAYS_MAX, metavar="N", help="at most (default %(default)s)")
     start.add_argument("--why", default="", help="the reason, for the log")
     report = verbs.add_parser("report", parents=[common], help="which answers differed so far")
@@ -50,8 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace) -> int:
-    text, why = read_policy_text(Path(args.file)), args.why or f"try {Path(args.file).name}"
-    started = ask(args, "policy", "shadow-start", args.tenant, text=text, why=why, days=args.days)
+    draft, why = args.draft, args.why or f"try {args.file or args.draft}"
+    if args.file is not None:
+        draft = draft or DRAFT
+        save_draft(args, draft, read_policy_text(Path(args.file)), why=why)
+    elif not draft:
+        raise Misconfigured("name the candidate: FILE, or --draft NAME")
+    started = ask(args, "policy", "shadow-start", args.tenant, draft=draft, why=why, days=args.days)
     until = _time(started["until"])
     lines = [
         f"shadow {started['shadow']} of {args.tenant} runs until {until}; it releases and refuses nothing",

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from nomos.errors import LimitExceeded, Malformed
 from nomos_stepup.approvers import LABEL_LENGTH_MAX, Approver, SignOut, check_offer
 from nomos_stepup.ceremonies import Ceremonies, actor_of
-from nomos_stepup.domain import REASON_LENGTH_MAX, Approval, ApprovalState
+from nomos_stepup.domain import REASON_LENGTH_MAX, Approval, ApprovalState, may_sign
 from nomos_stepup.index import Index, credential_of
 from nomos_stepup.links import APPROVALS, ENROL, approval_path, parse_approval, parse_enrolment
 from nomos_stepup.options import assertion_options, registration_options
@@ -218,7 +218,8 @@ class Views:
             state=stands.value,
             used=state.consumed_by is not None,
             signed=signed,
-            needed=state.request.needed,
+            missing=_missing(state),
+            may_sign=may_sign(state, approver),
             has_signed=approver.id in state.approvers,
             asks=not {approver.id, approver.name}.isdisjoint(state.request.requesters),
             minutes=_minutes(state, now),
@@ -293,6 +294,16 @@ def _state(approval: Approval, now: int) -> ApprovalState:
     return ApprovalState.EXPIRED if is_over else approval.state
 
 
+def _missing(approval: Approval) -> str:
+    """Whose approval is still missing, as the end of a sentence; empty where nobody's is."""
+    told = [
+        ("one person" if number == 1 else f"{number} people") + (f" of the group {group}" if group else "")
+        for group, number in approval.missing.items()
+        if number
+    ]
+    return " and ".join(told)
+
+
 def _minutes(approval: Approval, now: int) -> int:
     return max(0, approval.request.expires_at - now + _MINUTE - 1) // _MINUTE
 
@@ -306,8 +317,7 @@ def _listed(approval: Approval, person: SignedIn, now: int) -> dict[str, object]
         "resource": clean(request.resource),
         "risk": request.risk,
         "minutes": _minutes(approval, now),
-        "signed": len(approval.approvers),
-        "needed": request.needed,
+        "missing": _missing(approval) if approval.request.needed > 1 or approval.request.quorums else "",
         "has_signed": person.approver.id in approval.approvers,
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nomos.cli.context import load_context
-from nomos.cli.output import Exit, result, say
+from nomos.cli.output import Exit, result
 from nomos.client import REQUEST_MS
 from nomos.errors import Misconfigured
 
@@ -158,43 +158,6 @@ def key_revoke(args: Namespace) -> int:
     """``nomos key revoke --tenant T KEY``."""
     done = ask(args, "identity", "key-revoke", args.tenant, key=args.key, why=args.why)
     result(args, "key revoke", done, [f"key of {done['role']} {done['name']} revoked and disconnected"])
-    return Exit.YES
-
-
-def policy_put(args: Namespace) -> int:
-    """``nomos policy put --tenant T FILE``."""
-    text = read_text(args.file, "policy file")
-    put = ask(args, "policy", "put", args.tenant, text=text, why=args.why or f"put {Path(args.file).name}")
-    line = f"revision {put['revision']} of {args.tenant} is in force: {len(put['policies'])} policies"
-    result(args, "policy put", put, [line])
-    for one in put["warnings"]:
-        say(f"{args.file}:{one['line']}:{one['column']}: warning: {one['policy']}: {one['sentence']} [{one['rule']}]")
-    return Exit.YES
-
-
-def policy_list(args: Namespace) -> int:
-    """``nomos policy list --tenant T``."""
-    found = ask(args, "policy", "list", args.tenant)
-    result(args, "policy list", found, [f"{p['id']:<32} {p['description']}" for p in found["policies"]])
-    return Exit.YES
-
-
-def policy_show(args: Namespace) -> int:
-    """``nomos policy show --tenant T``."""
-    found = ask(args, "policy", "show", args.tenant, revision=args.revision)
-    result(args, "policy show", found, [found["text"].rstrip("\n")])
-    return Exit.YES
-
-
-def policy_history(args: Namespace) -> int:
-    """``nomos policy history --tenant T``."""
-    found = ask(args, "policy", "history", args.tenant)
-    result(
-        args,
-        "policy history",
-        found,
-        [f"{r['revision']:>6}  {r['at']}  {r['actor']:<16} {r['sha256'][:16]}  {r['why']}" for r in found["revisions"]],
-    )
     return Exit.YES
 
 

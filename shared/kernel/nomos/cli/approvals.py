@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from nomos.cli.admin import ask
 from nomos.cli.context import Context, load_context
 from nomos.cli.output import Exit, result, say
 from nomos.errors import Conflict, Malformed, Misconfigured
@@ -38,6 +39,8 @@ def approver_add(args: Namespace) -> int:
 
     async def add(operator: Operator) -> Reply:
         made = await operator.ask("stepup", "approver-add", args.tenant, name=args.name)
+        if args.group:
+            await operator.ask("stepup", "approver-groups", args.tenant, name=args.name, groups=args.group)
         offer: Reply = await operator.ask("stepup", "passkey-offer", args.tenant, name=args.name)
         if passkey is None:
             return {**made, "url": offer["url"], "expires_at": offer["expires_at"]}
@@ -68,6 +71,25 @@ def approver_add(args: Namespace) -> int:
         made["software_passkey"] = args.software_passkey
         lines.append(f"  software passkey in {args.software_passkey}: who can read it can approve (development only)")
     result(args, "approver add", made, lines)
+    return Exit.YES
+
+
+def approver_list(args: Namespace) -> int:
+    """``nomos approver list --tenant T``."""
+    found = ask(args, "stepup", "approver-list", args.tenant)
+    lines = [
+        f"{one['approver']:<24} {one['passkeys']} passkeys  {', '.join(one['groups'])}".rstrip()
+        for one in found["approvers"]
+    ]
+    result(args, "approver list", found, lines)
+    return Exit.YES
+
+
+def approver_groups(args: Namespace) -> int:
+    """``nomos approver groups --tenant T NAME [GROUP ...]``."""
+    done = ask(args, "stepup", "approver-groups", args.tenant, name=args.name, groups=args.group)
+    told = ", ".join(done["groups"]) or "no group"
+    result(args, "approver groups", done, [f"{args.name} is in {told}"])
     return Exit.YES
 
 

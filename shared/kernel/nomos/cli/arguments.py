@@ -160,13 +160,40 @@ def policies(words: Words) -> None:
     """Policy sets and connections."""
     group = words.group("policy", "policy sets of a tenant")
     doing = "validate a policy set and put it in force"
-    sub = words.add("put", doing, lazy("admin", "policy_put"), group=group, tenant=True)
+    sub = words.add("put", doing, lazy("policies", "policy_put"), group=group, tenant=True)
+    sub.add_argument("file")
+    _change(sub)
+    words.add("list", "list the policies in force", lazy("policies", "policy_list"), group=group, tenant=True)
+    words.add("history", "list the revisions", lazy("policies", "policy_history"), group=group, tenant=True)
+    sub = words.add("show", "print a policy set", lazy("policies", "policy_show"), group=group, tenant=True)
+    sub.add_argument("--revision", type=int, default=0, help="0 (the default) for the one in force")
+    sub = words.add("activate", "put a draft in force", lazy("policies", "policy_activate"), group=group, tenant=True)
+    sub.add_argument("draft")
+    _change(sub)
+    doing = "put the text of an earlier revision in force, as a new one"
+    sub = words.add("rollback", doing, lazy("policies", "policy_rollback"), group=group, tenant=True)
+    sub.add_argument("--to", type=int, required=True, metavar="N")
+    _change(sub)
+    sub = words.add("diff", "compare two policy texts", lazy("policies", "policy_diff"), group=group, tenant=True)
+    for name in ("one", "other"):
+        sub.add_argument(name, help="a revision's number, draft:NAME, or a file")
+    sub.add_argument("--context-lines", type=int, default=3, metavar="N", help="around a difference (default 3)")
+
+    about = "policy sets that are not in force"
+    drafts = group.add_parser("draft", help=about, description=about).add_subparsers(
+        dest="draft_command", metavar="COMMAND", required=True
+    )
+    sub = words.add("save", "keep a policy set as a draft", lazy("policies", "draft_save"), group=drafts, tenant=True)
+    sub.add_argument("draft")
     sub.add_argument("file")
     sub.add_argument("--why", default="")
-    words.add("list", "list the policies in force", lazy("admin", "policy_list"), group=group, tenant=True)
-    words.add("history", "list the revisions", lazy("admin", "policy_history"), group=group, tenant=True)
-    sub = words.add("show", "print a policy set", lazy("admin", "policy_show"), group=group, tenant=True)
-    sub.add_argument("--revision", type=int, default=0, help="0 (the default) for the one in force")
+    sub.add_argument("--if-sha256", metavar="HASH", help="only in place of this draft; '' only as a new one")
+    words.add("list", "list the drafts", lazy("policies", "draft_list"), group=drafts, tenant=True)
+    sub = words.add("show", "print a draft", lazy("policies", "draft_show"), group=drafts, tenant=True)
+    sub.add_argument("draft")
+    sub = words.add("discard", "end a draft", lazy("policies", "draft_discard"), group=drafts, tenant=True)
+    sub.add_argument("draft")
+    sub.add_argument("--why", default="")
 
     group = words.group("connection", "connections to upstreams")
     sub = words.add("add", "store a bearer, sealed", lazy("admin", "connection_add"), group=group, tenant=True)
@@ -180,6 +207,12 @@ def policies(words: Words) -> None:
     doing = "say or set which personal data is removed"
     sub = words.add("pii", doing, lazy("sanitize", "pii"), group=group, tenant=True)
     sub.add_argument("classes", nargs="?", metavar="CLASSES", help="card, iban, email, phone with commas, or none")
+
+
+def _change(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--why", default="", help="the reason, for the log")
+    sub.add_argument("--if-revision", type=int, metavar="N", help="only if this revision is in force")
+    sub.add_argument("--no-wait", action="store_true", help="do not wait until every replica has it")
 
 
 def calls(words: Words) -> None:
@@ -203,6 +236,12 @@ def approvals(words: Words) -> None:
     sub = words.add("add", "add an approver", lazy("approvals", "approver_add"), group=group, tenant=True)
     sub.add_argument("name")
     sub.add_argument("--software-passkey", metavar="FILE", help="development only: enrol a software passkey")
+    sub.add_argument("--group", action="append", default=[], metavar="NAME", help="a group to be in (again for more)")
+    words.add("list", "list the approvers", lazy("approvals", "approver_list"), group=group, tenant=True)
+    doing = "say which groups an approver is in, all of them"
+    sub = words.add("groups", doing, lazy("approvals", "approver_groups"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("group", nargs="*")
     doing = "give a link by which a person enrols a passkey, once"
     sub = words.add("link", doing, lazy("approvals", "approver_link"), group=group, tenant=True)
     sub.add_argument("name")
@@ -219,6 +258,24 @@ def approvals(words: Words) -> None:
     sub.add_argument("id")
     sub.add_argument("--tenant", default="", metavar="T")
     sub.add_argument("--why", default="")
+
+
+def notices(words: Words) -> None:
+    """Who is told that somebody must approve."""
+    group = words.group("notify", "channels that are told when somebody must approve")
+    sub = words.add("add", "add a channel", lazy("notices", "notify_add"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--webhook", metavar="URL", help="a hook that gets signed JSON")
+    sub.add_argument("--slack", metavar="URL", help="a hook that takes Slack's messages")
+    sub.add_argument("--email", metavar="ADDRESS")
+    sub.add_argument("--group", default="", metavar="NAME", help="only what this group of approvers is asked")
+    sub.add_argument("--after", type=int, default=0, metavar="SECONDS", help="only what has waited so long")
+    words.add("list", "list the channels", lazy("notices", "notify_list"), group=group, tenant=True)
+    sub = words.add("remove", "remove a channel", lazy("notices", "notify_remove"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "tell a channel of a request that nobody made"
+    sub = words.add("test", doing, lazy("notices", "notify_test"), group=group, tenant=True)
+    sub.add_argument("name")
 
 
 def log(words: Words) -> None:
@@ -312,4 +369,14 @@ def reading(words: Words) -> None:
     sub.add_argument("topic", nargs="?", default="")
 
 
-FAMILIES: tuple[Callable[[Words], None], ...] = (identities, people, policies, calls, approvals, log, watching, reading)
+FAMILIES: tuple[Callable[[Words], None], ...] = (
+    identities,
+    people,
+    policies,
+    calls,
+    approvals,
+    notices,
+    log,
+    watching,
+    reading,
+)

@@ -8,7 +8,8 @@ Decides, over the records of one log or one tenant in order:
 3. The key that signed was enrolled by that approver before, in that tenant, and neither revoked nor was the approver
    removed; nobody signs twice; who asks does not sign; the time is not over. A right that is taken away while a
    signature is judged may be recorded first: for :data:`RACE_SECONDS` of the log's time such a signature counts.
-4. An approval is used once, by the agent that asked, after as many have signed as were needed, before its time is over.
+4. An approval is used once, by the agent that asked, after as many have signed as were needed, of the groups that were
+   asked, before its time is over; a signature counts for a group only of who was in it.
 5. A decision that counts on a person (``cosigned``) follows the use of an approval of exactly its request.
 
 Only the services whose business it is may say these things: approvals come from ``stepup``, decisions from ``policy``
@@ -46,6 +47,7 @@ TYPES: Final = frozenset(
         events.PASSKEY_ENROLLED,
         events.PASSKEY_REVOKED,
         events.APPROVER_REMOVED,
+        events.APPROVER_GROUPED,
         *_ENDS,
     }
 )
@@ -66,7 +68,8 @@ class Asked(NamedTuple):
     behalf: str | None
     connection: str
     digest: str
-    needed: int
+    #: Group (empty: everybody) and how many of it.
+    quorums: tuple[tuple[str, int], ...]
     expires_at: int
 
 
@@ -80,6 +83,7 @@ class Signed(NamedTuple):
     challenge: bytes
     missing: int
     at: int
+    groups: tuple[str, ...]
 
 
 class Ended(NamedTuple):
@@ -112,6 +116,13 @@ class Withdrawn(NamedTuple):
     credential: str | None
 
 
+class Grouped(NamedTuple):
+    """The groups that an approver is in from now on."""
+
+    approver: str
+    groups: tuple[str, ...]
+
+
 class Cosigned(NamedTuple):
     """A decision that counts on an approval."""
 
@@ -121,7 +132,7 @@ class Cosigned(NamedTuple):
     digest: str
 
 
-Said = Asked | Signed | Ended | Used | Enrolled | Withdrawn | Cosigned
+Said = Asked | Signed | Ended | Used | Enrolled | Withdrawn | Grouped | Cosigned
 
 
 class ApprovalFact(NamedTuple):
@@ -140,6 +151,11 @@ class ApprovalFacts(NamedTuple):
     bad: tuple[int, str] | None
 
 
+class _Quorum(msgspec.Struct, frozen=True, kw_only=True):
+    approvals: int
+    group: str = ""
+
+
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
     approval: str
     tenant: str
@@ -150,6 +166,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     args_text_sha256: str
     needed: int
     expires_at: int
+    quorums: tuple[_Quorum, ...] = ()
 
 
 class _Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +214,8 @@ def _read(record: Record) -> Said | None:
             return Withdrawn(event["approver"], event["credential_id"])
         case events.APPROVER_REMOVED:
             return Withdrawn(event["approver"], None)
+        case events.APPROVER_GROUPED:
+            return Grouped(event["approver"], _texts(event["groups"]))
         case _:
             return Ended(event["approval"])
 
@@ -219,7 +238,7 @@ def _asked(event: dict[str, Any], tenant: str) -> Asked:
         behalf=request.behalf,
         connection=request.connection,
         digest=request.args_digest,
-        needed=request.needed,
+        quorums=tuple((one.group, one.approvals) for one in request.quorums) or (("", request.needed),),
         expires_at=request.expires_at,
     )
 
@@ -242,7 +261,14 @@ def _signed(event: dict[str, Any]) -> Signed:
         challenge=challenge,
         missing=event["missing"],
         at=event["at"],
+        groups=_texts(event.get("groups", [])),
     )
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not all(type(one) is str for one in values):
+        raise MalformedRecord("the groups of an approver are no texts")
+    return tuple(values)
 
 
 def _decision(record: Record, service: str) -> Cosigned | None:
@@ -263,7 +289,14 @@ class _Open:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.signers: set[str] = set()
+        self.signers: dict[str, tuple[str, ...]] = {}
+
+    def missing(self) -> int:
+        """How many more must sign, at least."""
+        return max(
+            max(number - sum(not group or group in groups for groups in self.signers.values()), 0)
+            for group, number in self.asked.quorums
+        )
 
 
 class Approvals:
@@ -273,6 +306,8 @@ class Approvals:
         self._keys: dict[tuple[str, str], dict[str, str]] = {}
         #: What each approver's newest withdrawal took away, and when.
         self._withdrawn: dict[tuple[str, str], dict[str, tuple[str, int]]] = {}
+        #: The groups of each approver now, those before the newest change, and when that was.
+        self._groups: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...], int]] = {}
         self._open: dict[tuple[str, str], _Open] = {}
         #: Tenant, request, agent, connection and digest -> approvals that were used and no decision counts on yet.
         self._used: Counter[tuple[str, str, str, str, str]] = Counter()
@@ -310,6 +345,10 @@ class Approvals:
                 gone = list(held) if said.credential is None else [said.credential]
                 self._withdrawn[tenant, said.approver] = {one: (held.pop(one), at) for one in gone if one in held}
                 return None
+            case Grouped():
+                before, _, _ = self._groups.get((tenant, said.approver), ((), (), 0))
+                self._groups[tenant, said.approver] = (said.groups, before, at)
+                return None
             case Cosigned():
                 return self._decide(tenant, said)
 
@@ -323,7 +362,7 @@ class Approvals:
         waiting = self._open.pop((tenant, ended.approval), None)
         if waiting is None:
             return "an approval ends that was not asked for"
-        if len(waiting.signers) >= waiting.asked.needed:
+        if not waiting.missing():
             return "an approval ends that everybody has signed"
         return None
 
@@ -342,11 +381,20 @@ class Approvals:
             return "who asks has approved"
         if signed.at >= asked.expires_at:
             return "an approval was signed after its time"
-        waiting.signers.add(signed.approver)
-        if signed.missing != asked.needed - len(waiting.signers) or signed.missing < 0:
+        if not self._groups_of(tenant, signed.approver, at).issuperset(signed.groups):
+            return "a signature counts for a group that the approver is not in"
+        if not waiting.missing():
+            return "an approval is signed that needs no signature any more"
+        waiting.signers[signed.approver] = signed.groups
+        if signed.missing != waiting.missing():
             return "the number of signatures that are missing is wrong"
         self._signatures += 1
         return None
+
+    def _groups_of(self, tenant: str, approver: str, at: int) -> set[str]:
+        """The groups that the approver may have been in when a signature was judged."""
+        now, before, changed = self._groups.get((tenant, approver), ((), (), 0))
+        return {*now, *(before if at - changed <= RACE_SECONDS * _MICROSECONDS else ())}
 
     def _key_of(self, tenant: str, signed: Signed, at: int) -> str | None:
         """The key that the approver could sign with when the signature was judged."""
@@ -361,8 +409,8 @@ class Approvals:
         if waiting is None:
             return "an approval is used that does not wait, or that was used before"
         asked = waiting.asked
-        if len(waiting.signers) < asked.needed:
-            return f"an approval is used with {len(waiting.signers)} of {asked.needed} signatures"
+        if missing := waiting.missing():
+            return f"an approval is used while {missing} signatures are missing"
         if used.agent != asked.agent:
             return "an approval is used by another agent than the one that asked"
         if used.at >= asked.expires_at:

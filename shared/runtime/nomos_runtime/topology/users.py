@@ -86,6 +86,8 @@ _OWN: Final[dict[str, tuple[str, ...]]] = {
         *_read("*"),
         *_consume("*"),
     ),
+    # How far each of its replicas is, among themselves.
+    "policy": ("applied.policy",),
     "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE")),
 }
 
@@ -93,6 +95,7 @@ _OWN: Final[dict[str, tuple[str, ...]]] = {
 _HEARS: Final[dict[str, tuple[str, ...]]] = {
     # What it publishes itself, to wake auditors who wait for their tenant's next record.
     "audit": ("audit.*",),
+    "policy": ("applied.policy",),
 }
 
 
