@@ -1309,7 +1309,7 @@ def test_bench_measures_the_verifier(shell: Shell) -> None:
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
     said = shell.nomos("bench", "call")
     assert (said.code, said.out) == (USAGE, "")
-    assert "there is: audit, authorize, policy, verify" in said.err
+    assert "there is: audit, authorize, policy, sanitize, verify" in said.err
     for text in ("0", "", "x", "1,,2", "-1", "9999"):
         with pytest.raises(Misconfigured):
             parse_in_flight(text)
