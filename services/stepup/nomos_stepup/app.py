@@ -16,11 +16,16 @@ from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 from nomos_runtime.subjects import PURPOSES, Subjects
+from nomos_runtime.topology.doors import PAGES
 from nomos_stepup.admin import StepupAdmin
 from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
 from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
 from nomos_stepup.links import approval_url
+from nomos_stepup.operatoraccess import OperatorAccess, parse_services, redeem_decoder, session_decoder
+from nomos_stepup.operatoradmin import OperatorAdmin
+from nomos_stepup.operatorevents import SIGN_IN_TYPES
+from nomos_stepup.operatorstore import OperatorStore, SessionIndex
 from nomos_stepup.pages.app import build_pages
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import COSIGNER_NAME, COSIGNER_PURPOSE, KIND, StepupStore
@@ -40,7 +45,9 @@ class StepupService:
         self._sealer = sealer
         self._readers: dict[str, tuple[str, ...]] = dict.fromkeys(reader_tokens(NAME, env), (COSIGNER_CREATED,))
         self._callers = callers(env, "policy")
-        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES)
+        self._asking = callers(env, *PAGES)
+        self._services = parse_services(settings.sign_in_services, PAGES)
+        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *SIGN_IN_TYPES)
         self._parts: Parts | None = None
         self._pages: WebServer | None = None
 
@@ -63,8 +70,14 @@ class StepupService:
             if fact.type == TENANT_CLOSED:
                 store.forget(fact.tenant)
 
+        sessions = SessionIndex()
+
+        def apply_own(fact: Fact) -> None:
+            index.apply(fact)
+            sessions.apply(fact)
+
         await serve_feed(parts.bus, events, self._readers)
-        await parts.follow({"identity": apply, NAME: index.apply})
+        await parts.follow({"identity": apply, NAME: apply_own})
         if self._sealer.is_rotating:
             await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, **PURPOSES}))
         ceremonies = Ceremonies(self._party, store, index)
@@ -72,13 +85,33 @@ class StepupService:
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
+        operator_store = OperatorStore(events)
+        operators = OperatorAccess(
+            operator_store,
+            self._party,
+            standing=parts.responder.standing,
+            services=self._services,
+            enrolment_seconds=self._settings.enrolment_seconds,
+            session_seconds=self._settings.session_seconds,
+        )
+        await parts.responder.serve_callers("svc.stepup.redeem.*", self._asking, redeem_decoder, operators.redeem)
+        await parts.responder.serve_callers("svc.stepup.session.*", self._asking, session_decoder, operators.ask)
+        about = OperatorAdmin(operators, operator_store, sessions, has_pages=bool(self._settings.pages_listen)).verbs()
         admin = StepupAdmin(self._settings, ceremonies, store, index)
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
-        await parts.serve_admin(admin.verbs(), installation=("approval-find",), people=people)
+        await parts.serve_admin(
+            {**admin.verbs(), **about}, installation=("approval-find",), either=tuple(about), people=people
+        )
         parts.spawn(self._expire(stepup))
         if self._settings.pages_listen:
             self._pages = build_pages(
-                parts, self._settings, ceremonies=ceremonies, store=store, index=index, sealer=self._sealer
+                parts,
+                self._settings,
+                ceremonies=ceremonies,
+                store=store,
+                index=index,
+                sealer=self._sealer,
+                operators=operators,
             )
             await self._pages.start()
         await parts.serving()

@@ -19,6 +19,8 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless every origin is ``http://localhost``.
         pages_tls_key: path of its key, PEM.
         session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
+        sign_in_services: services whose pages operators sign in to here, each with the one address that the browser is
+            sent back to: ``policy=https://policy.example/signed-in``, comma-separated.
         wait_ms_max: longest wait that an agent may ask for in one request, milliseconds.
     """
 
@@ -32,4 +34,5 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_cert: str = ""
     pages_tls_key: str = ""
     session_seconds: int = 3_600
+    sign_in_services: str = ""
     wait_ms_max: int = 25_000
