@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import http.server
 import json
 import os
 import re
@@ -12,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
@@ -731,6 +735,57 @@ def test_people_of_the_groups_that_a_policy_names_must_approve(shell: Shell) -> 
     shell.ok("audit", "export", *of, "--out", f"{name}.export")
     verified = shell.ok("verify", f"{name}.export", "--trust", shell.ready["trust"], *of, "--level", "2").out
     assert "2 passkey signatures: over exactly what was asked" in verified
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    """Takes what it gets."""
+
+    taken: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.taken.append((self.headers.get("nomos-signature", ""), body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_channel_is_told_that_somebody_must_approve_and_cannot_approve(shell: Shell) -> None:
+    name = shell.tenant()
+    of = ("--tenant", name)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/hook"
+        assert shell.nomos("notify", "add", "ops", *of, "--webhook", "http://hooks.example.com/x").code == USAGE
+        assert shell.nomos("notify", "add", "ops", *of).code == USAGE
+        assert shell.nomos("notify", "add", "ops", *of, "--email", "ops@example.com").code == USAGE, "no mail server"
+        made = shell.ok("notify", "add", "ops", *of, "--webhook", url, "--json").json
+        assert shell.ok("notify", "list", *of).out == "ops                      webhook  everything\n"
+        shell.ok("notify", "test", "ops", *of)
+        assert b"test-of-this-channel" in Hook.taken.pop()[1]
+        approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+        ended = tail_until(shell, of, "notify.ended")[-1]["record"]["event"]
+        assert (ended["approval"], ended["channel"], ended["outcome"]) == (approval, "ops", "sent")
+        ((signature, body),) = Hook.taken
+        told = json.loads(body)
+        assert (told["approval"], told["action"]) == (approval, DELETE[0])
+        at = signature.partition("t=")[2].partition(",")[0]
+        signed = hmac.new(made["secret"].encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+        assert signature == f"t={at},v1={signed}"
+        # Opening the page that it names approves nothing: it only asks who is there.
+        with urllib.request.urlopen(told["url"], timeout=10) as page:
+            assert b"Sign in" in page.read()
+        assert shell.ok("approvals", *of, "--json").json["approvals"][0]["signed"] == 0
+        # Where a channel leads is in no record.
+        assert url not in json.dumps(records(shell.ok("audit", "tail", *of, "--json")))
+        shell.ok("notify", "remove", "ops", *of)
+        assert shell.nomos("notify", "test", "ops", *of).code == NO
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_cancelled_approval_cannot_be_approved(shell: Shell) -> None:

@@ -167,6 +167,11 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
     ("stepup", "approver-groups"): (
         lambda d: d.ask("stepup", "approver-groups", name="ada", groups=["ops"]), {"approver.grouped"}),
+    ("stepup", "notify-add"): (
+        lambda d: d.ask("stepup", "notify-add", channel="ops", kind="slack", to="http://localhost:9/x"),
+        {"notify.added"}),
+    ("stepup", "notify-remove"): (
+        lambda d: d.ask("stepup", "notify-remove", channel="ops"), {"notify.removed"}),
     ("stepup", "passkey-offer"): (Doer.passkey_offer, {"passkey.offered"}),
     ("stepup", "passkey-enrol"): (Doer.passkey_enrol, {"passkey.enrolled"}),
     # The approver is the actor, whoever carries the message.
@@ -195,7 +200,8 @@ READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
-    ("stepup", "approver-list"), ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
+    ("stepup", "approver-list"), ("stepup", "notify-list"), ("stepup", "notify-test"),
+    ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

@@ -117,6 +117,8 @@ async def alpha(scene: Any) -> Alpha:
     done = await bot.agent.wait_for(wait := await step_up(scene, bot, repo, passkey), 5)
     pending = await bot.agent.authorize(DELETE, repo)
     opened = await ask("audit", "export-open", tenant)
+    hook = f"https://{MARK}.example.com/x"
+    await ask("stepup", "notify-add", tenant, channel=f"{MARK}-hook", kind="webhook", to=hook, after=3_600)
     marked = f'@id("{MARK}") permit (principal, action, resource);'
     await ask("policy", "pieces", tenant, texts=[marked])
     await ask("policy", "draft-save", tenant, draft=f"{MARK}-draft", text=marked, why=MARK)
@@ -313,6 +315,10 @@ VERBS: dict[tuple[str, str], Params] = {
     ("stepup", "approver-sign-out"): lambda w: {"name": w.a.approver},
     ("stepup", "approver-groups"): lambda w: {"name": w.a.approver, "groups": ["mine"]},
     ("stepup", "approver-list"): nothing,
+    ("stepup", "notify-add"): lambda w: {"channel": "mine", "kind": "webhook", "to": "https://hooks.example.com/x"},
+    ("stepup", "notify-list"): nothing,
+    ("stepup", "notify-test"): lambda w: {"channel": f"{MARK}-hook"},
+    ("stepup", "notify-remove"): lambda w: {"channel": f"{MARK}-hook"},
     ("stepup", "approvals"): nothing,
     ("stepup", "operator-passkey"): nothing,
     ("stepup", "operator-passkeys"): nothing,
@@ -350,8 +356,9 @@ REFUSED = {
     ("identity", "tenant-create"), ("identity", "tenant-list"), ("identity", "agent-create"),
     ("identity", "key-revoke"), ("identity", "operator-name"), ("minting", "revoke-app"),
     ("stepup", "passkey-offer"), ("stepup", "passkey-enrol"),
+    ("stepup", "approver-sign-out"), ("stepup", "approver-groups"), ("stepup", "notify-test"),
+    ("stepup", "notify-remove"),
     ("stepup", "operator-passkey-revoke"), ("stepup", "operator-session-end"),
-    ("stepup", "approver-sign-out"), ("stepup", "approver-groups"),
     ("stepup", "approval-find"), ("stepup", "approval-show"), ("stepup", "approve"), ("stepup", "cancel"),
     ("audit", "checkpoint"), ("audit", "rotate-key"), ("audit", "retire"), ("audit", "keys"), ("audit", "export-read"),
     ("policy", "explain"), ("policy", "shadow-report"), ("policy", "put"), ("policy", "activate"),

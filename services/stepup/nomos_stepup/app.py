@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from nomos.errors import Misconfigured
 from nomos.events import COSIGNER_CREATED, TENANT_CLOSED, TENANT_CREATED
+from nomos.loopback import is_loopback
 from nomos.messages import Fact
 from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens
 from nomos_runtime.resealing import by_purpose
 from nomos_runtime.sealing import Sealer
+from nomos_runtime.secret import Secret
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load
+from nomos_runtime.settings import load, optional_secret
 from nomos_runtime.subjects import PURPOSES, Subjects
 from nomos_runtime.topology.doors import PAGES
 from nomos_stepup.admin import StepupAdmin
@@ -22,11 +25,16 @@ from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
 from nomos_stepup.index import APPROVAL_TYPES, APPROVER_TYPES, Index
 from nomos_stepup.links import approval_url
+from nomos_stepup.noticeadmin import NoticeAdmin
+from nomos_stepup.notices import FOLLOWED, check_address
+from nomos_stepup.noticestore import PURPOSE, SEALED, NoticeStore
+from nomos_stepup.notifying import Notifier
 from nomos_stepup.operatoraccess import OperatorAccess, parse_services, redeem_decoder, session_decoder
 from nomos_stepup.operatoradmin import OperatorAdmin
 from nomos_stepup.operatorevents import SIGN_IN_TYPES
 from nomos_stepup.operatorstore import OperatorStore, SessionIndex
 from nomos_stepup.pages.app import build_pages
+from nomos_stepup.sending import MailServer
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import COSIGNER_NAME, COSIGNER_PURPOSE, KIND, StepupStore
 from nomos_stepup.webauthn import RelyingParty, relying_party
@@ -47,7 +55,9 @@ class StepupService:
         self._callers = callers(env, "policy")
         self._asking = callers(env, *PAGES)
         self._services = parse_services(settings.sign_in_services, PAGES)
-        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *SIGN_IN_TYPES)
+        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *FOLLOWED, *SIGN_IN_TYPES)
+        self._mail = _mail_server(settings, env)
+        self._notifier: Notifier | None = None
         self._parts: Parts | None = None
         self._pages: WebServer | None = None
 
@@ -71,15 +81,23 @@ class StepupService:
                 store.forget(fact.tenant)
 
         sessions = SessionIndex()
-
-        def apply_own(fact: Fact) -> None:
-            index.apply(fact)
-            sessions.apply(fact)
-
         await serve_feed(parts.bus, events, self._readers)
-        await parts.follow({"identity": apply, NAME: apply_own})
+        channels = NoticeStore(events, self._sealer)
+        development = self._settings.environment == "development"
+        notifier = self._notifier = Notifier(
+            index, channels, server=self._mail, url_of=self._url_of, development=development
+        )
+
+        def own(fact: Fact) -> None:
+            if fact.type in FOLLOWED:
+                notifier.apply(fact)
+            else:
+                index.apply(fact)
+                sessions.apply(fact)
+
+        await parts.follow({"identity": apply, NAME: own})
         if self._sealer.is_rotating:
-            await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, **PURPOSES}))
+            await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, SEALED: PURPOSE, **PURPOSES}))
         ceremonies = Ceremonies(self._party, store, index)
         stepup = Stepup(self._settings, store, index, parts.directory.is_closed, self._url_of)
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
@@ -99,10 +117,13 @@ class StepupService:
         about = OperatorAdmin(operators, operator_store, sessions, has_pages=bool(self._settings.pages_listen)).verbs()
         admin = StepupAdmin(self._settings, ceremonies, store, index)
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
-        await parts.serve_admin(
-            {**admin.verbs(), **about}, installation=("approval-find",), either=tuple(about), people=people
+        notices = NoticeAdmin(
+            channels, notifier, parts.refresh, development=development, has_mail=bool(self._mail.host)
         )
+        verbs = {**admin.verbs(), **notices.verbs(), **about}
+        await parts.serve_admin(verbs, installation=("approval-find",), either=tuple(about), people=people)
         parts.spawn(self._expire(stepup))
+        parts.spawn(notifier.run())
         if self._settings.pages_listen:
             self._pages = build_pages(
                 parts,
@@ -134,8 +155,33 @@ class StepupService:
         """Ends what runs and disconnects."""
         if self._pages:
             await self._pages.stop()
+        if self._notifier:
+            await self._notifier.close()
         if self._parts:
             await self._parts.close()
+
+
+def _mail_server(settings: StepupSettings, env: Mapping[str, str]) -> MailServer:
+    """The mail server of the settings.
+
+    Raises:
+        Misconfigured: a way of encrypting that there is none of, clear text beyond loopback, or no sender.
+    """
+    clear = settings.environment == "development" and is_loopback(settings.smtp_host)
+    if settings.smtp_host and settings.smtp_tls not in ("starttls", "tls", *(("none",) if clear else ())):
+        raise Misconfigured(
+            f"smtp_tls must be starttls or tls, got {settings.smtp_tls!r}", hint="none is for loopback, in development"
+        )
+    if settings.smtp_host:
+        check_address(settings.smtp_from)
+    return MailServer(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        tls=settings.smtp_tls,
+        user=settings.smtp_user,
+        password=Secret(optional_secret("STEPUP_SMTP_PASSWORD", env).encode()),
+        sender=settings.smtp_from,
+    )
 
 
 def build(env: Mapping[str, str]) -> StepupService:

@@ -48,6 +48,8 @@ class Index:
 
     def __init__(self) -> None:
         self._approvals: dict[str, Approval] = {}
+        #: Those that wait: few, whatever has been asked before.
+        self._pending: dict[str, Approval] = {}
         self._approvers: dict[tuple[str, str], Approver] = {}
         self._changed: dict[str, asyncio.Event] = {}
 
@@ -55,7 +57,11 @@ class Index:
         """Folds one fact and wakes who waits for its approval."""
         if fact.type in APPROVAL_TYPES:
             event = approval_event(fact.type, fact.event)
-            self._approvals[event.approval] = evolve(self._approvals.get(event.approval), event)
+            state = self._approvals[event.approval] = evolve(self._approvals.get(event.approval), event)
+            if state.state is ApprovalState.PENDING:
+                self._pending[state.id] = state
+            else:
+                self._pending.pop(state.id, None)
             changed = self._changed.pop(event.approval, None)
             if changed is not None:
                 changed.set()
@@ -74,11 +80,15 @@ class Index:
 
     def pending_of_agent(self, tenant: str, agent: str) -> int:
         """How many approvals of this agent wait."""
-        return sum(a.state is ApprovalState.PENDING and a.request.agent == agent for a in self.of_tenant(tenant))
+        return sum((a.request.tenant, a.request.agent) == (tenant, agent) for a in self._pending.values())
+
+    def pending(self) -> list[Approval]:
+        """The approvals of all tenants that wait, oldest first."""
+        return list(self._pending.values())
 
     def overdue(self, now: int) -> list[Approval]:
         """Pending approvals whose time is over at ``now`` (Unix seconds)."""
-        return [a for a in self._approvals.values() if a.state is ApprovalState.PENDING and a.request.expires_at <= now]
+        return [a for a in self._pending.values() if a.request.expires_at <= now]
 
     def owner_of(self, tenant: str, credential_id: bytes) -> str | None:
         """The approver of ``tenant`` who has this passkey."""

@@ -1,4 +1,8 @@
-"""Settings of stepup. Secrets: ``STEPUP_KEY_ENCRYPTION_KEY`` (32 bytes, base64url) seals the cosigner keys at rest."""
+"""Settings of stepup.
+
+Secrets: ``STEPUP_KEY_ENCRYPTION_KEY`` (32 bytes, base64url) seals the cosigner keys and the ends of channels at rest;
+``STEPUP_SMTP_PASSWORD``, where the mail server wants one.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,11 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
         sign_in_services: services whose pages operators sign in to here, each with the one address that the browser is
             sent back to: ``policy=https://policy.example/signed-in``, comma-separated.
+        smtp_host: the mail server that sends notices; empty sends no mail.
+        smtp_port: its TCP port.
+        smtp_tls: ``starttls``, ``tls`` from the first byte, or ``none``, which is for loopback in development.
+        smtp_user: who signs in there; empty nobody. The password is the secret ``STEPUP_SMTP_PASSWORD``.
+        smtp_from: the address that mails come from.
         wait_ms_max: longest wait that an agent may ask for in one request, milliseconds.
     """
 
@@ -35,4 +44,9 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_key: str = ""
     session_seconds: int = 3_600
     sign_in_services: str = ""
+    smtp_host: str = ""
+    smtp_port: int = 587
+    smtp_tls: str = "starttls"
+    smtp_user: str = ""
+    smtp_from: str = ""
     wait_ms_max: int = 25_000

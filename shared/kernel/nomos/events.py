@@ -80,6 +80,14 @@ APPROVER_REMOVED: Final = "approver.removed"
 APPROVER_GROUPED: Final = "approver.grouped"
 PASSKEY_ENROLLED: Final = "passkey.enrolled"
 PASSKEY_REVOKED: Final = "passkey.revoked"
+#: {channel, kind, group, after, at}: a channel is told when somebody must approve; where it leads is sealed.
+NOTIFY_ADDED: Final = "notify.added"
+#: {channel, at}
+NOTIFY_REMOVED: Final = "notify.removed"
+#: {approval, channel, at}: one process tells the channel of the approval, and no other does.
+NOTICE_BEGUN: Final = "notify.begun"
+#: {approval, channel, outcome: sent|failed|suppressed, tries, detail, at}
+NOTICE_ENDED: Final = "notify.ended"
 COSIGNER_CREATED: Final = "stepup.cosigner"
 # every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield
 #: {tenant, service, subjects, secrets, basis, at}: the service has destroyed every key of the tenant that it held.

@@ -255,6 +255,24 @@ def approvals(words: Words) -> None:
     sub.add_argument("--why", default="")
 
 
+def notices(words: Words) -> None:
+    """Who is told that somebody must approve."""
+    group = words.group("notify", "channels that are told when somebody must approve")
+    sub = words.add("add", "add a channel", lazy("notices", "notify_add"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--webhook", metavar="URL", help="a hook that gets signed JSON")
+    sub.add_argument("--slack", metavar="URL", help="a hook that takes Slack's messages")
+    sub.add_argument("--email", metavar="ADDRESS")
+    sub.add_argument("--group", default="", metavar="NAME", help="only what this group of approvers is asked")
+    sub.add_argument("--after", type=int, default=0, metavar="SECONDS", help="only what has waited so long")
+    words.add("list", "list the channels", lazy("notices", "notify_list"), group=group, tenant=True)
+    sub = words.add("remove", "remove a channel", lazy("notices", "notify_remove"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "tell a channel of a request that nobody made"
+    sub = words.add("test", doing, lazy("notices", "notify_test"), group=group, tenant=True)
+    sub.add_argument("name")
+
+
 def log(words: Words) -> None:
     """The log and its offline check."""
     group = words.group("audit", "the log")
@@ -346,4 +364,14 @@ def reading(words: Words) -> None:
     sub.add_argument("topic", nargs="?", default="")
 
 
-FAMILIES: tuple[Callable[[Words], None], ...] = (identities, people, policies, calls, approvals, log, watching, reading)
+FAMILIES: tuple[Callable[[Words], None], ...] = (
+    identities,
+    people,
+    policies,
+    calls,
+    approvals,
+    notices,
+    log,
+    watching,
+    reading,
+)
