@@ -94,16 +94,21 @@ def test_a_closed_tenant_is_known_and_asks_for_nothing_any_more() -> None:
 
 
 def test_an_operator_is_known_from_their_name_on_and_never_again_after_their_erasure() -> None:
-    added = fact(events.OPERATOR_ADDED, "_sys", operator="sub-1", at=1)
+    added = fact(events.OPERATOR_ADDED, "_sys", operator="sub-1", tenant="acme", at=1)
     removed = fact(events.OPERATOR_REMOVED, "_sys", operator="sub-1", at=2)
     directory = folded(added)
     directory.check_operator("sub-1")
+    assert directory.tenant_of_operator("sub-1") == "acme"
     for unknown in ("sub-2", "", "admin"):
         with pytest.raises(UnknownOperator):
             directory.check_operator(unknown)
+    with pytest.raises(UnknownOperator):
+        directory.tenant_of_operator("sub-2")
     directory.apply(removed)
     with pytest.raises(Revoked):
         directory.check_operator("sub-1")
+    with pytest.raises(Revoked):
+        directory.tenant_of_operator("sub-1")
     # Facts may be told again, from the beginning.
     for one in (added, removed):
         directory.apply(one)

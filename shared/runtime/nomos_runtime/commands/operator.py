@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _own(args: argparse.Namespace) -> int:
-    params: dict[str, str] = {}
+    params: dict[str, Any] = {}
     if args.what == "revoke":
         params = {"passkey": args.name, "operator": args.operator}
     if args.what == "end":
