@@ -12,8 +12,8 @@ from nomos.messages import Fact
 from nomos_runtime.directory import Directory
 
 
-def fact(kind: str, tenant: str, **event: object) -> Fact:
-    return Fact(rev=0, type=kind, tenant=tenant, event=dict(event))
+def fact(kind: str, of: str, /, **event: object) -> Fact:
+    return Fact(rev=0, type=kind, tenant=of, event=dict(event))
 
 
 def tenant(name: str, account: str) -> Fact:
@@ -75,7 +75,7 @@ def test_facts_of_different_things_may_come_in_any_order(facts: list[Fact]) -> N
 
 @given(st.text(), st.dictionaries(st.text(), st.none() | st.text() | st.integers()))
 def test_a_fact_of_another_type_changes_nothing(kind: str, event: dict[str, object]) -> None:
-    if kind.startswith(("tenant.", "agent.", "auditor.", "key.")):
+    if kind.startswith(("tenant.", "app.", "agent.", "auditor.", "key.", "operator.")):
         return
     directory = folded(Fact(rev=1, type=kind, tenant="acme", event=event))
     assert directory.tenants == []
