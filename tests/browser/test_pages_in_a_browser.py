@@ -101,20 +101,29 @@ async def test_what_waits_is_listed_and_refused_with_a_reason(stage: Any) -> Non
     assert "we still need it" not in str(denied.event), "the reason is sealed"
 
 
-async def test_several_people_must_approve_and_each_sees_how_many_have(
-    stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened_with(monkeypatch, needed=2)
-    alice, bob, wait = await stage.human("alice"), await stage.human("bob"), await stage.asks()
+async def test_several_people_of_a_group_must_approve_and_each_sees_who_is_missing(stage: Any) -> None:
+    ask = stage.scene.operator.ask
+    asking = stage.POLICY.replace(
+        '@id("delete-needs-human")', '@id("delete-needs-human") @approvals("2") @approvers("ops")'
+    )
+    await ask("policy", "put", stage.tenant, text=asking, why="two of them")
+    alice, bob, cyd = [await stage.human(name) for name in ("alice", "bob", "cyd")]
+    for name in ("alice", "bob"):
+        await ask("stepup", "approver-groups", stage.tenant, name=name, groups=["ops"])
+    wait = await stage.asks()
+    await cyd.page.goto(wait.url)
+    await cyd.sees("2 different people of the group ops must approve")
+    await cyd.sees("It waits for people of a group that you are not in.")
+    assert await cyd.page.get_by_role("button", name=APPROVE).count() == 0
     await alice.page.goto(wait.url)
-    await alice.sees("0 of 2 people have approved")
+    await alice.sees("It needs the approval of 2 people of the group ops.")
     await alice.press(APPROVE)
-    await alice.sees("1 of 2 people have approved")
+    await alice.sees("It needs the approval of one person of the group ops.")
     await alice.sees("You have approved. It waits for another person.")
     assert await alice.page.get_by_role("button", name=APPROVE).count() == 0
     assert await stage.state(wait) == "pending"
     await bob.page.goto(stage.origin + "/approvals")
-    await bob.sees("1 of 2 people have approved")
+    await bob.sees("It needs the approval of one person of the group ops.")
     await bob.page.goto(wait.url)
     await bob.press(APPROVE)
     await bob.sees("Approved by alice, bob.")
