@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import Final, Literal
 
 import msgspec
 
 SECRET_BYTES: Final = 32
+#: ``<session>.<secret>``: 32 hex digits, and base64url of 32 bytes.
+_CODE: Final = re.compile(r"[0-9a-f]{32}\.[A-Za-z0-9_-]{43}")
 _STATE_TAG: Final = b"nomos-sign-in-state-v1\0"
 
 
@@ -60,6 +63,11 @@ class OperatorSignedOut(msgspec.Struct, frozen=True, kw_only=True, tag="signed-o
     """The session does not hold, or not any more. This is an answer and no refusal: nothing was asked for."""
 
     why: str
+
+
+def is_code(text: str) -> bool:
+    """Whether ``text`` has the form of a one-time code; whether it is one, stepup knows."""
+    return _CODE.fullmatch(text) is not None
 
 
 def state_of(verifier: bytes) -> str:

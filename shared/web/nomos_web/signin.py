@@ -14,6 +14,8 @@ next one, and where stepup does not answer nobody is signed in.
 Nothing of a request says where the browser goes: stepup's address is given, stepup has ours, and the page that was
 asked for is kept in the cookie as a path of this site.
 
+What is refused the site's owner records, and bounds what strangers can make it record.
+
 Trusted / not trusted: stepup, for who is signed in. Who steals a session's cookie is that operator on this service's
 pages until the session ends.
 """
@@ -34,7 +36,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from nomos.client import error_of
 from nomos.errors import Malformed, NotPermitted, Refused
 from nomos.messages import Decoder, Failure, encode
-from nomos.signin import SECRET_BYTES, AskSession, OperatorSignedIn, OperatorSignedOut, RedeemSignIn, state_of
+from nomos.signin import SECRET_BYTES, AskSession, OperatorSignedIn, OperatorSignedOut, RedeemSignIn, is_code, state_of
 from nomos_web.cookies import clear_cookie, cookie, set_cookie
 from nomos_web.csrf import FIELD, check_token, form_token
 from nomos_web.forms import read_form
@@ -48,7 +50,6 @@ SIGN_OUT: Final = "/sign-out"
 #: How long a sign-in may take from page to page, in seconds.
 SIGN_IN_SECONDS: Final = 600
 PATH_CHARS_MAX: Final = 1_024
-_CODE_CHARS_MAX: Final = 120
 _SEE_OTHER: Final = 303
 _redeemed = Decoder.of(OperatorSignedIn | Failure, "redeem sign-in reply")
 _answered = Decoder.of(OperatorSignedIn | OperatorSignedOut | Failure, "ask session reply")
@@ -192,7 +193,8 @@ class SignIn:
         verifier = _octets(verifier_text)
         if verifier is None or not hmac.compare_digest(state_of(verifier).encode(), state.encode()):
             raise NotPermitted("this browser did not begin this sign-in", hint="open the page again")
-        if len(code) > _CODE_CHARS_MAX:
+        # Here and not at stepup: strangers must not make the log of the installation longer by what they make up.
+        if not is_code(code):
             raise Malformed("not a code of a sign-in")
         asked = RedeemSignIn(v=1, code=code, verifier=verifier_text)
         reply = _redeemed.decode(await self._ask("svc.stepup.redeem", encode(asked)))

@@ -24,6 +24,7 @@ from nomos_web.templates import Templates
 ORIGIN, STEPUP = "https://policy.example", "https://approve.example"
 SESSION, BEGUN = "__Host-nomos-policy-session", "__Host-nomos-policy-begun"
 SECRET = base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode()
+CODE = "0" * 32 + "." + SECRET
 _asked = Decoder.of(RedeemSignIn, "redeem")
 _session = Decoder.of(AskSession, "session")
 
@@ -150,7 +151,7 @@ class Pages:
         return asked["state"][0]
 
     def sign_in(self) -> Any:
-        return self.browser.get("/signed-in", params={"code": "c", "state": self.begin()})
+        return self.browser.get("/signed-in", params={"code": CODE, "state": self.begin()})
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def pages() -> Pages:
 
 def test_who_is_not_signed_in_is_led_to_stepup_and_back_to_the_page(pages: Pages) -> None:
     state = pages.begin()
-    answer = pages.browser.get("/signed-in", params={"code": "c", "state": state})
+    answer = pages.browser.get("/signed-in", params={"code": CODE, "state": state})
     assert answer.status_code == 200
     assert 'content="0;url=/policies/acme"' in answer.text
     (verifier,) = pages.stepup.verifiers
@@ -176,7 +177,7 @@ def test_who_is_not_signed_in_is_led_to_stepup_and_back_to_the_page(pages: Pages
 @pytest.mark.parametrize("state", ["", "x", state_of(bytes(32)), "é"])
 def test_a_state_that_this_browser_did_not_begin_is_refused_and_recorded(pages: Pages, state: str) -> None:
     pages.begin()
-    assert pages.browser.get("/signed-in", params={"code": "c", "state": state}).status_code == 403
+    assert pages.browser.get("/signed-in", params={"code": CODE, "state": state}).status_code == 403
     assert pages.refused == ["not_permitted"]
     assert pages.stepup.verifiers == []
     assert SESSION not in pages.browser.cookies
@@ -185,9 +186,9 @@ def test_a_state_that_this_browser_did_not_begin_is_refused_and_recorded(pages: 
 def test_a_browser_that_began_nothing_is_given_no_session(pages: Pages) -> None:
     state = pages.begin()
     other = Browser(pages.browser.app)
-    assert other.get("/signed-in", params={"code": "c", "state": state}).status_code == 403
+    assert other.get("/signed-in", params={"code": CODE, "state": state}).status_code == 403
     other.cookies[BEGUN] = "x.y"
-    assert other.get("/signed-in", params={"code": "c", "state": state}).status_code == 403
+    assert other.get("/signed-in", params={"code": CODE, "state": state}).status_code == 403
     assert SESSION not in other.cookies
 
 
@@ -195,8 +196,10 @@ def test_a_code_that_stepup_refuses_opens_nothing(pages: Pages) -> None:
     pages.stepup.error = Replayed("this code has been used")
     assert pages.sign_in().status_code == 403
     assert pages.refused == ["replayed"]
-    long = pages.browser.get("/signed-in", params={"code": "c" * 121, "state": pages.begin()})
+    asked = len(pages.stepup.verifiers)
+    long = pages.browser.get("/signed-in", params={"code": "c" * 76, "state": pages.begin()})
     assert long.status_code == 400
+    assert len(pages.stepup.verifiers) == asked
     assert SESSION not in pages.browser.cookies
 
 
@@ -220,7 +223,7 @@ def test_the_browser_is_led_to_paths_of_this_site_only(pages: Pages, path: str) 
     state = pages.begin()
     forged = base64.urlsafe_b64encode(path.encode()).rstrip(b"=").decode()
     pages.browser.cookies[BEGUN] = pages.browser.cookies[BEGUN].split(".")[0] + "." + forged
-    answer = pages.browser.get("/signed-in", params={"code": "c", "state": state})
+    answer = pages.browser.get("/signed-in", params={"code": CODE, "state": state})
     assert answer.status_code == 200
     assert 'content="0;url=/"' in answer.text
 
@@ -285,7 +288,7 @@ def test_an_answer_that_is_none_signs_nobody_in(pages: Pages) -> None:
     scope = {
         "type": "http", "method": "GET", "path": "/signed-in",
         "headers": [(b"cookie", f"{BEGUN}={SECRET}.Lw".encode())],
-        "query_string": f"code=c&state={state_of(base64.urlsafe_b64decode(SECRET + '='))}".encode(),
+        "query_string": f"code={CODE}&state={state_of(base64.urlsafe_b64decode(SECRET + '='))}".encode(),
     }  # fmt: skip
     with pytest.raises(NomosError, match="not a redeem"):
         asyncio.run(sign_in.returned(Request(scope)))
