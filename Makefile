@@ -56,10 +56,11 @@ up: .venv/.run
 	@$(BIN)/nomos up $(ARGS)
 
 # What is measured, and with which sizes unless ARGS says others: together a few minutes.
-BENCH ?= authorize audit verify policy
+BENCH ?= authorize audit verify policy sanitize
 BENCH_authorize := --seconds 3
 BENCH_audit := --records 20000
 BENCH_verify := --records 10000,100000
+BENCH_sanitize := --seconds 1
 
 bench: .venv/.run
 	@set -e; $(foreach name,$(BENCH),$(BIN)/nomos bench $(name) $(BENCH_$(name)) $(ARGS);)

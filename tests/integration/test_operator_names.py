@@ -163,6 +163,7 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("minting", "revoke-tenant"): (lambda d: d.ask("minting", "revoke-tenant", why="leaked"), {"ucan.revoked-all"}),
     ("minting", "issuer-rotate"): (lambda d: d.ask("minting", "issuer-rotate", why="yearly"), {"ucan.issuer-rotated"}),
     ("proxy", "connection-add"): (Doer.connection_add, {"connection.added"}),
+    ("proxy", "pii-set"): (lambda d: d.ask("proxy", "pii-set", classes=["card"]), {"sanitizer.pii-set"}),
     ("stepup", "approver-add"): (
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
     ("stepup", "approver-groups"): (
@@ -200,6 +201,7 @@ READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
+    ("proxy", "pii-show"),
     ("stepup", "approver-list"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),

@@ -309,6 +309,8 @@ VERBS: dict[tuple[str, str], Params] = {
     ("proxy", "sealing-key"): nothing,
     ("proxy", "connection-add"): connection,
     ("proxy", "connection-list"): nothing,
+    ("proxy", "pii-set"): lambda w: {"classes": ["card"]},
+    ("proxy", "pii-show"): nothing,
     ("stepup", "approver-add"): lambda w: {"name": "mine"},
     ("stepup", "passkey-offer"): lambda w: {"name": w.a.approver},
     ("stepup", "passkey-enrol"): enrolment,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.events import CONNECTION_ADDED, TENANT_CLOSED
+from nomos.events import CONNECTION_ADDED, PII_SET, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
@@ -17,6 +17,7 @@ from nomos_proxy.dial import tls_context
 from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
+from nomos_proxy.personal import PersonalData, PersonalDataAdmin
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
@@ -52,15 +53,17 @@ class Proxy:
         connections = Connections(is_development=s.environment == "development")
         issuers, revocations = Issuers(), Revocations()
         credentials = CredentialStore(events, self._vault)
+        personal = PersonalData()
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
 
         def apply(fact: Fact) -> None:
             connections.apply(fact)
+            personal.apply(fact)
             if s.environment == "development":
                 development_origins.update(c.origin for c in connections.of_tenant(fact.tenant) if c.origin)
 
-        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED,)))
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED, PII_SET)))
 
         def apply_minted(fact: Fact) -> None:
             issuers.apply(fact)
@@ -87,6 +90,7 @@ class Proxy:
             credentials=credentials,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
+            personal=personal,
             check_fresh=parts.check_fresh,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
@@ -98,7 +102,8 @@ class Proxy:
             intake=self._intake,
             refresh=parts.refresh,
         )
-        await parts.serve_admin(admin.verbs(), either=("sealing-key",))
+        about_people = PersonalDataAdmin(settings=personal, store=events, refresh=parts.refresh)
+        await parts.serve_admin({**admin.verbs(), **about_people.verbs()}, either=("sealing-key",))
         await parts.serving()
 
     def faults(self) -> list[str]:

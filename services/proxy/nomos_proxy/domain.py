@@ -43,7 +43,7 @@ from nomos.ucan.verify import VerifiedInvocation, check_binding
 from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, origin_of
 
-#: Bytes (as JSON) of the lines of a report that keep their places; one line for each rule fits beside them.
+#: Bytes (as JSON) of the lines of one list of a report that keep their places; one line for each rule fits beside them.
 REMOVED_BYTES_MAX: Final = 16_000
 
 _DIGEST_PREFIX: Final = b"nomos-upstream-request-v1\0"
@@ -213,7 +213,7 @@ def finished(plan: CallPlan, end: UpstreamResponse | NomosError) -> dict[str, ob
 
 
 def folded(removed: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """The sanitizer's report at a length that a record and an answer can hold.
+    """One list of the sanitizer's report at a length that a record and an answer can hold.
 
     What lies beyond :data:`REMOVED_BYTES_MAX` is counted by kind and rule under ``...``, as the report itself does.
     """

@@ -43,6 +43,7 @@ from nomos_proxy.domain import CallPlan, CallState, attempted, finished, folded,
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
 from nomos_proxy.issuers import Issuers
+from nomos_proxy.personal import PersonalData
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
@@ -80,6 +81,7 @@ class Broker:
         credentials: CredentialStore,
         replay: ReplaySet,
         upstreams: Upstreams,
+        personal: PersonalData,
         check_fresh: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -93,6 +95,7 @@ class Broker:
         self._credentials = credentials
         self._replay = replay
         self._upstreams = upstreams
+        self._personal = personal
         self._check_fresh = check_fresh
 
     async def invoke(self, caller: Caller, command: Command) -> Returned:
@@ -151,6 +154,8 @@ class Broker:
             try:
                 answer = await self._clean(agent, plan, end, credential.echo)
                 event["removed"] = answer.removed  # folded: the record can hold it, whatever the upstream sent
+                if answer.noted:
+                    event["noted"] = answer.noted
             except NomosError as e:
                 # The call took effect and its answer is withheld: the log says both.
                 event["withheld"] = e.code
@@ -204,6 +209,7 @@ class Broker:
                 content_type=content_type,
                 headers=headers,
                 body=body,
+                pii=self._personal.of_tenant(agent.tenant),
             )
         )
         if len(message) > MESSAGE_BYTES_MAX:
@@ -225,6 +231,7 @@ class Broker:
             headers=reply.headers,
             body=reply.body,
             removed=folded(removed + reply.removed),
+            noted=folded(reply.noted),
             invocation=plan.invocation,
         )
 

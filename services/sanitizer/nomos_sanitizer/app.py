@@ -8,13 +8,16 @@ from typing import Final
 
 from nomos_runtime.peers import callers
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load
+from nomos_runtime.settings import load, optional_secret
 from nomos_sanitizer.domain import Sanitizer
+from nomos_sanitizer.fingerprints import Fingerprints
 from nomos_sanitizer.handlers import Cleaner, decoder
 from nomos_sanitizer.rules import load_rules
 from nomos_sanitizer.settings import SanitizerSettings
 
 NAME: Final = "sanitizer"
+#: 32 bytes, base64url; without it findings have no fingerprints.
+FINGERPRINT_KEY: Final = "SANITIZER_FINGERPRINT_KEY"
 
 
 class SanitizerService:
@@ -25,12 +28,14 @@ class SanitizerService:
         self._callers = callers(env, "proxy")
         self._sanitizer = Sanitizer.from_rules(load_rules())
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="sanitize")
+        key = optional_secret(FINGERPRINT_KEY, env)
+        self._keys = Fingerprints.parse(key) if key else None
         self._parts: Parts | None = None
 
     async def start(self) -> None:
         """Connects and serves."""
         parts = self._parts = await Parts.open(NAME, self._settings)
-        cleaner = Cleaner(self._sanitizer, self._threads)
+        cleaner = Cleaner(self._sanitizer, self._threads, self._keys)
         await parts.responder.serve_service("svc.sanitize.*", self._callers, decoder, cleaner.clean)
         await parts.serve_admin({})
         await parts.serving()

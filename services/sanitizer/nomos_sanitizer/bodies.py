@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+import re2
 
 from nomos.errors import ResponseRefused
 from nomos_sanitizer import structure, tree
 from nomos_sanitizer.edits import Found
+from nomos_sanitizer.injections import Injections
 from nomos_sanitizer.scrub import Scrubber
 
 UTF_8: Final = "utf-8"
@@ -30,6 +32,7 @@ _LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "applica
 _EVENT_FIELD: Final = "data:"
 _BOM: Final = "\ufeff"
 _RECORD_SEPARATOR: Final = "\x1e"  # RFC 7464 section 2.2
+_LINE: Final = re2.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _JSON_STARTS: Final = ("{", "[", '"')
 
 Places = list[tuple[str, Found]]
@@ -130,18 +133,8 @@ def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, 
             places.extend(found)
             plain.clear()
 
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        body = line.rstrip("\r\n")
-        start = 0
-        if body.startswith(_EVENT_FIELD):
-            start = len(_EVENT_FIELD) + body.startswith(_EVENT_FIELD + " ")
-        elif body.startswith(_RECORD_SEPARATOR):
-            start = 1
-        value_text = body[start:]
-        try:
-            value = structure.parse(value_text) if value_text.startswith(_JSON_STARTS) else None
-        except structure.NotJson:
-            value = None
+    for number, line in enumerate(_split(text), 1):
+        prefix, value, end = split_line(line)
         if value is None:
             first_plain = first_plain if plain else number
             plain.append(line)
@@ -150,10 +143,53 @@ def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, 
         rendered, found = tree.render(value, scrubber)
         if media.codec != UTF_8:
             rendered = structure.ascii_only(rendered)
-        out.append(body[:start] + rendered + line[len(body) :])
+        out.append(prefix + rendered + end)
         places.extend((f"line:{number}{pointer}", one) for pointer, one in found)
     flush()
     return "".join(out), places
+
+
+def split_line(line: str) -> tuple[str, structure.Json, str]:
+    """What stands before the JSON text of a line, the value, and the line's end; no value if it is not JSON."""
+    body = line.rstrip("\r\n")
+    start = 0
+    if body.startswith(_EVENT_FIELD):
+        start = len(_EVENT_FIELD) + body.startswith(_EVENT_FIELD + " ")
+    elif body.startswith(_RECORD_SEPARATOR):
+        start = 1
+    value_text = body[start:]
+    try:
+        value = structure.parse(value_text) if value_text.startswith(_JSON_STARTS) else None
+    except structure.NotJson:
+        value = None
+    return body[:start], value, line[len(body) :]
+
+
+def _split(text: str) -> list[str]:
+    """The lines of a text with their ends: CR, LF or both. Other breaks may stand inside a JSON string."""
+    return list(_LINE.findall(text))
+
+
+def note(text: str, media: MediaType, injections: Injections) -> Places:
+    """What is noted in a body that has been cleaned, with its places."""
+    if not media.is_lines:
+        return _note_document(text, injections, "")
+    places: Places = []
+    for number, line in enumerate(_split(text), 1):
+        body = line.removeprefix(_EVENT_FIELD).strip(" \r\n" + _RECORD_SEPARATOR)
+        places += _note_document(body, injections, f"line:{number}")
+    return places
+
+
+def _note_document(text: str, injections: Injections, where: str) -> Places:
+    if text.lstrip(" \t\r\n").startswith(_JSON_STARTS):
+        try:
+            value = structure.parse(text)
+        except structure.NotJson:
+            pass
+        else:
+            return [(where + place, found) for place, found in injections.in_json(value)]
+    return [(where or "text", found) for found in injections.in_text(text)]
 
 
 _PLAIN: Final = MediaType(essence="text/plain", codec=UTF_8)

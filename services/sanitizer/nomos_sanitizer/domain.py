@@ -21,11 +21,13 @@ from nomos_sanitizer.bodies import MediaType, Places
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.edits import Found, marker_for
+from nomos_sanitizer.injections import Injections, load_markers
 from nomos_sanitizer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PASSES_MAX
 from nomos_sanitizer.matching import Matcher
 from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.rules import Rule
-from nomos_sanitizer.scrub import Scrubber
+from nomos_sanitizer.scrub import PLAIN, Options, Scrubber
+from nomos_sanitizer.stream import Stream
 from nomos_sanitizer.structure import is_harmless, is_shallow, names_secret
 from nomos_sanitizer.tree import NAMED_RULE
 
@@ -52,15 +54,17 @@ class Sanitizer:
 
     Args:
         matcher: the compiled rules.
+        injections: the compiled markers of what is noted.
     """
 
-    def __init__(self, matcher: Matcher) -> None:
+    def __init__(self, matcher: Matcher, injections: Injections) -> None:
         self._matcher = matcher
+        self._injections = injections
 
     @classmethod
     def from_rules(cls, rules: Sequence[Rule]) -> Sanitizer:
-        """Compiles a rule set (about half a second)."""
-        return cls(Matcher(rules))
+        """Compiles a rule set (a second or two) and the shipped markers of injection."""
+        return cls(Matcher(rules), Injections(load_markers()))
 
     def sanitize(
         self,
@@ -69,14 +73,16 @@ class Sanitizer:
         content_type: str,
         headers: Sequence[tuple[str, str]],
         credentials: Sequence[bytes],
+        options: Options = PLAIN,
     ) -> Sanitized:
-        """Removes secrets and invisible characters from an answer.
+        """Removes secrets and invisible characters from an answer, and notes what may be addressed to a model.
 
         Args:
             body: the body, decompressed, at most ``BODY_BYTES_MAX`` bytes.
             content_type: value of the Content-Type field, or empty.
             headers: the header fields that are to reach the agent. ``Content-Type`` may be among them.
             credentials: what the broker injected into the request: the token itself, without ``Bearer`` or ``Basic``.
+            options: what the tenant's operator and the installation decide.
 
         Returns:
             The answer that may leave. A body on which nothing fired is returned byte for byte; any other JSON body is
@@ -90,21 +96,34 @@ class Sanitizer:
         if len(body) > BODY_BYTES_MAX:
             raise ResponseRefused(f"answer is over {BODY_BYTES_MAX} bytes")
         media = bodies.parse_media_type(content_type)
-        kept, places = self._clean_headers(headers, needles)
-        if media.codec == bodies.UTF_8 and self._is_plainly_clean(body, needles):
-            return Sanitized(body=body, headers=kept, report=tally(places))
-        cleaned, body_places = self._settle(body, media, needles)
+        kept, places = self._clean_headers(headers, needles, options)
+        if media.codec == bodies.UTF_8 and self._is_plainly_clean(body, needles, options):
+            return Sanitized(body=body, headers=kept, report=tally(places, self._noted(body, media)))
+        cleaned, body_places = self._settle(body, media, needles, options)
         if cleaned != body:
             kept = tuple(field for field in kept if field[0].lower() not in _ABOUT_BYTES)
-        return Sanitized(body=cleaned, headers=kept, report=tally([*body_places, *places]))
+        report = tally([*body_places, *places], self._noted(cleaned, media))
+        return Sanitized(body=cleaned, headers=kept, report=report)
 
-    def _is_plainly_clean(self, body: bytes, needles: Needles) -> bool:
+    def stream(self, *, content_type: str, credentials: Sequence[bytes] = (), options: Options = PLAIN) -> Stream:
+        """A body that is sanitized while it arrives; arguments and refusals as :class:`Stream`."""
+        return Stream(
+            self._matcher, self._injections, content_type=content_type, credentials=credentials, options=options
+        )
+
+    def _noted(self, cleaned: bytes, media: MediaType) -> Places:
+        """What is said about the body that leaves, beside what was removed from it."""
+        if not self._injections.may_fire(cleaned):
+            return []
+        return bodies.note(bodies.read(cleaned, media), media, self._injections)
+
+    def _is_plainly_clean(self, body: bytes, needles: Needles, options: Options) -> bool:
         """Whether the bytes as they came show that there is nothing to remove, so that no parse is needed.
 
         True only if no rule and no gate fired. Then the body has no escape but white space, hence each JSON string is
         a piece of what was scanned, and neither duplicate members nor another reader's view of it can show more.
         """
-        if not Scrubber(self._matcher, needles, Budget(len(body))).is_plainly_clean_json(body):
+        if not Scrubber(self._matcher, needles, Budget(len(body)), options).is_plainly_clean_json(body):
             return False
         if not body.isascii():
             try:
@@ -113,11 +132,11 @@ class Sanitizer:
                 return False
         return is_shallow(body)
 
-    def _settle(self, body: bytes, media: MediaType, needles: Needles) -> tuple[bytes, Places]:
+    def _settle(self, body: bytes, media: MediaType, needles: Needles, options: Options) -> tuple[bytes, Places]:
         text = bodies.read(body, media)
         all_places: Places = []
         for _ in range(PASSES_MAX):
-            scrubber = Scrubber(self._matcher, needles, Budget(len(body)))
+            scrubber = Scrubber(self._matcher, needles, Budget(len(body)), options)
             text, places = bodies.clean(text, media, scrubber)
             if not places:
                 break
@@ -130,7 +149,9 @@ class Sanitizer:
             raise ResponseRefused("answer holds the credential in a place that cannot be redacted")
         return cleaned, all_places
 
-    def _clean_headers(self, headers: Sequence[tuple[str, str]], needles: Needles) -> tuple[Headers, Places]:
+    def _clean_headers(
+        self, headers: Sequence[tuple[str, str]], needles: Needles, options: Options
+    ) -> tuple[Headers, Places]:
         size = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > HEADERS_MAX or size > HEADER_BYTES_MAX:
             raise ResponseRefused("header fields are over the limit")
@@ -138,39 +159,44 @@ class Sanitizer:
         places: Places = []
         joined = "\0".join(part for field in headers for part in field).encode("utf-8", "surrogatepass")
         # The separator is a control character, for which the gate of invisible characters fires; a line feed is not.
-        quiet = not self._matcher.fired(joined.replace(b"\0", b"\n")) and not needles.remain(joined)
+        quiet = (
+            not self._matcher.fired(joined.replace(b"\0", b"\n"))
+            and not needles.remain(joined)
+            and not self._matcher.pii.fired(joined, options.pii)
+        )
         for name, value in headers:
             lowered = name.lower()
             if lowered == _CONTENT_ENCODING and value.strip().lower() not in _IDENTITY:
                 raise ResponseRefused("body is still in a content encoding")
             if (lowered in _SECRET_FIELDS or names_secret(name)) and not self._is_shown(value):
                 kept.append((name, marker_for(NAMED_RULE)))
-                places.append((f"header:{lowered}", Found("structural-key", NAMED_RULE)))
+                mark = options.fingerprint(value.encode("utf-8", "surrogatepass"))
+                places.append((f"header:{lowered}", Found("structural-key", NAMED_RULE, 1, mark)))
             elif quiet:
                 kept.append((name, value))
             else:
-                self._clean_field(name, value, needles, kept, places)
+                field, found = self._clean_field(name, value, needles, options)
+                kept += field
+                places += found
         return tuple(kept), places
 
     def _is_shown(self, value: str) -> bool:
         return value == marker_for(NAMED_RULE) or is_harmless(value)
 
     def _clean_field(
-        self, name: str, value: str, needles: Needles, kept: list[tuple[str, str]], places: Places
-    ) -> None:
-        _, in_name = self._settle_field(name, needles)
+        self, name: str, value: str, needles: Needles, options: Options
+    ) -> tuple[list[tuple[str, str]], Places]:
+        _, in_name = self._settle_field(name, needles, options)
         if in_name:
             # A marker is no field name (RFC 9110 section 5.1), so the whole field goes.
-            places.extend(("header", found) for found in in_name)
-            return
-        cleaned, removed = self._settle_field(value, needles)
-        kept.append((name, cleaned))
-        places.extend((f"header:{name.lower()}", found) for found in removed)
+            return [], [("header", found) for found in in_name]
+        cleaned, removed = self._settle_field(value, needles, options)
+        return [(name, cleaned)], [(f"header:{name.lower()}", found) for found in removed]
 
-    def _settle_field(self, text: str, needles: Needles) -> tuple[str, list[Found]]:
+    def _settle_field(self, text: str, needles: Needles, options: Options) -> tuple[str, list[Found]]:
         removed: list[Found] = []
         for _ in range(PASSES_MAX):
-            scrubber = Scrubber(self._matcher, needles, Budget(len(text)))
+            scrubber = Scrubber(self._matcher, needles, Budget(len(text)), options)
             text, found = scrubber.text(text)
             if not found:
                 break

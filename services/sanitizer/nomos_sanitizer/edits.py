@@ -12,20 +12,22 @@ from typing import Final, Literal
 
 import msgspec
 
-Kind = Literal["secret", "credential", "structural-key", "invisible"]
+Kind = Literal["secret", "credential", "structural-key", "invisible", "pii", "injection"]
 
 #: Ranks say which edit gives the name where several touch: a credential first, then rules in order, then the rest.
 RANK_CREDENTIAL: Final = 0
 RANK_RULES: Final = 1
+RANK_PII: Final = 500_000
 RANK_INVISIBLE: Final = 1_000_000
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """What one edit removed: its kind, the rule's id and how many."""
+    """What one edit removed, or what was noted: its kind, the rule's id, how many, and the fingerprint or nothing."""
 
     kind: Kind
     rule: str
     count: int = 1
+    fingerprint: str = ""
 
 
 class Edit(msgspec.Struct, frozen=True):
@@ -44,10 +46,10 @@ def marker_for(rule: str) -> str:
     return f"[redacted:{rule}]"
 
 
-def opaque(start: int, end: int, kind: Kind, rule: str, rank: int) -> Edit:
-    """An edit that replaces a span by the marker of ``rule``."""
-    marker = marker_for(rule).encode()
-    return Edit(start, end, marker, marker, rank, (Found(kind, rule),))
+def opaque(span: tuple[int, int], found: Found, rank: int) -> Edit:
+    """An edit that replaces a span by the marker of what was found there."""
+    marker = marker_for(found.rule).encode()
+    return Edit(*span, marker, marker, rank, (found,))
 
 
 def merge(edits: Iterable[Edit]) -> list[Edit]:

@@ -15,7 +15,11 @@ import msgspec
 
 from nomos.errors import Malformed, Unavailable
 from nomos.messages import Decoder, Sanitize, Sanitized
+from nomos.pii import parse_classes
+from nomos_sanitizer import fingerprints
 from nomos_sanitizer.domain import Sanitizer
+from nomos_sanitizer.fingerprints import Fingerprints
+from nomos_sanitizer.scrub import Options
 
 decoder: Final = Decoder.of(Sanitize, "sanitize")
 #: Bodies up to this size are cleaned on the loop: handing them to a thread would cost more.
@@ -28,10 +32,17 @@ WAIT_SECONDS_MAX: Final = 5.0
 
 
 class Cleaner:
-    """Answers ``sanitize``."""
+    """Answers ``sanitize``.
 
-    def __init__(self, sanitizer: Sanitizer, threads: Executor) -> None:
+    Args:
+        sanitizer: the compiled rules.
+        threads: where larger bodies are cleaned.
+        keys: the installation's key for fingerprints, or None: then findings have no fingerprints.
+    """
+
+    def __init__(self, sanitizer: Sanitizer, threads: Executor, keys: Fingerprints | None = None) -> None:
         self._sanitizer = sanitizer
+        self._keys = keys
         self._threads = threads
         self._waiting: Counter[str] = Counter()
 
@@ -68,9 +79,14 @@ class Cleaner:
             content_type=message.content_type,
             headers=message.headers,
             credentials=(),
+            options=Options(
+                fingerprint=self._keys.of_tenant(message.tenant) if self._keys else fingerprints.none,
+                pii=parse_classes(message.pii),
+            ),
         )
         return Sanitized(
             headers=list(done.headers),
             body=done.body,
             removed=[msgspec.to_builtins(line) for line in done.report.removed],
+            noted=[msgspec.to_builtins(line) for line in done.report.noted],
         )

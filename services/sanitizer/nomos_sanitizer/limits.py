@@ -37,6 +37,18 @@ CREDENTIAL_BYTES_MIN: Final = 8
 CREDENTIAL_BYTES_MAX: Final = 16 * 1024
 #: Base64 runs at least this long are always decoded; shorter ones only where a known beginning shows.
 BASE64_RUN_MIN: Final = 48
-#: Distinct lines of one report, and characters of a JSON pointer in it. Further lines are counted together.
+#: Bytes of a fingerprint, and of the shortest value that has one: what can be guessed must not be confirmed.
+FINGERPRINT_BYTES: Final = 6
+FINGERPRINT_SOURCE_BYTES_MIN: Final = 16
+#: Distinct lines of one list of a report, and characters of a JSON pointer in it. Further lines are counted together.
 REPORT_LINES_MAX: Final = 1_000
 POINTER_LENGTH_MAX: Final = 256
+#: A stream is searched at each multiple of the step; the window is what stays behind, and what is kept as context.
+#: A secret with its context is shorter than the window, or is held back whole.
+STREAM_STEP_BYTES: Final = 16 * 1024
+STREAM_WINDOW_BYTES: Final = 16 * 1024
+#: Bytes of text that are held back, and bytes of one line of JSON. Over it: refused.
+STREAM_HELD_BYTES_MAX: Final = 256 * 1024
+STREAM_LINE_BYTES_MAX: Final = 1024 * 1024
+#: Places of one marker of injection that are counted in one text.
+NOTES_PER_TEXT_MAX: Final = 1_000

@@ -1,4 +1,4 @@
-"""The rule set as values: which formats are secrets. The formats themselves stand in ``rules.toml``.
+"""The rule set as values: which formats are secrets. The formats themselves stand in ``formats/``.
 
 Decides what a rule is and refuses a file that is not one. Leaves to :mod:`nomos_sanitizer.matching` how rules run.
 Patterns are bytes in the common subset of Hyperscan and RE2: no captures, look-around or back references.
@@ -15,13 +15,14 @@ import msgspec
 
 from nomos.errors import Malformed
 
-_RULE_FILE: Final = "rules.toml"
+#: Most specific first: what a vendor gives out has its name, before what shows by its shape alone.
+_RULE_FILES: Final = ("vendors.toml", "general.toml")
 _ID_ALPHABET: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _LEFT: Final = {"any": "", "alnum": "(?:^|[^A-Za-z0-9])", "base64": "(?:^|[^A-Za-z0-9+/])"}
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One format of secret. The fields are described at the head of ``rules.toml``."""
+    """One format of secret. The fields are described at the head of ``formats/vendors.toml``."""
 
     id: str
     title: str
@@ -56,9 +57,12 @@ def load_rules() -> tuple[Rule, ...]:
         The rules, most specific first: where two rules match one place the earlier gives the name.
 
     Raises:
-        Malformed: the file in the installation is not a rule set.
+        Malformed: a file in the installation is not a rule set, or two files hold one id.
     """
-    return parse_rules(resources.files(__package__).joinpath(_RULE_FILE).read_bytes())
+    folder = resources.files(__package__).joinpath("formats")
+    rules = tuple(rule for name in _RULE_FILES for rule in parse_rules(folder.joinpath(name).read_bytes()))
+    _check_ids(rules)
+    return rules
 
 
 def parse_rules(text: bytes) -> tuple[Rule, ...]:

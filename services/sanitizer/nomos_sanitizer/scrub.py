@@ -13,12 +13,15 @@ from typing import Final
 
 import msgspec
 
-from nomos_sanitizer import credentials, invisible, structure, tree
+from nomos.errors import ResponseRefused
+from nomos.pii import PiiClass
+from nomos_sanitizer import credentials, fingerprints, invisible, pii, structure, tree
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.edits import (
     RANK_CREDENTIAL,
     RANK_INVISIBLE,
+    RANK_PII,
     RANK_RULES,
     Edit,
     Found,
@@ -28,8 +31,9 @@ from nomos_sanitizer.edits import (
     opaque,
 )
 from nomos_sanitizer.encodings import base64_edits, base64_runs, has_long_run, unescape
+from nomos_sanitizer.fingerprints import Fingerprint
 from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
-from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, Matcher
+from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, GATE_KEY, Matcher
 
 NESTING_RULE: Final = "encoding-depth"
 _JSON_STARTS: Final = (b"{", b"[", b'"')
@@ -37,7 +41,27 @@ _BLANK: Final = b" \t\r\n"
 #: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
 _TEXT_BYTES_MIN: Final = 6
 _FAN_OUT: Final = 6
+#: What may show in a body that turns out clean without being walked.
+_EASY: Final = frozenset({GATE_KEY, GATE_BASE64, GATE_ESCAPE})
 _ONLY_BASE64: Final = frozenset({GATE_BASE64})
+_MARKERS: Final = frozenset(
+    marker_for(rule) for rule in (credentials.RULE, NESTING_RULE, tree.NAMED_RULE, tree.DEPTH_RULE)
+)
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a tenant's operator and installation decide about a search.
+
+    Attributes:
+        fingerprint: what gives a finding its fingerprint.
+        pii: classes of personal data that are removed.
+    """
+
+    fingerprint: Fingerprint = fingerprints.none
+    pii: frozenset[PiiClass] = frozenset()
+
+
+PLAIN: Final = Options()
 
 
 class Scrubber:
@@ -47,22 +71,15 @@ class Scrubber:
         matcher: the compiled rules.
         needles: the credentials of this call.
         budget: what the pass may spend.
+        options: what else the call asks for.
     """
 
-    def __init__(self, matcher: Matcher, needles: Needles, budget: Budget) -> None:
+    def __init__(self, matcher: Matcher, needles: Needles, budget: Budget, options: Options = PLAIN) -> None:
         self._matcher = matcher
         self._needles = needles
         self._budget = budget
-        self._markers = frozenset(
-            marker_for(rule)
-            for rule in (
-                *(rule.id for rule in matcher.rules),
-                credentials.RULE,
-                NESTING_RULE,
-                tree.NAMED_RULE,
-                tree.DEPTH_RULE,
-            )
-        )
+        self._fingerprint = options.fingerprint
+        self._pii = options.pii
         # Clean at one depth is clean at every depth: to reach the limit of depth is itself a finding.
         self._clean: set[str] = set()
 
@@ -88,18 +105,42 @@ class Scrubber:
     def is_plainly_clean_json(self, data: bytes) -> bool:
         """The same for a JSON text that has not been parsed: white space in its strings may be escaped.
 
-        Any other escape in it is a backslash that stays, for which a gate fires.
+        Any other escape in it is a backslash that stays, for which a gate fires. Names of secrets with values that are
+        none, and percent signs and entities that stand for nothing that fires, leave it clean.
         """
-        return self.is_plainly_clean(data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t"))
+        plain = data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t")
+        fired = self._matcher.fired(plain)
+        if GATE_KEY in fired:
+            if fired - _EASY or not structure.holds_no_named_secret(plain):
+                return False
+            fired -= {GATE_KEY}
+        if GATE_ESCAPE in fired:
+            # Percent signs and entities only, for a backslash has a gate of its own: none spans two strings.
+            decoded = b"" if fired - _EASY else self._unescaped(plain)
+            if not decoded or not self._is_clean(decoded, self._matcher.fired(decoded) - {GATE_KEY}):
+                return False
+            fired -= {GATE_ESCAPE}
+        return self._is_clean(plain, fired)
 
     def is_plainly_clean(self, data: bytes) -> bool:
         """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
-        fired = self._matcher.fired(data)
+        return self._is_clean(data, self._matcher.fired(data))
+
+    def _is_clean(self, data: bytes, fired: frozenset[int]) -> bool:
         if self._needles and self._needles.remain(data):
+            return False
+        if self._pii and self._matcher.pii.fired(data, self._pii):
             return False
         if fired == _ONLY_BASE64:
             return not has_long_run(data) and not self._matcher.has_base64_beginning(data)
         return not fired
+
+    def _unescaped(self, data: bytes) -> bytes:
+        """A text with its escapes decoded once; empty where that is not worth the while."""
+        try:
+            return unescape(data, Budget(len(data))).data
+        except ResponseRefused:
+            return b""
 
     def text(self, text: str, *, depth: int = 0) -> tuple[str, tuple[Found, ...]]:
         """Removes what must go from a text.
@@ -133,17 +174,29 @@ class Scrubber:
         """Whether the text of a JSON number holds a credential."""
         return self._needles.has_numeric and next(self._needles.spans(number.encode()), None) is not None
 
+    def names_card(self, number: str) -> bool:
+        """Whether a JSON number is a card number, and such numbers are removed."""
+        return "card" in self._pii and number.isdigit() and pii.is_card(number.encode())
+
     def node(self) -> None:
         """Charges one JSON value."""
         self._budget.node()
 
     def is_marker(self, text: str) -> bool:
         """Whether the whole text is one of our own markers."""
-        return text in self._markers
+        return text in self._matcher.markers or text in _MARKERS
+
+    def fingerprint(self, secret: str) -> str:
+        """The fingerprint of a secret that structure gave away, or nothing."""
+        return self._fingerprint(secret.encode("utf-8", "surrogatepass"))
 
     def whole(self, data: bytes, depth: int) -> Sequence[Edit]:
         """Edits of a text that stands alone, so that it may be JSON as a whole."""
         return self._json(data, depth) or self._search(data, depth, own_invisible=True)
+
+    def search(self, data: bytes) -> Sequence[Edit]:
+        """Edits of a text that is a part of another."""
+        return self._search(data, 0, own_invisible=True)
 
     def _json(self, data: bytes, depth: int) -> Sequence[Edit]:
         if depth >= ENCODING_DEPTH_MAX or b'"' not in data or not data.lstrip(_BLANK).startswith(_JSON_STARTS):
@@ -165,7 +218,7 @@ class Scrubber:
             return ()
         self._budget.look(len(data))
         fired = self._matcher.fired(data)
-        if not fired and not self._needles:
+        if not fired and not self._needles and not self._pii:
             return ()
         edits = self._direct(data, fired)
         visible = self._examine(data) if GATE_INVISIBLE in fired else None
@@ -200,16 +253,28 @@ class Scrubber:
 
     def _direct(self, data: bytes, fired: frozenset[int]) -> list[Edit]:
         edits = []
+        if self._pii:
+            edits += self._personal(data)
         for start, end in self._needles.spans(data):
             self._budget.span()
-            edits.append(opaque(start, end, "credential", credentials.RULE, RANK_CREDENTIAL))
+            mark = self._fingerprint(data[start:end])
+            edits.append(opaque((start, end), Found("credential", credentials.RULE, 1, mark), RANK_CREDENTIAL))
         for number in fired:
             if number < 0:
                 continue
             rule = self._matcher.rules[number].id
             for start, end in self._matcher.spans(number, data):
                 self._budget.span()
-                edits.append(opaque(start, end, "secret", rule, RANK_RULES + number))
+                mark = self._fingerprint(data[start:end])
+                edits.append(opaque((start, end), Found("secret", rule, 1, mark), RANK_RULES + number))
+        return edits
+
+    def _personal(self, data: bytes) -> list[Edit]:
+        # Without fingerprints: most of it can be guessed.
+        edits = []
+        for start, end, name in self._matcher.pii.spans(data, self._pii):
+            self._budget.span()
+            edits.append(opaque((start, end), Found("pii", pii.rule_of(name)), RANK_PII))
         return edits
 
     def _invisible(self, visible: invisible.Visible) -> list[Edit]:
@@ -255,7 +320,7 @@ class Scrubber:
         return (self._too_deep(len(plain)),) if suspicious else ()
 
     def _too_deep(self, size: int) -> Edit:
-        return opaque(0, size, "secret", NESTING_RULE, RANK_RULES)
+        return opaque((0, size), Found("secret", NESTING_RULE), RANK_RULES)
 
 
 class _Nested:
@@ -274,8 +339,14 @@ class _Nested:
     def names_credential(self, number: str) -> bool:
         return self._scrubber.names_credential(number)
 
+    def names_card(self, number: str) -> bool:
+        return self._scrubber.names_card(number)
+
     def node(self) -> None:
         self._scrubber.node()
 
     def is_marker(self, text: str) -> bool:
         return self._scrubber.is_marker(text)
+
+    def fingerprint(self, secret: str) -> str:
+        return self._scrubber.fingerprint(secret)

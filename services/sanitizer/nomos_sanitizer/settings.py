@@ -1,4 +1,4 @@
-"""Settings of sanitizer. It holds no secret."""
+"""Settings of sanitizer. Secret: ``SANITIZER_FINGERPRINT_KEY``, which opens nothing (see ``fingerprints``)."""
 
 from __future__ import annotations
 

@@ -58,6 +58,16 @@ _HARMLESS: Final = frozenset(
 _NAMES_SECRET: Final = re2.compile(rb"(?i:" + _WHOLE + _SEP + rb"|(?s:.*)" + _ENDING + _SEP + rb")", bytes_options())
 
 
+#: What stands behind such a name where nothing can be taken out: part of what :func:`is_harmless` says.
+_KEY_HIT: Final = re2.compile(KEY_GATE, bytes_options())
+_HARMLESS_MEMBER: Final = re2.compile(
+    rb"[ \t\r\n]*:[ \t\r\n]*(?:null|true|false|\"(?i:" + b"|".join(sorted(w.encode() for w in _HARMLESS)) + rb")\")"
+    rb"[ \t\r\n]*[,}]",
+    bytes_options(),
+)
+_JWK_MARK: Final = b'"' + JWK_TYPE.encode() + b'"'
+
+
 class Number(str):
     """A JSON number as its text, so that neither size nor digits change on the way through."""
 
@@ -97,6 +107,15 @@ def names_secret(key: str) -> bool:
 def is_harmless(value: str) -> bool:
     """Whether a value under a secret's name is plainly no secret: empty, masked, a state or a type."""
     return value.lower() in _HARMLESS or not value.strip("*•xX .")
+
+
+def holds_no_named_secret(data: bytes) -> bool:
+    """Whether each name of a secret in a JSON text without escapes is that of a member whose value is plainly none."""
+    for match in _KEY_HIT.finditer(data):
+        # The name in a name and value pair is no member's name, so it is not taken for harmless here.
+        if match.group(0) == _JWK_MARK or _HARMLESS_MEMBER.match(data, match.end()) is None:
+            return False
+    return True
 
 
 def parse(text: str) -> Json:

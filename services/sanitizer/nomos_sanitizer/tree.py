@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from nomos_sanitizer.edits import Found, marker_for
 from nomos_sanitizer.limits import JSON_DEPTH_MAX, POINTER_LENGTH_MAX
+from nomos_sanitizer.pii import rule_of
 from nomos_sanitizer.structure import (
     JWK_PRIVATE,
     JWK_TYPE,
@@ -27,6 +28,7 @@ from nomos_sanitizer.structure import (
 
 NAMED_RULE: Final = "named-secret"
 DEPTH_RULE: Final = "json-depth"
+CARD_RULE: Final = rule_of("card")
 _LITERALS: Final = {True: "true", False: "false"}
 
 
@@ -45,12 +47,20 @@ class Strings(Protocol):
         """Whether the digits of a number are a credential."""
         ...
 
+    def names_card(self, number: str) -> bool:
+        """Whether the digits of a number are a card number that is to be removed."""
+        ...
+
     def node(self) -> None:
         """Charges one value; raises ``ResponseRefused`` when there are too many."""
         ...
 
     def is_marker(self, text: str) -> bool:
         """Whether the whole text is one of our own markers."""
+        ...
+
+    def fingerprint(self, secret: str) -> str:
+        """The fingerprint of a secret, or nothing."""
         ...
 
 
@@ -118,18 +128,22 @@ class Walk:
 
     def _write_number(self, value: Number, *, secret: bool) -> None:
         if self._strings.names_credential(value):
-            self._note(Found("credential", "credential"))
+            self._note(Found("credential", "credential", 1, self._strings.fingerprint(value)))
             self._out.append(quote(marker_for("credential")))
         elif secret:
-            self._note(Found("structural-key", NAMED_RULE))
+            self._note(Found("structural-key", NAMED_RULE, 1, self._strings.fingerprint(value)))
             self._out.append(quote(marker_for(NAMED_RULE)))
+        elif self._strings.names_card(value):
+            self._note(Found("pii", CARD_RULE))
+            self._out.append(quote(marker_for(CARD_RULE)))
         else:
             self._out.append(value)
 
     def _write_string(self, value: str, *, secret: bool) -> None:
         text, found = self._strings.text(value)
         if secret and not is_harmless(text) and not self._strings.is_marker(text):
-            found = (Found("structural-key", NAMED_RULE), *(one for one in found if one.kind == "invisible"))
+            named = Found("structural-key", NAMED_RULE, 1, self._strings.fingerprint(value))
+            found = (named, *(one for one in found if one.kind == "invisible"))
             text = marker_for(NAMED_RULE)
         for one in found:
             self._note(one)

@@ -68,7 +68,8 @@ class Allowed:
         status: HTTP status of the upstream; 0 when only authorized.
         headers: the allowed response headers.
         body: the cleaned body.
-        removed: what the sanitizer took out: kind, rule, where, count.
+        removed: what the sanitizer took out: kind, rule, where, count, and for most secrets a fingerprint.
+        noted: what it found and left, such as text that is addressed to a model: kind, rule, where, count.
     """
 
     decision: str
@@ -79,6 +80,7 @@ class Allowed:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     removed: tuple[Mapping[str, object], ...] = field(default=())
+    noted: tuple[Mapping[str, object], ...] = field(default=())
 
     def json(self) -> object:
         """The body as JSON; :class:`Malformed` when it is not."""
@@ -241,6 +243,7 @@ class Agent:
             headers=tuple(reply.headers),
             body=reply.body,
             removed=tuple(reply.removed),
+            noted=tuple(reply.noted),
         )
 
     async def use(
@@ -265,6 +268,7 @@ class Agent:
             headers=tuple(reply.headers),
             body=reply.body,
             removed=tuple(reply.removed),
+            noted=tuple(reply.noted),
         )
 
     async def _invoke(

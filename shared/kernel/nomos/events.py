@@ -50,10 +50,12 @@ ISSUED_REVOKED: Final = "ucan.revoked-all"
 #: {invocation, delegation, root, via, action, resource, connection, method, path, request_sha256, deadline_ms}
 #: ``root`` is the delegation that was minted; ``via`` are the agents that handed it on, the first holder first.
 CALL_ATTEMPTED: Final = "proxy.attempted"
-#: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes}
+#: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes, noted}
 CALL_FINISHED: Final = "proxy.finished"
 #: {connector, name, key_id, base_url}
 CONNECTION_ADDED: Final = "connection.added"
+#: {classes}: the classes of personal data that are removed from the tenant's answers from now on.
+PII_SET: Final = "sanitizer.pii-set"
 # identity
 TENANT_CREATED: Final = "tenant.created"
 APP_CREATED: Final = "app.created"

@@ -76,8 +76,9 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.CALL_ATTEMPTED: _ATTEMPTED,
     events.CALL_FINISHED: (
         "invocation: text, outcome: text, status: integer, response_sha256: text, removed: list, bytes: integer, "
-        "code: text?, withheld: text?"
+        "code: text?, withheld: text?, noted: list?"
     ),
+    events.PII_SET: "classes: list",
     events.CONNECTION_ADDED: "connector: text, name: text, key_id: text, base_url: text?",
     events.TENANT_CREATED: "account: text, roles: object, tenant: text",
     events.TENANT_CLOSED: "tenant: text, basis: text, at: integer",

@@ -130,13 +130,14 @@ class StepUpRequired(msgspec.Struct, frozen=True, kw_only=True, tag="step_up"):
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
-    """The upstream's answer after the sanitizer. ``removed`` says what was taken out."""
+    """The upstream's answer after the sanitizer: ``removed`` was taken out, ``noted`` was found and left (ADR 0030)."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     removed: list[dict[str, object]]
     invocation: str
+    noted: list[dict[str, object]] = []
 
 
 class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
@@ -269,22 +270,27 @@ class ApprovalConsumed(msgspec.Struct, frozen=True, kw_only=True, tag="consumed"
     approval: str
 
 
-class Sanitize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A body to clean. It holds no credential of the broker's: the proxy has taken that out before."""
+class Sanitize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A body to clean. It holds no credential of the broker's: the proxy has taken that out before.
+
+    ``pii`` are the classes of personal data that are removed for this tenant; on the wire only where there are some.
+    """
 
     v: int
     tenant: str
     content_type: str
     headers: list[tuple[str, str]]
     body: bytes
+    pii: list[str] = []
 
 
 class Sanitized(msgspec.Struct, frozen=True, kw_only=True, tag="sanitized"):
-    """The cleaned body and what was removed."""
+    """The cleaned body, what was removed, and what was noted and left."""
 
     headers: list[tuple[str, str]]
     body: bytes
     removed: list[dict[str, object]]
+    noted: list[dict[str, object]] = []
 
 
 class FeedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

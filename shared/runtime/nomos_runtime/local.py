@@ -48,6 +48,7 @@ BUCKET: Final = "nomos-archive"
 SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "minting": ("MINT_KEY_ENCRYPTION_KEY",),
     "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY",),
+    "sanitizer": ("SANITIZER_FINGERPRINT_KEY",),
     "stepup": ("STEPUP_KEY_ENCRYPTION_KEY",),
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),

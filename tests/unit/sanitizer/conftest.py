@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
-import string
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import re2
 
 from nomos_sanitizer.domain import Sanitized, Sanitizer
-from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.examples import build
 from nomos_sanitizer.rules import Rule, load_rules
-
-ALPHABETS = {
-    "alnum": string.ascii_letters + string.digits,
-    "upper": string.ascii_uppercase,
-    "lower": string.ascii_lowercase,
-    "digit": string.digits,
-    "hex": "0123456789abcdef",
-    "upperdigit": string.ascii_uppercase + string.digits,
-    "base32": string.ascii_uppercase + "234567",
-    "b64": string.ascii_letters + string.digits + "+/",
-    "b64url": string.ascii_letters + string.digits + "-_",
-    "newline": "\n",
-}
-
-
-def build(spec: tuple[str, ...], seed: str) -> str:
-    """Builds a text from the parts of a rule's ``example`` or ``near``; the same seed gives the same text."""
-    chance = random.Random(seed)
-    parts = []
-    for part in spec:
-        if part.startswith("="):
-            parts.append(part[1:])
-        else:
-            alphabet, _, length = part.partition(":")
-            parts.append("".join(chance.choices(ALPHABETS[alphabet], k=int(length))))
-    return "".join(parts)
-
-
-def secret_of(rule: Rule, example: str) -> str:
-    """The part of an example that must not be shown."""
-    match = re2.compile(rule.span, bytes_options()).search(example.encode())
-    assert match is not None, rule.id
-    secret: bytes = match.group(1)
-    return secret.decode()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nomos.errors import Malformed, ResponseRefused
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.domain import Sanitizer
-from nomos_sanitizer.edits import RANK_RULES, apply, merge, opaque
+from nomos_sanitizer.edits import RANK_RULES, Found, apply, merge, opaque
 from nomos_sanitizer.encodings import unescape
 from nomos_sanitizer.limits import BODY_BYTES_MAX, ENCODING_DEPTH_MAX, ESCAPES_MAX, REPORT_LINES_MAX, SPANS_MAX
 
@@ -167,7 +167,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10), st.integers(0
 
 @given(st.binary(min_size=50, max_size=50), SPANS)
 def test_merged_edits_are_apart_and_remove_all_that_each_would(data: bytes, spans: list[tuple[int, int, int]]) -> None:
-    edits = [opaque(at, at + size, "secret", f"r{rank}", RANK_RULES + rank) for at, size, rank in spans]
+    edits = [opaque((at, at + size), Found("secret", f"r{rank}"), RANK_RULES + rank) for at, size, rank in spans]
     merged = merge(edits)
     assert all(left.end <= right.start for left, right in pairwise(merged))
     covered = {at for edit in merged for at in range(edit.start, edit.end)}

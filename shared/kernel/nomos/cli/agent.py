@@ -33,7 +33,7 @@ def authorize(args: Namespace) -> int:
 
 
 def call(args: Namespace) -> int:
-    """``nomos call``: the body on standard output, what was removed on standard error."""
+    """``nomos call``: the body on standard output, what was removed and noted on standard error."""
     given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
 
     async def ask(agent: Agent) -> Decision:
@@ -84,6 +84,7 @@ def _show(args: Namespace, command: str, decision: Decision) -> int:
                     "status": decision.status,
                     "headers": decision.headers,
                     "removed": decision.removed,
+                    "noted": decision.noted,
                     "body": decision.body.decode("utf-8", "replace"),
                 }
             code = Exit.YES
@@ -110,8 +111,9 @@ def _talk(command: str, decision: Decision) -> None:
     match decision:
         case Allowed() if command == "call":
             say(f"allowed, upstream answered {decision.status}")
-            for removed in decision.removed:
-                say("  removed " + ", ".join(f"{k} {v}" for k, v in removed.items()))
+            for word, lines in (("removed", decision.removed), ("noted", decision.noted)):
+                for found in lines:
+                    say(f"  {word} " + ", ".join(f"{k} {v}" for k, v in found.items()))
             sys.stdout.buffer.write(decision.body)
             if decision.body and not decision.body.endswith(b"\n"):
                 sys.stdout.buffer.write(b"\n")

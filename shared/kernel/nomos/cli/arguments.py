@@ -203,6 +203,11 @@ def policies(words: Words) -> None:
     sub.add_argument("--base-url", default="", help="development only: another origin than the connector's")
     words.add("list", "list connections", lazy("admin", "connection_list"), group=group, tenant=True)
 
+    group = words.group("sanitize", "what is removed from answers")
+    doing = "say or set which personal data is removed"
+    sub = words.add("pii", doing, lazy("sanitize", "pii"), group=group, tenant=True)
+    sub.add_argument("classes", nargs="?", metavar="CLASSES", help="card, iban, email, phone with commas, or none")
+
 
 def _change(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--why", default="", help="the reason, for the log")
