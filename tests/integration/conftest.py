@@ -42,7 +42,7 @@ from nomos_runtime.embedded.tap import BusTap
 from nomos_runtime.embedded.upstream import EmbeddedUpstream
 from nomos_runtime.embedded.upstream_state import Planted
 from nomos_runtime.launch import Service, build, run_together
-from nomos_runtime.local import SERVICES, Local, issue_operator
+from nomos_runtime.local import SERVICES, Local, _free_port, issue_operator
 from nomos_runtime.topology.streams import MIB, Bounds
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,8 @@ class Installation:
         self.bus: BusTap
         #: Every byte that crossed the bus, in both directions.
         self.wire = directory / "wire"
+        #: Where a test may serve pages as the service policy; operators who sign in come back there.
+        self.policy_port = _free_port(0)
         self.bearer = "gh" + "o_" + secrets.token_hex(20)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="services", daemon=True)
@@ -129,7 +131,11 @@ class Installation:
         await self.local.name_operator()
 
     def environment(self, service: str) -> dict[str, str]:
-        return self.local.environment(service) | {"NOMOS_BUS_URL": self.bus.url, "NOMOS_FEED_FRESH_MS": "3000"}
+        return self.local.environment(service) | {
+            "NOMOS_BUS_URL": self.bus.url,
+            "NOMOS_FEED_FRESH_MS": "3000",
+            "NOMOS_STEPUP_SIGN_IN_SERVICES": f"policy=http://localhost:{self.policy_port}/signed-in",
+        }
 
     def wait(self, work: Coroutine[Any, Any, T], seconds: float = 60) -> T:
         """Runs ``work`` in the services' loop, from a plain function."""

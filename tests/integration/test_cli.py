@@ -1201,6 +1201,22 @@ def test_another_operator_gets_credentials_without_their_name_in_them(shell: She
     assert not shell.path("again.creds").exists()
 
 
+def test_an_operator_gets_a_link_for_a_passkey_and_looks_after_sessions(shell: Shell) -> None:
+    made = shell.ok("operator", "passkey", "--json").json
+    assert "/operator/passkey/sub-" in made["url"]
+    assert made["url"].split("/operator/")[0] == shell.ready["pages"]
+    told = shell.ok("operator", "passkey").out.splitlines()
+    assert "works once" in told[0]
+    assert told[1] != made["url"]
+    assert shell.ok("operator", "passkeys").out == "you have no passkey\n"
+    assert shell.ok("operator", "sessions").out == "no session is open\n"
+    assert shell.nomos("operator", "end", "0" * 32).code == NO
+    assert shell.nomos("operator", "revoke", "AAAA").code == NO
+    for word in ("end", "revoke", "create"):
+        assert shell.nomos("operator", word).code == USAGE
+    assert shell.nomos("operator", "create", shell.new("olga")).code == USAGE
+
+
 def test_an_operator_of_one_tenant_works_in_it_alone(shell: Shell, tenant: str) -> None:
     name, creds = shell.new("tina"), "tina.creds"
     made = shell.ok("operator", "create", name, "--tenant", tenant, "--creds", creds, "--json").json

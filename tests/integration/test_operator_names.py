@@ -14,6 +14,7 @@ import msgspec
 import pyarrow.parquet
 import pytest
 from nacl.public import PrivateKey
+from tests.integration.test_operator_sign_in import Person
 
 from nomos.agent import StepUpRequired
 from nomos.bearer import seal_bearer
@@ -110,6 +111,19 @@ class Doer:
     async def cancel(self) -> None:
         await self.ask("stepup", "cancel", approval=await self.wait("cancel"), why="late")
 
+    async def operator_passkey(self) -> None:
+        self.person = Person(self.scene, self.operator)
+        assert await self.person.enrol() == 303
+        assert (await self.person.open())["operator"] == self.subject
+
+    async def operator_session_end(self) -> None:
+        held = await self.person.open()
+        await self.ask("stepup", "operator-session-end", session=held["session"])
+
+    async def operator_passkey_revoke(self) -> None:
+        (held,) = (await self.ask("stepup", "operator-passkeys"))["passkeys"]
+        await self.ask("stepup", "operator-passkey-revoke", passkey=held["passkey"])
+
     async def erase_tenant(self, service: str) -> None:
         await self.ask(service, "tenant-erase", "_", name=self.tenant, basis="ended")
 
@@ -166,6 +180,10 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("stepup", "cancel"): (Doer.cancel, {"stepup.cancelled"}),
     ("stepup", "approver-sign-out"): (
         lambda d: d.ask("stepup", "approver-sign-out", name="ada"), {"approver.signed-out"}),
+    ("stepup", "operator-passkey"): (
+        Doer.operator_passkey, {"operator.passkey-offered", "operator.passkey-enrolled", "operator.signed-in"}),
+    ("stepup", "operator-session-end"): (Doer.operator_session_end, {"operator.session-ended"}),
+    ("stepup", "operator-passkey-revoke"): (Doer.operator_passkey_revoke, {"operator.passkey-revoked"}),
     ("stepup", "subject-export"): (
         lambda d: d.ask("stepup", "subject-export", name="ada", reader=READER), {"subject.disclosed"}),
     ("stepup", "subject-erase"): (
@@ -185,6 +203,7 @@ READING = {
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
     ("proxy", "pii-show"),
     ("stepup", "approver-list"), ("stepup", "notify-list"), ("stepup", "notify-test"),
+    ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.
     ("audit", "retire"),

@@ -66,6 +66,8 @@ SERVICE_DOORS: dict[str, tuple[str, dict[str, Any]]] = {
             "v": 1, "tenant": "acme", "agent": "bot", "approval": "", "connection": "", "digest": b"", "request": "",
         },
     ),
+    "svc.stepup.redeem": ("policy", {"v": 1, "code": "", "verifier": ""}),
+    "svc.stepup.session": ("policy", {"v": 1, "session": "", "secret": "", "end": False}),
 }  # fmt: skip
 FEEDS = {"svc.feed.identity": "policy", "svc.feed.minting": "proxy", "svc.feed.stepup": "policy"}
 #: The journal has no one who answers: what is no batch becomes a record of its own in the log.

@@ -19,6 +19,7 @@ from nomos_runtime.secret import Secret
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, optional_secret
 from nomos_runtime.subjects import PURPOSES, Subjects
+from nomos_runtime.topology.doors import PAGES
 from nomos_stepup.admin import StepupAdmin
 from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.handlers import Stepup, await_decoder, consume_decoder, open_decoder
@@ -28,6 +29,10 @@ from nomos_stepup.noticeadmin import NoticeAdmin
 from nomos_stepup.notices import FOLLOWED, check_address
 from nomos_stepup.noticestore import PURPOSE, SEALED, NoticeStore
 from nomos_stepup.notifying import Notifier
+from nomos_stepup.operatoraccess import OperatorAccess, parse_services, redeem_decoder, session_decoder
+from nomos_stepup.operatoradmin import OperatorAdmin
+from nomos_stepup.operatorevents import SIGN_IN_TYPES
+from nomos_stepup.operatorstore import OperatorStore, SessionIndex
 from nomos_stepup.pages.app import build_pages
 from nomos_stepup.sending import MailServer
 from nomos_stepup.settings import StepupSettings
@@ -48,7 +53,9 @@ class StepupService:
         self._sealer = sealer
         self._readers: dict[str, tuple[str, ...]] = dict.fromkeys(reader_tokens(NAME, env), (COSIGNER_CREATED,))
         self._callers = callers(env, "policy")
-        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *FOLLOWED)
+        self._asking = callers(env, *PAGES)
+        self._services = parse_services(settings.sign_in_services, PAGES)
+        self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *FOLLOWED, *SIGN_IN_TYPES)
         self._mail = _mail_server(settings, env)
         self._notifier: Notifier | None = None
         self._parts: Parts | None = None
@@ -73,6 +80,7 @@ class StepupService:
             if fact.type == TENANT_CLOSED:
                 store.forget(fact.tenant)
 
+        sessions = SessionIndex()
         await serve_feed(parts.bus, events, self._readers)
         channels = NoticeStore(events, self._sealer)
         development = self._settings.environment == "development"
@@ -85,6 +93,7 @@ class StepupService:
                 notifier.apply(fact)
             else:
                 index.apply(fact)
+                sessions.apply(fact)
 
         await parts.follow({"identity": apply, NAME: own})
         if self._sealer.is_rotating:
@@ -94,18 +103,36 @@ class StepupService:
         await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
         await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
         await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
+        operator_store = OperatorStore(events)
+        operators = OperatorAccess(
+            operator_store,
+            self._party,
+            standing=parts.responder.standing,
+            services=self._services,
+            enrolment_seconds=self._settings.enrolment_seconds,
+            session_seconds=self._settings.session_seconds,
+        )
+        await parts.responder.serve_callers("svc.stepup.redeem.*", self._asking, redeem_decoder, operators.redeem)
+        await parts.responder.serve_callers("svc.stepup.session.*", self._asking, session_decoder, operators.ask)
+        about = OperatorAdmin(operators, operator_store, sessions, has_pages=bool(self._settings.pages_listen)).verbs()
         admin = StepupAdmin(self._settings, ceremonies, store, index)
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
         notices = NoticeAdmin(
             channels, notifier, parts.refresh, development=development, has_mail=bool(self._mail.host)
         )
-        verbs = {**admin.verbs(), **notices.verbs()}
-        await parts.serve_admin(verbs, installation=("approval-find",), people=people)
+        verbs = {**admin.verbs(), **notices.verbs(), **about}
+        await parts.serve_admin(verbs, installation=("approval-find",), either=tuple(about), people=people)
         parts.spawn(self._expire(stepup))
         parts.spawn(notifier.run())
         if self._settings.pages_listen:
             self._pages = build_pages(
-                parts, self._settings, ceremonies=ceremonies, store=store, index=index, sealer=self._sealer
+                parts,
+                self._settings,
+                ceremonies=ceremonies,
+                store=store,
+                index=index,
+                sealer=self._sealer,
+                operators=operators,
             )
             await self._pages.start()
         await parts.serving()

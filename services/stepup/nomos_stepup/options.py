@@ -6,7 +6,7 @@ Options only ask; everything they ask for is checked on the answer (``webauthn.p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from webauthn import generate_authentication_options, generate_registration_options
 from webauthn.helpers import options_to_json_dict
@@ -17,7 +17,7 @@ from webauthn.helpers.structs import (
     UserVerificationRequirement,
 )
 
-from nomos_stepup.approvers import Approver
+from nomos_stepup.facts import Passkey
 from nomos_stepup.party import RelyingParty
 from nomos_stepup.webauthn import ALGORITHMS
 
@@ -25,7 +25,31 @@ from nomos_stepup.webauthn import ALGORITHMS
 CEREMONY_MS: Final = 120_000
 
 
-def registration_options(approver: Approver, *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
+class Holder(Protocol):
+    """Whose passkeys they are: an approver, or an operator."""
+
+    @property
+    def id(self) -> str:
+        """Subject id."""
+
+    @property
+    def name(self) -> str:
+        """How an authenticator lists them; may be empty."""
+
+    @property
+    def user_handle(self) -> bytes:
+        """What authenticators know them by."""
+
+    @property
+    def active(self) -> bool:
+        """Whether their passkeys may answer."""
+
+    @property
+    def passkeys(self) -> tuple[Passkey, ...]:
+        """Enrolled and not revoked."""
+
+
+def registration_options(approver: Holder, *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
     """Options for ``navigator.credentials.create()``, as JSON values.
 
     Args:
@@ -54,7 +78,7 @@ def registration_options(approver: Approver, *, challenge: bytes, party: Relying
     )
 
 
-def assertion_options(approvers: Iterable[Approver], *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
+def assertion_options(approvers: Iterable[Holder], *, challenge: bytes, party: RelyingParty) -> dict[str, object]:
     """Options for ``navigator.credentials.get()``, as JSON values.
 
     Args:
@@ -73,5 +97,5 @@ def assertion_options(approvers: Iterable[Approver], *, challenge: bytes, party:
     )
 
 
-def _descriptors(approvers: Iterable[Approver]) -> list[PublicKeyCredentialDescriptor]:
+def _descriptors(approvers: Iterable[Holder]) -> list[PublicKeyCredentialDescriptor]:
     return [PublicKeyCredentialDescriptor(id=p.credential_id) for a in approvers if a.active for p in a.passkeys]

@@ -23,6 +23,8 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless every origin is ``http://localhost``.
         pages_tls_key: path of its key, PEM.
         session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
+        sign_in_services: services whose pages operators sign in to here, each with the one address that the browser is
+            sent back to: ``policy=https://policy.example/signed-in``, comma-separated.
         smtp_host: the mail server that sends notices; empty sends no mail.
         smtp_port: its TCP port.
         smtp_tls: ``starttls``, ``tls`` from the first byte, or ``none``, which is for loopback in development.
@@ -41,6 +43,7 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_cert: str = ""
     pages_tls_key: str = ""
     session_seconds: int = 3_600
+    sign_in_services: str = ""
     smtp_host: str = ""
     smtp_port: int = 587
     smtp_tls: str = "starttls"

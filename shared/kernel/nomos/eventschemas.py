@@ -113,6 +113,20 @@ _SPELLED: Final[Mapping[str, str]] = {
         "session: text, approver: text, credential_id: text, secret_sha256: text, expires_at: integer, at: integer"
     ),
     "session.closed": "session: text, approver: text, at: integer",
+    "operator.passkey-offered": "operator: text, challenge_sha256: text, expires_at: integer, at: integer",
+    "operator.passkey-enrolled": (
+        "operator: text, credential_id: text, public_key: text, sign_count: integer, aaguid: text, "
+        "backup_eligible: flag, at: integer"
+    ),
+    "operator.passkey-counter": "operator: text, credential_id: text, sign_count: integer",
+    "operator.passkey-stalled": "operator: text, credential_id: text, stored: integer, got: integer, at: integer",
+    "operator.passkey-revoked": "operator: text, credential_id: text, at: integer",
+    "operator.signed-in": (
+        "session: text, operator: text, service: text, credential_id: text, code_sha256: text, state: text, "
+        "code_expires_at: integer, expires_at: integer, at: integer"
+    ),
+    "operator.code-redeemed": "session: text, operator: text, service: text, secret_sha256: text, at: integer",
+    "operator.session-ended": "session: text, operator: text, why: text, at: integer",
     events.NOTIFY_ADDED: "channel: text, kind: text, group: text, after: integer, at: integer",
     events.NOTIFY_REMOVED: "channel: text, at: integer",
     events.NOTICE_BEGUN: "approval: text, channel: text, at: integer",

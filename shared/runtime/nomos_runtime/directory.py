@@ -38,6 +38,8 @@ class Directory:
         self._closed: set[str] = set()
         #: Subject of each operator, and whether they still are one.
         self._operators: dict[str, bool] = {}
+        #: The one tenant that an operator may name; empty for all.
+        self._tenant_of_operator: dict[str, str] = {}
 
     @property
     def tenants(self) -> list[str]:
@@ -80,6 +82,7 @@ class Directory:
                 self._closed.add(fact.tenant)
             case events.OPERATOR_ADDED:
                 self._operators[str(event["operator"])] = True
+                self._tenant_of_operator[str(event["operator"])] = str(event["tenant"])
             case events.OPERATOR_REMOVED:
                 self._operators[str(event["operator"])] = False
 
@@ -126,6 +129,15 @@ class Directory:
             raise UnknownOperator("this operator has no name yet", hint="nomos operator create gives one")
         if not found:
             raise Revoked("this operator has been erased")
+
+    def tenant_of_operator(self, operator: str) -> str:
+        """The one tenant that ``operator`` may name; empty for an operator of the whole installation.
+
+        Raises:
+            UnknownOperator, Revoked: as :meth:`check_operator`.
+        """
+        self.check_operator(operator)
+        return self._tenant_of_operator[operator]
 
     def agent(self, tenant: str, agent: str) -> AgentFacts:
         """The agent ``agent`` of ``tenant``.

@@ -198,6 +198,18 @@ class Responder:
             await self._refresh()
             self._directory.check_operator(operator)
 
+    async def standing(self, operator: str) -> str:
+        """The one tenant that ``operator`` may act for; empty for an operator of the whole installation.
+
+        Raises:
+            NotPermitted, UnknownOperator, Revoked: as :meth:`known_operator`; also where their tenant is closed.
+        """
+        await self.known_operator(operator)
+        tenant = self._directory.tenant_of_operator(operator)
+        if tenant:
+            self.check_open(tenant)
+        return tenant
+
     def check_open(self, tenant: str) -> None:
         """Checks that ``tenant`` has not been closed.
 
@@ -224,6 +236,20 @@ class Responder:
             handle: gives the reply; raises :class:`NomosError` to refuse.
         """
 
+        async def whoever(_: str, message: object) -> msgspec.Struct:
+            return await handle(message)
+
+        await self.serve_callers(subject, callers, decoder, whoever)
+
+    async def serve_callers(
+        self,
+        subject: str,
+        callers: Mapping[str, str],
+        decoder: Decoder,
+        handle: Callable[[str, object], Awaitable[msgspec.Struct]],
+    ) -> None:
+        """As :meth:`serve_service`, where the answer depends on which service asks: ``handle`` is told its name."""
+
         async def answer(message: Msg) -> None:
             reply: msgspec.Struct
             account = message.subject.rsplit(".", 1)[-1]
@@ -231,7 +257,7 @@ class Responder:
             try:
                 if account not in callers:
                     raise NotPermitted("this service may not ask here")
-                reply = await handle(decoder.decode(message.data))
+                reply = await handle(callers[account], decoder.decode(message.data))
             except NomosError as e:
                 reply = await self.refuse(e, SYSTEM_TENANT, actor, None, subject)
             except Exception as e:  # noqa: BLE001 - as above

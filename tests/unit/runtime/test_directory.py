@@ -12,8 +12,8 @@ from nomos.messages import Fact
 from nomos_runtime.directory import Directory
 
 
-def fact(kind: str, tenant: str, **event: object) -> Fact:
-    return Fact(rev=0, type=kind, tenant=tenant, event=dict(event))
+def fact(kind: str, of: str, /, **event: object) -> Fact:
+    return Fact(rev=0, type=kind, tenant=of, event=dict(event))
 
 
 def tenant(name: str, account: str) -> Fact:
@@ -75,7 +75,7 @@ def test_facts_of_different_things_may_come_in_any_order(facts: list[Fact]) -> N
 
 @given(st.text(), st.dictionaries(st.text(), st.none() | st.text() | st.integers()))
 def test_a_fact_of_another_type_changes_nothing(kind: str, event: dict[str, object]) -> None:
-    if kind.startswith(("tenant.", "agent.", "auditor.", "key.")):
+    if kind.startswith(("tenant.", "app.", "agent.", "auditor.", "key.", "operator.")):
         return
     directory = folded(Fact(rev=1, type=kind, tenant="acme", event=event))
     assert directory.tenants == []
@@ -94,16 +94,21 @@ def test_a_closed_tenant_is_known_and_asks_for_nothing_any_more() -> None:
 
 
 def test_an_operator_is_known_from_their_name_on_and_never_again_after_their_erasure() -> None:
-    added = fact(events.OPERATOR_ADDED, "_sys", operator="sub-1", at=1)
+    added = fact(events.OPERATOR_ADDED, "_sys", operator="sub-1", tenant="acme", at=1)
     removed = fact(events.OPERATOR_REMOVED, "_sys", operator="sub-1", at=2)
     directory = folded(added)
     directory.check_operator("sub-1")
+    assert directory.tenant_of_operator("sub-1") == "acme"
     for unknown in ("sub-2", "", "admin"):
         with pytest.raises(UnknownOperator):
             directory.check_operator(unknown)
+    with pytest.raises(UnknownOperator):
+        directory.tenant_of_operator("sub-2")
     directory.apply(removed)
     with pytest.raises(Revoked):
         directory.check_operator("sub-1")
+    with pytest.raises(Revoked):
+        directory.tenant_of_operator("sub-1")
     # Facts may be told again, from the beginning.
     for one in (added, removed):
         directory.apply(one)

@@ -6,7 +6,9 @@ from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.index import Index
+from nomos_stepup.operatoraccess import OperatorAccess
 from nomos_stepup.pages.access import Access
+from nomos_stepup.pages.operators import OperatorViews
 from nomos_stepup.pages.refusals import Refusals
 from nomos_stepup.pages.views import Views
 from nomos_stepup.settings import StepupSettings
@@ -25,6 +27,7 @@ def build_pages(
     store: StepupStore,
     index: Index,
     sealer: Sealer,
+    operators: OperatorAccess,
 ) -> WebServer:
     """The server of the approval pages; it does not listen yet.
 
@@ -39,6 +42,8 @@ def build_pages(
     templates = Templates("nomos_stepup.pages", assets)
     access = Access(store, sealer, check_tenant=parts.responder.check_open, session_seconds=settings.session_seconds)
     views = Views(access, ceremonies=ceremonies, store=store, index=index, templates=templates, refresh=parts.refresh)
+    operator_views = OperatorViews(operators, sealer, templates)
     refusals = Refusals(parts.responder, parts.bus.service)
-    site = Site(views.routes(), origins=origins, templates=templates, assets=assets, refused=refusals.record)
+    routes = [*views.routes(), *operator_views.routes()]
+    site = Site(routes, origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)

@@ -50,6 +50,11 @@ def acting(request: Request, approver: Approver) -> None:
     request.state.acting = approver
 
 
+def acting_operator(request: Request, operator: str) -> None:
+    """Says which operator acts, once that is proved; what they are refused stands in the installation's own log."""
+    request.state.operator = Actor(kind="operator", id=operator)
+
+
 def concerns(request: Request, tenant: str) -> None:
     """Says whose log a stranger's refusal belongs into."""
     request.state.concerns = tenant
@@ -68,8 +73,11 @@ class Refusals:
     async def record(self, request: Request, error: Exception) -> NomosError:
         """Records ``error``; gives what is shown."""
         approver = getattr(request.state, "acting", None)
+        operator = getattr(request.state, "operator", None)
         if isinstance(approver, Approver):
             tenant, actor = approver.tenant, actor_of(approver)
+        elif isinstance(operator, Actor):
+            tenant, actor = SYSTEM_TENANT, operator
         elif self._is_flood():
             observe.counts[self._service, observe.PAGE_FLOOD] += 1
             return error if isinstance(error, NomosError) else NotPermitted("nothing was allowed")

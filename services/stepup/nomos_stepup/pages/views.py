@@ -17,7 +17,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from nomos.errors import LimitExceeded, Malformed
 from nomos_stepup.approvers import LABEL_LENGTH_MAX, Approver, SignOut, check_offer
 from nomos_stepup.ceremonies import Ceremonies, actor_of
 from nomos_stepup.domain import REASON_LENGTH_MAX, Approval, ApprovalState, may_sign
@@ -25,9 +24,9 @@ from nomos_stepup.index import Index, credential_of
 from nomos_stepup.links import APPROVALS, ENROL, approval_path, parse_approval, parse_enrolment
 from nomos_stepup.options import assertion_options, registration_options
 from nomos_stepup.pages.access import Access, SignedIn
+from nomos_stepup.pages.answers import passkey_answer
 from nomos_stepup.pages.refusals import acting, attempt, concerns
 from nomos_stepup.render import clean, render
-from nomos_stepup.responses import RESPONSE_BYTES_MAX
 from nomos_stepup.sessions import SECRET_BYTES, CloseSession, SignedOut
 from nomos_stepup.store import StepupStore
 from nomos_web.csrf import FIELD, check_token, form_token
@@ -104,7 +103,7 @@ class Views:
         """Opens a session."""
         form = await read_form(request, (FIELD, "ask", "next", "response"))
         check_token(form[FIELD], self._access.browser_secret(request), SIGN_IN)
-        answer = _passkey_answer(form["response"])
+        answer = passkey_answer(form["response"])
         approver = await self._holder(credential_of(answer))
         if approver is None:
             raise SignedOut(
@@ -174,7 +173,7 @@ class Views:
         await self._ceremonies.enrol(
             approver,
             challenge=challenge,
-            response=_passkey_answer(form["response"]),
+            response=passkey_answer(form["response"]),
             label=form["label"].strip() or DEFAULT_LABEL,
             actor=actor_of(approver),
             corr=attempt(request).id,
@@ -231,7 +230,7 @@ class Views:
         """Approves with the signature that the browser got."""
         person, form = await self._form(request, "response")
         approval = parse_approval(request.path_params["approval"])
-        answer = _passkey_answer(form["response"])
+        answer = passkey_answer(form["response"])
         await self._ceremonies.approve(person.approver, approval, answer, attempt(request).id)
         return RedirectResponse(approval_path(approval), status_code=_SEE_OTHER)
 
@@ -320,19 +319,3 @@ def _listed(approval: Approval, person: SignedIn, now: int) -> dict[str, object]
         "missing": _missing(approval) if approval.request.needed > 1 or approval.request.quorums else "",
         "has_signed": person.approver.id in approval.approvers,
     }
-
-
-def _passkey_answer(text: str) -> dict[str, object]:
-    """What ``passkey.js`` put into the form; parsed for real where it is verified.
-
-    Raises:
-        Malformed: nothing, or no JSON object.
-    """
-    if not text:
-        raise Malformed("the form holds no answer of a passkey", hint="passkeys need JavaScript in the browser")
-    if len(text) > RESPONSE_BYTES_MAX:
-        raise LimitExceeded("RESPONSE_BYTES_MAX", RESPONSE_BYTES_MAX, len(text))
-    try:
-        return msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as e:
-        raise Malformed("the passkey's answer is not JSON", cause=str(e)) from e

@@ -18,7 +18,7 @@ PLUGINS = {
     "demo": "show the main job, step by step",
     "bench": "measure",
     "doctor": "check an installation",
-    "operator": "make an operator's credentials",
+    "operator": "make an operator's credentials; your passkeys and sessions on pages",
     "replay": "evaluate recorded decisions again",
     "policy explain": "which policies decide a request, and what would change the answer",
     "policy test": "compare the answers of a policy set with a table of expected ones",

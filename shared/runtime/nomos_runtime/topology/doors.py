@@ -27,6 +27,10 @@ FEEDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+#: Services that serve pages to operators, who sign in at stepup.
+PAGES: Final = ("policy",)
+
+
 def account_of(service: str) -> str:
     """Name of the service's account."""
     return service.upper()
@@ -97,6 +101,9 @@ DOORS: Final[tuple[Door, ...]] = (
     _between("SANITIZER", "svc.sanitize", "PROXY"),
     _between("STEPUP", "svc.stepup.open", "POLICY"),
     _between("STEPUP", "svc.stepup.consume", "POLICY"),
+    # Services with pages of their own learn here which operator is at the browser.
+    _between("STEPUP", "svc.stepup.redeem", *(account_of(s) for s in PAGES)),
+    _between("STEPUP", "svc.stepup.session", *(account_of(s) for s in PAGES)),
     *_feeds(),
     # The journal. The emitter of every event is the account key at token 2.
     Door(
