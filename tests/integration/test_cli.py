@@ -794,6 +794,8 @@ def test_a_cancelled_approval_cannot_be_approved(shell: Shell) -> None:
     approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
     done = shell.ok("cancel", approval, "--why", "no longer needed", "--json").json
     assert (done["schema"], done["state"]) == ("nomos.cancel/1", "cancelled")
+    assert shell.ok("approvals", "--tenant", name).out == ""
+    assert shell.ok("approvals", "--tenant", name, "--all").out.endswith("  cancelled: no longer needed\n")
     said = shell.nomos("approve", approval, "--software-passkey", f"{name}.passkey", "--tenant", name)
     assert (said.code, said.out) == (NO, "")
 

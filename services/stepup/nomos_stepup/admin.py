@@ -34,6 +34,8 @@ from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
 
 NONCE_BYTES: Final = 12
+#: Approvals in one list that holds ended ones too.
+LISTED_MAX: Final = 200
 
 
 class ApproverParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +58,12 @@ class EnrolParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     challenge: str
     response: dict[str, object]
     label: str = "passkey"
+
+
+class ApprovalsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether what has ended is listed too."""
+
+    all: bool = False
 
 
 class ApprovalParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +105,7 @@ class StepupAdmin:
             "approver-sign-out": (ApproverParams, self.approver_sign_out),
             "approver-groups": (GroupsParams, self.approver_groups),
             "approver-list": (NoParams, self.approver_list),
-            "approvals": (NoParams, self.approvals),
+            "approvals": (ApprovalsParams, self.approvals),
             "approval-find": (ApprovalParams, self.approval_find),
             "approval-show": (ApprovalParams, self.approval_show),
             "approve": (ApproveParams, self.approve),
@@ -173,9 +181,21 @@ class StepupAdmin:
         return {"tenant": by.tenant, "approvers": sorted(listed, key=lambda one: str(one["approver"]))}
 
     async def approvals(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """What waits for a human in this tenant, oldest first."""
-        pending = [a for a in self._index.of_tenant(by.tenant) if a.state is ApprovalState.PENDING]
-        return {"approvals": [_listed(a) for a in pending]}
+        """What waits for a human in this tenant, oldest first; or the newest of all, with why they were refused."""
+        known = self._index.of_tenant(by.tenant)
+        if not msgspec.convert(params, ApprovalsParams).all:
+            return {"approvals": [_listed(a) for a in known if a.state is ApprovalState.PENDING]}
+        refused = (ApprovalState.DENIED, ApprovalState.CANCELLED)
+        return {
+            "approvals": [
+                {
+                    **_listed(a),
+                    "used": a.consumed_by is not None,
+                    "reason": await self._store.reason(by.tenant, a.id) if a.state in refused else "",
+                }
+                for a in known[-LISTED_MAX:]
+            ]
+        }
 
     async def approval_find(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The tenant of an approval; for operators of the whole installation."""

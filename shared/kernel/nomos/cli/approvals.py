@@ -129,17 +129,19 @@ def _link_lines(offer: Reply) -> list[str]:
 
 
 def approvals(args: Namespace) -> int:
-    """``nomos approvals --tenant T``: what waits for a human, oldest first."""
-
-    async def ask(operator: Operator) -> Reply:
-        return await operator.ask("stepup", "approvals", args.tenant)
-
-    found = _ask(load_context(args), ask)
-    result(args, "approvals", found, [
-        f"{a['approval']}  {a['agent']:<16} {a['action']} on {a['resource']}  ({a['risk']}, until "
-        f"{_time(a['expires_at'])})" for a in found["approvals"]
-    ])  # fmt: skip
+    """``nomos approvals --tenant T [--all]``: what waits for a human, oldest first; or also what has ended."""
+    sent = {"all": True} if args.all else {}
+    found = ask(args, "stepup", "approvals", args.tenant, **sent)
+    result(args, "approvals", found, [_line(a, told=args.all) for a in found["approvals"]])
     return Exit.YES
+
+
+def _line(approval: Reply, *, told: bool) -> str:
+    asked = f"{approval['approval']}  {approval['agent']:<16} {approval['action']} on {approval['resource']}"
+    if not told or approval["state"] == PENDING:
+        return f"{asked}  ({approval['risk']}, until {_time(approval['expires_at'])})"
+    state = "used" if approval["used"] else approval["state"]
+    return f"{asked}  {state}" + (f": {approval['reason']}" if approval["reason"] else "")
 
 
 def approve(args: Namespace) -> int:

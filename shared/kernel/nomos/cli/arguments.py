@@ -248,7 +248,8 @@ def approvals(words: Words) -> None:
     doing = "end every session of a person on the approval pages"
     sub = words.add("sign-out", doing, lazy("approvals", "approver_sign_out"), group=group, tenant=True)
     sub.add_argument("name")
-    words.add("approvals", "list what waits for a human", lazy("approvals", "approvals"), tenant=True)
+    sub = words.add("approvals", "list what waits for a human", lazy("approvals", "approvals"), tenant=True)
+    sub.add_argument("--all", action="store_true", help="also what has ended, and why it was refused")
     sub = words.add("approve", "approve with a passkey", lazy("approvals", "approve"))
     sub.add_argument("id")
     sub.add_argument("--tenant", default="", metavar="T")
