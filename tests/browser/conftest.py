@@ -74,6 +74,12 @@ class Human:
         asked = {"authenticatorId": self.authenticator, "isUserVerified": verified}
         await self.devtools.send("WebAuthn.setUserVerified", asked)
 
+    async def another_device(self) -> None:
+        """The passkeys that this browser had are elsewhere from now on; it has an empty authenticator."""
+        await self.devtools.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": self.authenticator})
+        made = await self.devtools.send("WebAuthn.addVirtualAuthenticator", {"options": AUTHENTICATOR})
+        self.authenticator = made["authenticatorId"]
+
     async def form(self, button: str) -> dict[str, str]:
         """Where the form of a button is sent, and its fields."""
         found: dict[str, str] = await self.page.get_by_role("button", name=button, exact=True).evaluate(

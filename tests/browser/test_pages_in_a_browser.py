@@ -101,6 +101,33 @@ async def test_what_waits_is_listed_and_refused_with_a_reason(stage: Any) -> Non
     assert "we still need it" not in str(denied.event), "the reason is sealed"
 
 
+async def test_a_person_adds_a_passkey_names_it_and_removes_the_one_that_was_lost(stage: Any) -> None:
+    alice = await stage.human("alice")
+    await alice.page.get_by_role("link", name="Your passkeys").click()
+    await alice.sees("It is your only one")
+    await alice.press("Add a passkey")
+    await alice.page.wait_for_url("**/enrol/*")
+    await alice.another_device()
+    await alice.page.get_by_label("What you call it").fill("new phone")
+    await alice.press("Create a passkey")
+    await alice.sees("Your passkey is enrolled")
+    await alice.page.goto(stage.origin + "/passkeys")
+    one = alice.page.get_by_role("listitem").filter(has_text="new phone")
+    await one.get_by_label("What you call it").fill("blue phone")
+    await one.get_by_role("button", name="Rename").click()
+    await alice.sees("blue phone")
+    first = alice.page.get_by_role("listitem").filter(has_text="You signed in with it")
+    await first.get_by_role("button", name="Remove key").click()
+    await alice.page.wait_for_url("**/sign-in")
+    await alice.press(SIGN_IN)
+    await alice.page.wait_for_url("**/approvals")
+    await alice.page.goto(stage.origin + "/passkeys")
+    assert await alice.page.get_by_role("listitem").count() == 1
+    await alice.sees("blue phone")
+    assert alice.complaints == []
+    assert len(await stage.scene.events(stage.tenant, "passkey.revoked")) == 1
+
+
 async def test_several_people_of_a_group_must_approve_and_each_sees_who_is_missing(stage: Any) -> None:
     ask = stage.scene.operator.ask
     asking = stage.POLICY.replace(
@@ -371,6 +398,13 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways_at_320_pixels(stag
     await alice.press(SIGN_IN)
     await alice.page.wait_for_url("**/approvals")
     await judged(stage.origin + "/approvals", "light", "dark")
+    await judged(stage.origin + "/passkeys")
+    await alice.press("Add a passkey")
+    await alice.page.wait_for_url("**/enrol/*")
+    await alice.another_device()
+    await alice.press("Create a passkey")
+    await alice.sees("Your passkey is enrolled")
+    await judged(stage.origin + "/passkeys", "light", "dark")
     await judged(waits[1].url, "light", "dark")
     await alice.press("Refuse")
     await alice.sees("Denied.")

@@ -701,6 +701,22 @@ def test_an_approval_from_the_request_to_its_single_use(shell: Shell) -> None:
         assert (said.code, said.out) == (NO, ""), said
 
 
+def test_a_passkey_that_an_operator_revokes_approves_nothing(shell: Shell) -> None:
+    name = shell.tenant()
+    of, passkey = ("--tenant", name), f"{name}.passkey"
+    shell.ok("approver", "add", "ada", *of, "--software-passkey", passkey)
+    approval = shell.ok("authorize", *DELETE, "--creds", f"{name}.creds", code=HUMAN_FIRST).out.strip()
+    (held,) = shell.ok("approver", "passkeys", "ada", *of, "--json").json["passkeys"]
+    assert shell.ok("approver", "passkeys", "ada", *of).out == f"{held['passkey']}  on one device  software passkey\n"
+    wrong = shell.nomos("approver", "revoke-passkey", "ada", "0" * 32, *of)
+    assert (wrong.code, "no such passkey" in wrong.err) == (NO, True), wrong
+    told = shell.ok("approver", "revoke-passkey", "ada", held["passkey"], *of).out
+    assert "ada has no passkey left, and cannot approve" in told
+    refused = shell.nomos("approve", approval, *of, "--software-passkey", passkey)
+    assert (refused.code, refused.out) == (NO, ""), refused
+    assert shell.ok("approver", "passkeys", "ada", *of).out == "ada has no passkey\n"
+
+
 def test_people_of_the_groups_that_a_policy_names_must_approve(shell: Shell) -> None:
     name = shell.tenant()
     of = ("--tenant", name)

@@ -23,7 +23,7 @@ from nomos.log.verify import verify_export
 from nomos.messages import AuditRecords, Decoder, Failure, ReadAudit
 from nomos_runtime.embedded.postgres import OWNERS
 from nomos_runtime.subjects import Subjects
-from nomos_stepup.approvers import RemoveApprover
+from nomos_stepup.approvercommands import RemoveApprover
 from nomos_stepup.store import StepupStore
 
 DELETE, REPO = "github:repos.delete", "github:repo/acme/site"

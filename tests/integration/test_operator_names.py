@@ -120,6 +120,10 @@ class Doer:
         held = await self.person.open()
         await self.ask("stepup", "operator-session-end", session=held["session"])
 
+    async def approver_passkey_revoke(self) -> None:
+        (held,) = (await self.ask("stepup", "approver-passkeys", name="ada"))["passkeys"]
+        await self.ask("stepup", "approver-passkey-revoke", name="ada", passkey=held["passkey"])
+
     async def operator_passkey_revoke(self) -> None:
         (held,) = (await self.ask("stepup", "operator-passkeys"))["passkeys"]
         await self.ask("stepup", "operator-passkey-revoke", passkey=held["passkey"])
@@ -180,6 +184,7 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("stepup", "cancel"): (Doer.cancel, {"stepup.cancelled"}),
     ("stepup", "approver-sign-out"): (
         lambda d: d.ask("stepup", "approver-sign-out", name="ada"), {"approver.signed-out"}),
+    ("stepup", "approver-passkey-revoke"): (Doer.approver_passkey_revoke, {"passkey.revoked"}),
     ("stepup", "operator-passkey"): (
         Doer.operator_passkey, {"operator.passkey-offered", "operator.passkey-enrolled", "operator.signed-in"}),
     ("stepup", "operator-session-end"): (Doer.operator_session_end, {"operator.session-ended"}),
@@ -202,7 +207,7 @@ READING = {
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
     ("proxy", "pii-show"),
-    ("stepup", "approver-list"), ("stepup", "notify-list"), ("stepup", "notify-test"),
+    ("stepup", "approver-list"), ("stepup", "approver-passkeys"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),
     # No segment of this chain has ended; the record of one that goes is in tests/integration/audit.

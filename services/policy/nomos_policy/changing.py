@@ -120,7 +120,7 @@ class Spread:
         until = time.monotonic() + self._wait_seconds
         await self._refresh()
         while self._sets.revision(tenant) < revision and time.monotonic() < until:
-            # The owner's facts come from any replica: one that hangs costs a time-out, and is asked no more after that.
+            # Any replica may answer with the facts: one that hangs costs a time-out, perhaps more than once.
             await self._refresh()
         if self._sets.revision(tenant) < revision:
             return False, 0, []

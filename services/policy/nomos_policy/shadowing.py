@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import Conflict, JournalUnavailable, MalformedRecord, NomosError, Revoked
+from nomos.errors import Conflict, JournalUnavailable, LimitExceeded, MalformedRecord, NomosError, Revoked
 from nomos.events import SHADOW_COMPARED, SHADOW_STARTED, SHADOW_STOPPED, Actor, Envelope
 from nomos.ids import TenantId, new_id
 from nomos.messages import Fact
@@ -244,6 +244,11 @@ class Shadowing:
                     # The tenant was erased: nothing is counted for it any more.
                     self._running.pop(one.tenant, None)
                     self._counted.pop(one.shadow.shadow, None)
+                except LimitExceeded as error:
+                    # No later try would be taken: it is gone, and the operator hears so.
+                    observe.say("policy", observe.BACKGROUND_FAULT, error=error.code, shadow=one.shadow.shadow)
+                    one.unclear = None
+                    one.said_at = time.monotonic()
                 except NomosError as error:
                     # It stays counted, and is said when the store and the journal are back.
                     observe.say("policy", observe.BACKGROUND_FAULT, error=error.code, shadow=one.shadow.shadow)

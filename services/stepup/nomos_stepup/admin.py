@@ -14,18 +14,12 @@ import msgspec
 
 from nomos.errors import NotFound
 from nomos_runtime.responder import NoParams, Operator, Verb
-from nomos_stepup.approvers import (
-    ENROLMENT_CHALLENGE_BYTES,
-    USER_HANDLE_BYTES,
-    AddApprover,
-    OfferEnrolment,
-    RemoveApprover,
-    SetGroups,
-    SignOut,
-)
+from nomos_stepup.approvercommands import AddApprover, OfferEnrolment, RemoveApprover, RevokePasskey, SetGroups, SignOut
+from nomos_stepup.approvers import ENROLMENT_CHALLENGE_BYTES, USER_HANDLE_BYTES
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.ceremonies import Ceremonies
 from nomos_stepup.cosigner import mint_cosignature
+from nomos_stepup.deeds import name_of
 from nomos_stepup.domain import Approval, ApprovalState, Cancel
 from nomos_stepup.index import Index
 from nomos_stepup.links import enrolment_url
@@ -58,6 +52,13 @@ class EnrolParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     challenge: str
     response: dict[str, object]
     label: str = "passkey"
+
+
+class PasskeyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An approver's slug, and the short name of one of their passkeys (``deeds.name_of``)."""
+
+    name: str
+    passkey: str
 
 
 class ApprovalsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +105,8 @@ class StepupAdmin:
             "passkey-enrol": (EnrolParams, self.passkey_enrol),
             "approver-sign-out": (ApproverParams, self.approver_sign_out),
             "approver-groups": (GroupsParams, self.approver_groups),
+            "approver-passkeys": (ApproverParams, self.approver_passkeys),
+            "approver-passkey-revoke": (PasskeyParams, self.approver_passkey_revoke),
             "approver-list": (NoParams, self.approver_list),
             "approvals": (ApprovalsParams, self.approvals),
             "approval-find": (ApprovalParams, self.approval_find),
@@ -168,6 +171,34 @@ class StepupAdmin:
         command = SetGroups(groups=tuple(p.groups), now=int(time.time()))
         state = await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
         return {"approver": p.name, "groups": sorted(state.groups)}
+
+    async def approver_passkeys(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """An approver's passkeys: a short name of each, and what its owner calls it."""
+        p = msgspec.convert(params, ApproverParams)
+        subject = await self._store.subject(by.tenant, p.name)
+        state = await self._store.approver(by.tenant, subject)
+        called = await self._store.labels(by.tenant, subject)
+        listed = [
+            {
+                "passkey": name_of(one.credential_id),
+                "label": called.get(one.credential_id, ""),
+                "synchronised": one.backup_eligible,
+            }
+            for one in (state.passkeys if state is not None else ())
+        ]
+        return {"approver": p.name, "passkeys": listed}
+
+    async def approver_passkey_revoke(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Takes one passkey of an approver out of use, at once; sessions that it opened are over with it."""
+        p = msgspec.convert(params, PasskeyParams)
+        subject = await self._store.subject(by.tenant, p.name)
+        state = await self._store.approver(by.tenant, subject)
+        held = [one for one in (state.passkeys if state else ()) if name_of(one.credential_id) == p.passkey]
+        if not held:
+            raise NotFound("the approver has no such passkey", hint="nomos approver passkeys NAME lists them")
+        command = RevokePasskey(credential_id=held[0].credential_id, now=int(time.time()))
+        left = await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
+        return {"approver": p.name, "passkey": p.passkey, "left": len(left.passkeys)}
 
     async def approver_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The people who may approve: name, groups, and how many passkeys they have."""

@@ -18,6 +18,19 @@ import msgspec
 from nomos.errors import ApprovalRefused, Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
 from nomos.ids import parse_slug
 from nomos.log.sealedfield import SealedField
+from nomos_stepup.approvercommands import (
+    AddApprover,
+    ApproverCommand,
+    EnrolPasskey,
+    OfferEnrolment,
+    RaiseCounter,
+    RemoveApprover,
+    RenamePasskey,
+    ReportStalledCounter,
+    RevokePasskey,
+    SetGroups,
+    SignOut,
+)
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.events import (
     ApproverAdded,
@@ -29,9 +42,10 @@ from nomos_stepup.events import (
     PasskeyCounterRose,
     PasskeyCounterStalled,
     PasskeyEnrolled,
+    PasskeyRenamed,
     PasskeyRevoked,
 )
-from nomos_stepup.facts import CounterStalled, Passkey, VerifiedAssertion, VerifiedRegistration, check_counter
+from nomos_stepup.facts import Passkey, VerifiedAssertion, check_counter
 
 PASSKEYS_MAX: Final = 16
 #: Groups that one approver may be in.
@@ -41,6 +55,8 @@ ENROLMENT_CHALLENGE_BYTES: Final = 32
 ENROLMENT_SECONDS_MAX: Final = 86_400
 NAME_LENGTH_MAX: Final = 120
 LABEL_LENGTH_MAX: Final = 80
+#: What a passkey is called whose owner says nothing.
+DEFAULT_LABEL: Final = "passkey"
 _STORED_BYTES_MAX: Final = 4096
 
 
@@ -91,85 +107,6 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
         raise ApprovalRefused("this passkey belongs to no approver of this tenant")
 
 
-class AddApprover(msgspec.Struct, frozen=True, kw_only=True):
-    """Adds a person. ``user_handle`` is :data:`USER_HANDLE_BYTES` random bytes."""
-
-    tenant: str
-    approver: str
-    name: str
-    user_handle: bytes
-    now: int
-
-
-class RemoveApprover(msgspec.Struct, frozen=True, kw_only=True):
-    """Takes the right to approve away, with all passkeys."""
-
-    now: int
-
-
-class OfferEnrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """Opens an enrolment; ``challenge`` is :data:`ENROLMENT_CHALLENGE_BYTES` random bytes. Replaces an older offer."""
-
-    challenge: bytes
-    expires_at: int
-    now: int
-
-
-class EnrolPasskey(msgspec.Struct, frozen=True, kw_only=True):
-    """Uses the offer. ``is_taken`` says whether any approver of any tenant has this credential id already."""
-
-    registration: VerifiedRegistration
-    label: str
-    is_taken: bool
-    now: int
-
-
-class RaiseCounter(msgspec.Struct, frozen=True, kw_only=True):
-    """Records the counter of a verified assertion."""
-
-    assertion: VerifiedAssertion
-
-
-class ReportStalledCounter(msgspec.Struct, frozen=True, kw_only=True):
-    """Records the alarm that the verification raised."""
-
-    stalled: CounterStalled
-    now: int
-
-
-class RevokePasskey(msgspec.Struct, frozen=True, kw_only=True):
-    """Takes one passkey out of use."""
-
-    credential_id: bytes
-    now: int
-
-
-class SetGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Says which groups the person is in; all of them."""
-
-    groups: tuple[str, ...]
-    now: int
-
-
-class SignOut(msgspec.Struct, frozen=True, kw_only=True):
-    """Ends every session of the person."""
-
-    now: int
-
-
-ApproverCommand = (
-    AddApprover
-    | RemoveApprover
-    | OfferEnrolment
-    | EnrolPasskey
-    | RaiseCounter
-    | ReportStalledCounter
-    | RevokePasskey
-    | SignOut
-    | SetGroups
-)
-
-
 def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[ApproverEvent, ...]:
     """The events that ``command`` causes in ``state``.
 
@@ -179,7 +116,8 @@ def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[A
     Raises:
         Malformed: a name, label or random value of another form; LimitExceeded over a limit.
         NotFound: the approver does not exist, was removed, or has no such passkey.
-        Conflict: the name or the credential id is taken.
+        Conflict: the name or the credential id is taken, the state is another than the one that was signed for, or
+            no passkey would be left.
         ApprovalRefused: the registration does not answer the open offer, or the counter did not rise.
         Expired: the offer is over.
     """
@@ -209,6 +147,8 @@ def decide_approver(state: Approver | None, command: ApproverCommand) -> tuple[A
             )
         case RevokePasskey():
             return _revoke(state, command)
+        case RenamePasskey():
+            return _rename(state, command)
         case SignOut():
             return (ApproverSignedOut(approver=state.id, at=command.now),)
         case SetGroups():
@@ -247,15 +187,10 @@ def evolve_approver(state: Approver | None, event: ApproverEvent) -> Approver:
             return msgspec.structs.replace(then, offer=offer)
         case PasskeyEnrolled():
             return msgspec.structs.replace(then, offer=None, passkeys=(*then.passkeys, _passkey(event)))
-        case PasskeyCounterRose():
-            used = _stored(event.credential_id)
-            return msgspec.structs.replace(
-                then,
-                passkeys=tuple(
-                    msgspec.structs.replace(p, sign_count=event.sign_count) if p.credential_id == used else p
-                    for p in then.passkeys
-                ),
-            )
+        case PasskeyCounterRose() | PasskeyRenamed():
+            changed = _stored(event.credential_id)
+            passkeys = tuple(_changed(p, event) if p.credential_id == changed else p for p in then.passkeys)
+            return msgspec.structs.replace(then, passkeys=passkeys)
         case PasskeyCounterStalled():
             return then
         case PasskeyRevoked():
@@ -296,9 +231,30 @@ def _raise_counter(state: Approver, assertion: VerifiedAssertion) -> tuple[Appro
     return (PasskeyCounterRose(approver=state.id, credential_id=credential_id, sign_count=assertion.sign_count),)
 
 
-def _revoke(state: Approver, command: RevokePasskey) -> tuple[ApproverEvent, ...]:
-    if all(passkey.credential_id != command.credential_id for passkey in state.passkeys):
+def _check_version(state: Approver, version: int | None) -> None:
+    """A signature counts for the state that it was asked for, so it counts once."""
+    if version is not None and state.version != version:
+        raise Conflict("these passkeys have changed since the page was opened", hint="look again")
+
+
+def _has(state: Approver, credential_id: bytes) -> None:
+    if all(passkey.credential_id != credential_id for passkey in state.passkeys):
         raise NotFound("the approver has no such passkey")
+
+
+def _rename(state: Approver, command: RenamePasskey) -> tuple[ApproverEvent, ...]:
+    _has(state, command.credential_id)
+    label = check_line(command.label, "label", LABEL_LENGTH_MAX)
+    return (
+        PasskeyRenamed(approver=state.id, credential_id=b64url(command.credential_id), label=label, at=command.now),
+    )
+
+
+def _revoke(state: Approver, command: RevokePasskey) -> tuple[ApproverEvent, ...]:
+    _has(state, command.credential_id)
+    _check_version(state, command.version)
+    if command.keeps_one and len(state.passkeys) == 1:
+        raise Conflict("this is your only passkey", hint="add another one first, or have an operator revoke this one")
     return (PasskeyRevoked(approver=state.id, credential_id=b64url(command.credential_id), at=command.now),)
 
 
@@ -312,6 +268,7 @@ def _set_groups(state: Approver, command: SetGroups) -> tuple[ApproverEvent, ...
 
 
 def _offer(state: Approver, command: OfferEnrolment) -> tuple[ApproverEvent, ...]:
+    _check_version(state, command.version)
     if len(command.challenge) != ENROLMENT_CHALLENGE_BYTES:
         raise Malformed(f"expected a challenge of {ENROLMENT_CHALLENGE_BYTES} bytes")
     lifetime = command.expires_at - command.now
@@ -404,6 +361,12 @@ def _passkey(event: PasskeyEnrolled) -> Passkey:
         label=_plain(event.label),
         backup_eligible=event.backup_eligible,
     )
+
+
+def _changed(passkey: Passkey, event: PasskeyCounterRose | PasskeyRenamed) -> Passkey:
+    if isinstance(event, PasskeyRenamed):
+        return msgspec.structs.replace(passkey, label=_plain(event.label))
+    return msgspec.structs.replace(passkey, sign_count=event.sign_count)
 
 
 def _stored(text: str) -> bytes:

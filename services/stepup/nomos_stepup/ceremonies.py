@@ -6,14 +6,22 @@ The caller has proved who asks; here the signature is verified, the counter rais
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 
 from nomos.errors import ApprovalRefused
 from nomos.events import Actor
-from nomos_stepup.approvers import Approver, EnrolPasskey, RaiseCounter, ReportStalledCounter
+from nomos_stepup.approvercommands import (
+    EnrolPasskey,
+    OfferEnrolment,
+    RaiseCounter,
+    ReportStalledCounter,
+    RevokePasskey,
+)
+from nomos_stepup.approvers import ENROLMENT_CHALLENGE_BYTES, Approver
 from nomos_stepup.domain import Approval, Approve, Deny
-from nomos_stepup.facts import CounterStalled, VerifiedAssertion
+from nomos_stepup.facts import CounterStalled, Passkey, VerifiedAssertion
 from nomos_stepup.index import Index, credential_of
 from nomos_stepup.sessions import OpenSession, Session, session_id
 from nomos_stepup.store import StepupStore
@@ -113,6 +121,37 @@ class Ceremonies:
         return await self._store.decide_session(
             approver.tenant, session_id(challenge), command, actor_of(approver), corr
         )
+
+    async def offer(
+        self, approver: Approver, *, challenge: bytes, response: Mapping[str, object], seconds: int, corr: str
+    ) -> tuple[Approver, bytes]:
+        """Verifies a signature over a deed's challenge, and opens an enrolment; gives the secret of its link.
+
+        Raises:
+            Conflict: the passkeys have changed meanwhile.
+            LimitExceeded: there are as many as may be.
+            Malformed, ApprovalRefused: as :meth:`approve`.
+        """
+        raised, _ = await self._verified(approver, challenge, response, corr)
+        now, secret = int(time.time()), os.urandom(ENROLMENT_CHALLENGE_BYTES)
+        command = OfferEnrolment(challenge=secret, expires_at=now + seconds, now=now, version=raised.version)
+        actor = actor_of(approver)
+        return await self._store.decide_approver(approver.tenant, approver.id, command, actor, corr), secret
+
+    async def remove(
+        self, approver: Approver, passkey: Passkey, *, challenge: bytes, response: Mapping[str, object], corr: str
+    ) -> None:
+        """Verifies a signature over a deed's challenge, and takes ``passkey`` out of use.
+
+        Raises:
+            Conflict: the passkeys have changed meanwhile, or it is the only one.
+            Malformed, ApprovalRefused: as :meth:`approve`.
+        """
+        raised, _ = await self._verified(approver, challenge, response, corr)
+        command = RevokePasskey(
+            credential_id=passkey.credential_id, now=int(time.time()), version=raised.version, keeps_one=True
+        )
+        await self._store.decide_approver(approver.tenant, approver.id, command, actor_of(approver), corr)
 
     async def _verified(
         self, approver: Approver, challenge: bytes, response: Mapping[str, object], corr: str

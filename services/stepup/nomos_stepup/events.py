@@ -23,6 +23,7 @@ from nomos_stepup.challenge import ApprovalRequest
 ENROLMENT_OFFERED: Final = "passkey.offered"
 PASSKEY_COUNTER_ROSE: Final = "passkey.counter"
 PASSKEY_COUNTER_STALLED: Final = "passkey.stalled"
+PASSKEY_RENAMED: Final = "passkey.renamed"
 APPROVER_SIGNED_OUT: Final = "approver.signed-out"
 SESSION_OPENED: Final = "session.opened"
 SESSION_CLOSED: Final = "session.closed"
@@ -173,6 +174,14 @@ class PasskeyRevoked(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.PASSK
     at: int
 
 
+class PasskeyRenamed(_ApproverEvent, frozen=True, kw_only=True, tag=PASSKEY_RENAMED):
+    """Its owner calls the passkey so from now on."""
+
+    credential_id: str
+    label: str | SealedField
+    at: int
+
+
 class ApproverGrouped(_ApproverEvent, frozen=True, kw_only=True, tag=kernel.APPROVER_GROUPED):
     """The groups that the person is in from now on; all of them."""
 
@@ -217,6 +226,7 @@ ApproverEvent = (
     | PasskeyCounterRose
     | PasskeyCounterStalled
     | PasskeyRevoked
+    | PasskeyRenamed
     | ApproverSignedOut
     | ApproverGrouped
 )

@@ -18,6 +18,7 @@ from nomos_stepup.events import (
     ENROLMENT_OFFERED,
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
+    PASSKEY_RENAMED,
     approval_event,
     approver_event,
 )
@@ -37,6 +38,7 @@ APPROVER_TYPES = (
     PASSKEY_COUNTER_ROSE,
     PASSKEY_COUNTER_STALLED,
     events.PASSKEY_REVOKED,
+    PASSKEY_RENAMED,
     events.APPROVER_REMOVED,
     events.APPROVER_GROUPED,
     APPROVER_SIGNED_OUT,

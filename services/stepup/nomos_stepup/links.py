@@ -31,8 +31,13 @@ def approval_url(party: RelyingParty, approval: str) -> str:
 
 
 def enrolment_url(party: RelyingParty, approver: Approver, challenge: bytes) -> str:
+    """The page on which ``approver`` answers the offer with ``challenge``, with the origin."""
+    return party.origins[0] + enrolment_path(approver, challenge)
+
+
+def enrolment_path(approver: Approver, challenge: bytes) -> str:
     """The page on which ``approver`` answers the offer with ``challenge``."""
-    return f"{party.origins[0]}{ENROL}{approver.tenant}.{approver.id}.{b64url(challenge)}"
+    return f"{ENROL}{approver.tenant}.{approver.id}.{b64url(challenge)}"
 
 
 def parse_enrolment(link: str) -> tuple[str, str, bytes]:

@@ -39,7 +39,7 @@ SIGNATURE_HEADER: Final = "nomos-signature"
 FOLLOWED: Final = (NOTIFY_ADDED, NOTIFY_REMOVED, NOTICE_BEGUN)
 
 Kind = Literal["webhook", "slack", "email"]
-Outcome = Literal["sent", "failed", "suppressed"]
+Outcome = Literal["sent", "failed"]
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,7 @@ class NoticeEnded(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         approval: of which approval.
         channel: which channel.
-        outcome: sent; failed, after all tries; suppressed, by the channel's limit.
+        outcome: sent; or failed, after all tries.
         tries: how often it was tried.
         detail: why it failed, in one line; never where it leads.
         at: Unix seconds.

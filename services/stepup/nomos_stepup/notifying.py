@@ -1,10 +1,11 @@
 """Tells channels that somebody must approve. Beside everything else: no decision and no approval waits for it.
 
-    every second, in each replica: what waits, for each channel that is due and not told yet
+    every second, in each replica: what waits, for each channel that is due, has room, and is not told yet
         -> take it on (compare-and-set: one replica does) -> send, a few tries -> say what became of it
 
-So a notice is sent by one replica, also when the one that opened the approval has died; who dies while it sends leaves
-a notice that was begun and has no end, and it is not sent again.
+A channel is told of so many approvals in a minute, by all replicas together. What is more waits for the next minute: it
+is late, and no request is hidden by others. A notice is sent by one replica, also when the one that opened the approval
+has died; who dies while it sends leaves a notice that was begun and has no end, and it is not sent again.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import msgspec
 
-from nomos.errors import Conflict, DestinationRefused, MalformedRecord, NomosError, Unavailable
+from nomos.errors import Conflict, MalformedRecord, NomosError, Unavailable
 from nomos.events import NOTICE_BEGUN
 from nomos.messages import Fact
 from nomos_runtime import observe
@@ -47,10 +48,12 @@ TRIES_MAX: Final = 3
 #: Before the second try; before the third, four times as long.
 PAUSE_SECONDS: Final = 1.0
 #: Notices that one replica sends at once; further ones are taken on later, or by others.
-SENDING_MAX: Final = 16
-#: Notices of one channel within a minute, in one replica; more make people look away.
+SENDING_MAX: Final = 64
+#: Of these, one tenant's: hooks that hang hold up their own tenant's notices and no other's.
+SENDING_PER_TENANT_MAX: Final = 4
+#: Approvals that a channel is told of within a minute; more make people look away.
 PER_MINUTE_MAX: Final = 20
-_MINUTE: Final = 60.0
+_MINUTE: Final = 60
 
 
 class Notifier:
@@ -74,8 +77,10 @@ class Notifier:
         self._channels: dict[str, Channels] = {}
         #: Approval -> channels that somebody has taken on.
         self._begun: dict[str, set[str]] = defaultdict(set)
-        self._sent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
+        #: Tenant and channel -> the approvals that it was told of last, by any replica, and when: oldest first.
+        self._recent: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self._sending: set[asyncio.Task[None]] = set()
+        self._of_tenant: Counter[str] = Counter()
 
     def apply(self, fact: Fact) -> None:
         """Folds one fact of stepup's own."""
@@ -84,9 +89,12 @@ class Notifier:
                 begun = msgspec.convert(fact.event, NoticeBegun)
             except msgspec.ValidationError as error:
                 raise MalformedRecord("the event is no notify.begun", cause=str(error)) from error
-            self._begun[begun.approval].add(begun.channel)
+            self._note(fact.tenant, begun)
             return
-        self._channels[fact.tenant] = evolve(self._channels.get(fact.tenant, {}), fact.type, fact.event)
+        before = self._channels.get(fact.tenant, {})
+        after = self._channels[fact.tenant] = evolve(before, fact.type, fact.event)
+        for gone in before.keys() - after.keys():
+            self._recent.pop((fact.tenant, gone), None)
 
     async def run(self) -> None:
         """Looks and tells, for as long as the service lives."""
@@ -107,11 +115,12 @@ class Notifier:
             for channel in self._channels.get(tenant, {}).values():
                 if len(self._sending) >= SENDING_MAX:
                     return
-                if self._is_due(approval, channel, now):
-                    self._begun[approval.id].add(channel.channel)
-                    task = asyncio.create_task(self._tell(tenant, approval.request, channel, now))
-                    self._sending.add(task)
-                    task.add_done_callback(self._sending.discard)
+                if self._of_tenant[tenant] >= SENDING_PER_TENANT_MAX:
+                    break
+                if self._is_due(approval, channel, now) and self._has_room(tenant, channel.channel, now):
+                    begun = NoticeBegun(approval=approval.id, channel=channel.channel, at=now)
+                    self._note(tenant, begun)
+                    self._start(tenant, self._tell(tenant, approval.request, channel, begun))
 
     async def close(self) -> None:
         """Lets what is being sent end."""
@@ -133,15 +142,44 @@ class Notifier:
         is_news = approval.request.asked_at >= channel.at
         return is_news and channel.channel not in told and waited >= channel.after and channel.is_for(approval.request)
 
-    async def _tell(self, tenant: str, request: ApprovalRequest, channel: Channel, now: int) -> None:
+    def _note(self, tenant: str, begun: NoticeBegun) -> None:
+        self._begun[begun.approval].add(begun.channel)
+        recent = self._recent[tenant, begun.channel]
+        recent.setdefault(begun.approval, begun.at)
+        if len(recent) > PER_MINUTE_MAX:
+            del recent[next(iter(recent))]
+
+    def _has_room(self, tenant: str, channel: str, now: int) -> bool:
+        recent = self._recent[tenant, channel]
+        return sum(now - at < _MINUTE for at in recent.values()) < PER_MINUTE_MAX
+
+    def _start(self, tenant: str, telling: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(telling)
+        self._sending.add(task)
+        self._of_tenant[tenant] += 1
+
+        def done(ended: asyncio.Task[None]) -> None:
+            self._sending.discard(ended)
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
+            fault = None if ended.cancelled() else ended.exception()
+            if fault is not None:
+                # A fault of ours: the notice was begun and has no end.
+                observe.say("stepup", observe.BACKGROUND_FAULT, error=type(fault).__name__, verb="notify")
+
+        task.add_done_callback(done)
+
+    async def _tell(self, tenant: str, request: ApprovalRequest, channel: Channel, begun: NoticeBegun) -> None:
         name = channel.channel
         try:
-            await self._store.begin(tenant, NoticeBegun(approval=request.approval, channel=name, at=now))
+            await self._store.begin(tenant, begun)
         except Conflict:
             # Another replica tells it.
             return
         except NomosError as error:
             self._begun[request.approval].discard(name)
+            self._recent[tenant, name].pop(request.approval, None)
             observe.say("stepup", observe.BACKGROUND_FAULT, error=error.code, verb="notify")
             return
         outcome, tries, detail = await self._outcome(tenant, request, channel)
@@ -159,8 +197,6 @@ class Notifier:
             observe.say("stepup", observe.BACKGROUND_FAULT, error=error.code, verb="notify")
 
     async def _outcome(self, tenant: str, request: ApprovalRequest, channel: Channel) -> tuple[Outcome, int, str]:
-        if not self._has_room(tenant, channel.channel):
-            return "suppressed", 0, f"more than {PER_MINUTE_MAX} notices in a minute"
         detail = ""
         for number in range(1, TRIES_MAX + 1):
             try:
@@ -169,7 +205,7 @@ class Notifier:
                 detail = error.detail
                 if number < TRIES_MAX:
                     await asyncio.sleep(PAUSE_SECONDS * 4 ** (number - 1))
-            except (DestinationRefused, NomosError) as error:
+            except NomosError as error:
                 # Trying again changes nothing.
                 return "failed", number, error.detail
             else:
@@ -185,15 +221,6 @@ class Notifier:
         body = body_of(channel.kind, request, url, at=at)
         headers = {SIGNATURE_HEADER: signature_of(secrets.secret, body, at=at)} if channel.kind == "webhook" else {}
         await post(secrets.to, body, headers, development=self._development)
-
-    def _has_room(self, tenant: str, channel: str) -> bool:
-        sent, now = self._sent[tenant, channel], time.monotonic()
-        while sent and now - sent[0] > _MINUTE:
-            sent.popleft()
-        if len(sent) >= PER_MINUTE_MAX:
-            return False
-        sent.append(now)
-        return True
 
 
 def new_secret() -> str:

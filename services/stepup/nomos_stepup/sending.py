@@ -59,6 +59,9 @@ async def post(url: str, body: bytes, headers: dict[str, str], *, development: b
         Unavailable: no answer in time, or one that is no success.
     """
     parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        # A channel that became a mail address between the look at its kind and the one at where it leads.
+        raise DestinationRefused("the channel is no hook any more")
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

@@ -13,16 +13,19 @@ from typing import Final
 import msgspec
 
 from nomos.errors import Conflict, NotFound, Unavailable
-from nomos.events import APPROVAL_CANCELLED, APPROVAL_DENIED, COSIGNER_CREATED, Actor, Envelope
+from nomos.events import APPROVAL_CANCELLED, APPROVAL_DENIED, COSIGNER_CREATED, PASSKEY_ENROLLED, Actor, Envelope
 from nomos.ids import new_id
 from nomos.keys import SigningKey
 from nomos.log.sealedfield import is_subject
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.subjects import Subjects
-from nomos_stepup.approvers import Approver, ApproverCommand, decide_approver, evolve_approver
+from nomos_stepup.approvercommands import ApproverCommand
+from nomos_stepup.approvers import Approver, decide_approver, evolve_approver
+from nomos_stepup.base64url import parse_b64url
 from nomos_stepup.domain import Approval, Command, decide, evolve
 from nomos_stepup.events import (
+    PASSKEY_RENAMED,
     ApprovalEvent,
     ApproverEvent,
     SessionEvent,
@@ -31,6 +34,7 @@ from nomos_stepup.events import (
     session_event,
     to_record,
 )
+from nomos_stepup.responses import CREDENTIAL_ID_BYTES_MAX
 from nomos_stepup.sessions import Session, SessionCommand, decide_session, evolve_session
 
 #: How often a decision is made again after a lost compare-and-set.
@@ -134,6 +138,17 @@ class StepupStore:
             known = await self._subjects.show(tenant, subject)
             state = msgspec.structs.replace(state, name=known.name or "")
         return state
+
+    async def labels(self, tenant: str, subject: str) -> dict[bytes, str]:
+        """What an approver calls their passkeys, by credential id; empty texts once they are erased."""
+        found: dict[bytes, str] = {}
+        for stored in await self._store.load(tenant, f"approver/{subject}"):
+            if stored.envelope.type in (PASSKEY_ENROLLED, PASSKEY_RENAMED):
+                event = (await self._subjects.opened(stored.envelope)).event
+                found[parse_b64url(str(event["credential_id"]), "credential id", CREDENTIAL_ID_BYTES_MAX)] = str(
+                    event["label"]
+                )
+        return found
 
     async def decide_approver(
         self, tenant: str, subject: str, command: ApproverCommand, actor: Actor, corr: str

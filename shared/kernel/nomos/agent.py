@@ -49,6 +49,8 @@ INVOCATION_SECONDS: Final = 30
 NONCE_BYTES: Final = 12
 #: One wait for a human on the bus, milliseconds; the client asks again until its own time is over.
 APPROVAL_WAIT_MS: Final = 5_000
+#: Between two such questions, where the first was not held or not answered, seconds.
+APPROVAL_PAUSE_SECONDS: Final = 1.0
 
 _authorize = Decoder.of(messages.AuthorizeReply, "authorize reply")
 _invoke = Decoder.of(messages.InvokeReply, "invoke reply")
@@ -349,16 +351,25 @@ class Agent:
         return reply.cid
 
     async def wait_for(self, step_up: StepUpRequired, seconds: float) -> bytes:
-        """Waits until a human has approved, and returns the cosigner delegation.
+        """Waits until a human has approved, and returns the cosigner delegation; also while services are away.
 
         Raises:
+            Unavailable: nobody answers when the time is over.
             NomosError: the approval was denied, expired or cancelled (code ``refused``), or still waits (``expired``).
         """
         end_ms = now_ms() + int(seconds * 1000)
         while True:
             wait_ms = max(min(end_ms - now_ms(), APPROVAL_WAIT_MS), 0)
             command = _command(AwaitApproval, wait_ms + REQUEST_MS, approval=step_up.approval, wait_ms=wait_ms)
-            reply = await self._connection.ask(f"req.stepup.{self._name}", command, _approval, wait_ms + REQUEST_MS)
+            asked_ms = now_ms()
+            try:
+                reply = await self._connection.ask(f"req.stepup.{self._name}", command, _approval, wait_ms + REQUEST_MS)
+            except Unavailable:
+                # The service that held this question went away; asking again changes nothing there.
+                if now_ms() + APPROVAL_PAUSE_SECONDS * 1000 >= end_ms:
+                    raise
+                await pause(APPROVAL_PAUSE_SECONDS)
+                continue
             if not isinstance(reply, messages.ApprovalStatus):
                 raise Malformed("not an approval reply")
             if reply.cosigner is not None:
@@ -367,6 +378,9 @@ class Agent:
                 raise ApprovalEnded(reply.state, reply.reason)
             if now_ms() >= end_ms:
                 raise ApprovalEnded("pending")
+            if now_ms() - asked_ms < wait_ms:
+                # It does not hold this question, because this agent waits for too many: then not more often than this.
+                await pause(APPROVAL_PAUSE_SECONDS)
 
 
 class ApprovalEnded(NomosError):

@@ -88,7 +88,7 @@ NOTIFY_ADDED: Final = "notify.added"
 NOTIFY_REMOVED: Final = "notify.removed"
 #: {approval, channel, at}: one process tells the channel of the approval, and no other does.
 NOTICE_BEGUN: Final = "notify.begun"
-#: {approval, channel, outcome: sent|failed|suppressed, tries, detail, at}
+#: {approval, channel, outcome: sent|failed, tries, detail, at}
 NOTICE_ENDED: Final = "notify.ended"
 COSIGNER_CREATED: Final = "stepup.cosigner"
 # every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield

@@ -105,6 +105,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     "passkey.offered": "approver: text, challenge_sha256: text, expires_at: integer, at: integer",
     "passkey.counter": "approver: text, credential_id: text, sign_count: integer",
     "passkey.stalled": "approver: text, credential_id: text, stored: integer, got: integer, at: integer",
+    "passkey.renamed": "approver: text, credential_id: text, label: text, at: integer",
     events.PASSKEY_REVOKED: "approver: text, credential_id: text, at: integer",
     events.APPROVER_REMOVED: "approver: text, at: integer",
     events.APPROVER_GROUPED: "approver: text, groups: list, at: integer",

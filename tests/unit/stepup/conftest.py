@@ -15,14 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from nomos.keys import SigningKey
 from nomos.request import request_digest
-from nomos_stepup.approvers import (
-    AddApprover,
-    Approver,
-    EnrolPasskey,
-    OfferEnrolment,
-    decide_approver,
-    evolve_approver,
-)
+from nomos_stepup.approvercommands import AddApprover, EnrolPasskey, OfferEnrolment
+from nomos_stepup.approvers import Approver, decide_approver, evolve_approver
 from nomos_stepup.challenge import ApprovalRequest, ReasonPolicy, args_text_of, text_sha256
 from nomos_stepup.domain import Approval, Approve, Open, decide, evolve
 from nomos_stepup.facts import VerifiedAssertion

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nomos.errors import ApprovalRefused, Conflict, LimitExceeded, Malformed, Misconfigured, NotFound
 from nomos.passkey import SOFTWARE_AAGUID, SoftwarePasskey
-from nomos_stepup.approvers import EnrolPasskey, OfferEnrolment
+from nomos_stepup.approvercommands import EnrolPasskey, OfferEnrolment
 from nomos_stepup.facts import CounterStalled
 from nomos_stepup.party import relying_party
 from nomos_stepup.webauthn import parse_assertion, parse_registration, verify_registration

@@ -8,19 +8,17 @@ import pytest
 
 from nomos.errors import ApprovalRefused, Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
 from nomos.log.sealedfield import FieldPlace, seal_text, subject_of
-from nomos_stepup.approvers import (
-    PASSKEYS_MAX,
+from nomos_stepup.approvercommands import (
     AddApprover,
-    Approver,
     EnrolPasskey,
     OfferEnrolment,
     RaiseCounter,
     RemoveApprover,
+    RenamePasskey,
     ReportStalledCounter,
     RevokePasskey,
-    decide_approver,
-    evolve_approver,
 )
+from nomos_stepup.approvers import LABEL_LENGTH_MAX, PASSKEYS_MAX, Approver, decide_approver, evolve_approver
 from nomos_stepup.events import ApproverEvent, ApproverRemoved, PasskeyCounterStalled, approver_event, to_record
 from nomos_stepup.facts import CounterStalled, VerifiedRegistration
 
@@ -144,6 +142,40 @@ def test_a_revoked_passkey_is_gone(stage: Any) -> None:
         decide_approver(state, revoke)
 
 
+def test_a_person_keeps_the_only_passkey(stage: Any) -> None:
+    authenticator = stage.Authenticator()
+    state = stage.approver(authenticator)
+    revoke = RevokePasskey(credential_id=authenticator.credential_id, now=stage.NOW)
+    with pytest.raises(Conflict, match="only passkey"):
+        decide_approver(state, msgspec.structs.replace(revoke, keeps_one=True))
+    assert decide_approver(state, revoke)
+
+
+def test_what_was_signed_for_one_state_counts_in_no_other(stage: Any) -> None:
+    authenticator, other = stage.Authenticator(), stage.Authenticator()
+    state = stage.approver(authenticator, other)
+    offer = OfferEnrolment(challenge=CHALLENGE, expires_at=stage.NOW + 600, now=stage.NOW, version=state.version)
+    revoke = RevokePasskey(credential_id=other.credential_id, now=stage.NOW, version=state.version)
+    for command in (offer, revoke):
+        later = stage.then_approver(state, command)
+        for again in (offer, revoke):
+            with pytest.raises((Conflict, NotFound)):
+                decide_approver(later, again)
+
+
+def test_a_passkey_is_called_something_else(stage: Any) -> None:
+    authenticator, other = stage.Authenticator(), stage.Authenticator()
+    state = stage.approver(authenticator, other)
+    rename = RenamePasskey(credential_id=authenticator.credential_id, label="blue key", now=stage.NOW)
+    state = stage.then_approver(state, rename)
+    assert [one.label == "blue key" for one in state.passkeys] == [True, False]
+    for label in ("", "a\nb", "a\u202eb", "x" * (LABEL_LENGTH_MAX + 1)):
+        with pytest.raises(Malformed):
+            decide_approver(state, msgspec.structs.replace(rename, label=label))
+    with pytest.raises(NotFound):
+        decide_approver(state, msgspec.structs.replace(rename, credential_id=b"another"))
+
+
 def test_replay_of_an_approver_equals_the_live_state(stage: Any) -> None:
     authenticator = stage.Authenticator()
     history: list[ApproverEvent] = []
@@ -152,7 +184,7 @@ def test_replay_of_an_approver_equals_the_live_state(stage: Any) -> None:
         AddApprover(tenant="acme", approver="ada", name="Ada", user_handle=bytes(32), now=stage.NOW),
         OfferEnrolment(challenge=CHALLENGE, expires_at=stage.NOW + 600, now=stage.NOW),
         enrolment(stage),
-        RevokePasskey(credential_id=b"id", now=stage.NOW),
+        RenamePasskey(credential_id=b"id", label="blue key", now=stage.NOW),
         RemoveApprover(now=stage.NOW),
     ]
     for command in commands:

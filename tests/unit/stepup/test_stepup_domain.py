@@ -22,7 +22,8 @@ from nomos.errors import (
     Replayed,
 )
 from nomos.messages import Quorum
-from nomos_stepup.approvers import GROUPS_MAX, RemoveApprover, RevokePasskey, SetGroups, decide_approver
+from nomos_stepup.approvercommands import RemoveApprover, RevokePasskey, SetGroups
+from nomos_stepup.approvers import GROUPS_MAX, decide_approver
 from nomos_stepup.domain import (
     PENDING_PER_AGENT_MAX,
     Approval,

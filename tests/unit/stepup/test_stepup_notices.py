@@ -30,7 +30,7 @@ from nomos_stepup.notices import (
     signature_of,
     text_of,
 )
-from nomos_stepup.notifying import PER_MINUTE_MAX, SENDING_MAX, TRIES_MAX, Notifier
+from nomos_stepup.notifying import PER_MINUTE_MAX, SENDING_PER_TENANT_MAX, TRIES_MAX, Notifier
 from nomos_stepup.sending import MailServer, mail, post
 
 NO_MAIL = MailServer(host="", port=0, tls="", user="", password=Secret(b""), sender="")
@@ -255,20 +255,80 @@ async def test_a_notice_that_could_not_be_recorded_is_not_sent_and_tried_later(s
     assert len(posted[1:]) == 1
 
 
-async def test_a_flood_is_suppressed_and_recorded_and_few_are_sent_at_once(stage: Any, posted: list[Any]) -> None:
+async def test_of_a_flood_few_are_told_at_once_and_none_is_hidden(stage: Any, posted: list[Any]) -> None:
     store = Store()
     notifier, _ = _notifier(stage, store)
     notifier._index.approvals = [  # type: ignore[attr-defined]
         stage.approval(approval=f"ap_{number:032x}") for number in range(PER_MINUTE_MAX + 5)
     ]
+
+    async def told(now: int) -> int:
+        for _ in range(PER_MINUTE_MAX):
+            notifier.look(now)
+            assert len(notifier._sending) <= SENDING_PER_TENANT_MAX
+            await notifier.close()
+        return len(store.ended)
+
+    assert await told(stage.NOW + 1) == PER_MINUTE_MAX
+    assert await told(stage.NOW + 60) == PER_MINUTE_MAX
+    assert await told(stage.NOW + 61) == PER_MINUTE_MAX + 5
+    assert {one.outcome for one in store.ended} == {"sent"}
+
+
+async def test_what_other_replicas_told_counts_too(stage: Any, posted: list[Any]) -> None:
+    notifier, _ = _notifier(stage, Store())
+    for number in range(PER_MINUTE_MAX):
+        event = {"approval": f"ap_{number + 1:032x}", "channel": "ops", "at": stage.NOW}
+        notifier.apply(Fact(rev=number + 2, type=NOTICE_BEGUN, tenant="acme", event=event))
     notifier.look(stage.NOW + 1)
-    assert len(notifier._sending) == SENDING_MAX
-    for _ in range(3):
-        await notifier.close()
-        notifier.look(stage.NOW + 1)
+    assert not notifier._sending
+    notifier.look(stage.NOW + 60)
     await notifier.close()
-    outcomes = [one.outcome for one in store.ended]
-    assert (outcomes.count("sent"), outcomes.count("suppressed")) == (PER_MINUTE_MAX, 5)
+    assert len(posted[1:]) == 1
+
+
+async def test_a_tenant_whose_hooks_hang_holds_up_no_other(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, told = asyncio.Event(), []
+
+    async def take(url: str, body: bytes, headers: dict[str, str], *, development: bool) -> None:
+        tenant = msgspec.json.decode(body)["tenant"]
+        if tenant == "acme":
+            await release.wait()
+        told.append(tenant)
+
+    monkeypatch.setattr(module, "post", take)
+    notifier, _ = _notifier(stage, Store())
+    notifier.apply(Fact(rev=9, type=NOTIFY_ADDED, tenant="other", event=msgspec.to_builtins(_make())))
+    floods = [stage.approval(approval=f"ap_{number:032x}") for number in range(PER_MINUTE_MAX)]
+    quiet = stage.approval(approval="ap_" + "f" * 32, tenant="other")
+    notifier._index.approvals = [*floods, quiet]  # type: ignore[attr-defined]
+    notifier.look(stage.NOW + 1)
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0)
+    assert told == ["other"]
+    release.set()
+    await notifier.close()
+    assert told.count("acme") == SENDING_PER_TENANT_MAX
+
+
+async def test_a_fault_of_ours_while_telling_is_said(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "post", fail)
+    notifier, _ = _notifier(stage, Store())
+    notifier.look(stage.NOW + 1)
+    await notifier.close()
+    await asyncio.sleep(0)
+    assert "ZeroDivisionError" in "".join(capsys.readouterr())
+
+
+async def test_a_mail_address_is_no_hook() -> None:
+    with pytest.raises(DestinationRefused):
+        await post("ops@example.com", b"{}", {}, development=True)
 
 
 # --- what is sent over ----------------------------------------------------------------------------------------------

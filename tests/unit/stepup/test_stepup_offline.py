@@ -18,14 +18,8 @@ from nomos.log.assertion import Assertion, verify_assertion
 from nomos.log.record import canonical_bytes, format_ts, parse_record
 from nomos.log.report import Tally
 from nomos.messages import Quorum
-from nomos_stepup.approvers import (
-    EnrolPasskey,
-    OfferEnrolment,
-    RemoveApprover,
-    RevokePasskey,
-    SetGroups,
-    decide_approver,
-)
+from nomos_stepup.approvercommands import EnrolPasskey, OfferEnrolment, RemoveApprover, RevokePasskey, SetGroups
+from nomos_stepup.approvers import decide_approver
 from nomos_stepup.base64url import b64url
 from nomos_stepup.domain import Cancel, Consume, Deny, Expire, decide, evolve
 from nomos_stepup.events import PasskeyEnrolled, to_record

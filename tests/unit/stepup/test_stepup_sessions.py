@@ -8,15 +8,8 @@ import msgspec
 import pytest
 
 from nomos.errors import Conflict, Expired, LimitExceeded, Malformed, MalformedRecord, NotFound
-from nomos_stepup.approvers import (
-    OfferEnrolment,
-    RemoveApprover,
-    RevokePasskey,
-    SignOut,
-    check_offer,
-    decide_approver,
-    evolve_approver,
-)
+from nomos_stepup.approvercommands import OfferEnrolment, RemoveApprover, RevokePasskey, SignOut
+from nomos_stepup.approvers import check_offer, decide_approver, evolve_approver
 from nomos_stepup.events import SessionClosed, session_event, to_record
 from nomos_stepup.links import enrolment_url, parse_enrolment
 from nomos_stepup.pages.access import challenge_of_ask

@@ -5,10 +5,13 @@ from __future__ import annotations
 from nomos_runtime.sealing import Sealer
 from nomos_runtime.service import Parts
 from nomos_stepup.ceremonies import Ceremonies
+from nomos_stepup.deeds import Deeds
 from nomos_stepup.index import Index
 from nomos_stepup.operatoraccess import OperatorAccess
 from nomos_stepup.pages.access import Access
+from nomos_stepup.pages.desk import Desk
 from nomos_stepup.pages.operators import OperatorViews
+from nomos_stepup.pages.passkeys import PasskeyViews
 from nomos_stepup.pages.refusals import Refusals
 from nomos_stepup.pages.views import Views
 from nomos_stepup.settings import StepupSettings
@@ -41,9 +44,17 @@ def build_pages(
     assets = Assets()
     templates = Templates("nomos_stepup.pages", assets)
     access = Access(store, sealer, check_tenant=parts.responder.check_open, session_seconds=settings.session_seconds)
-    views = Views(access, ceremonies=ceremonies, store=store, index=index, templates=templates, refresh=parts.refresh)
+    desk = Desk(access, templates)
+    views = Views(access, desk, ceremonies=ceremonies, store=store, index=index, refresh=parts.refresh)
+    passkey_views = PasskeyViews(
+        desk,
+        ceremonies=ceremonies,
+        store=store,
+        deeds=Deeds(sealer),
+        enrolment_seconds=settings.enrolment_seconds,
+    )
     operator_views = OperatorViews(operators, sealer, templates)
     refusals = Refusals(parts.responder, parts.bus.service)
-    routes = [*views.routes(), *operator_views.routes()]
+    routes = [*views.routes(), *passkey_views.routes(), *operator_views.routes()]
     site = Site(routes, origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)

@@ -13,11 +13,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
-from nomos_stepup.approvers import LABEL_LENGTH_MAX, Approver, SignOut, check_offer
+from nomos_stepup.approvercommands import SignOut
+from nomos_stepup.approvers import DEFAULT_LABEL, LABEL_LENGTH_MAX, Approver, check_offer
 from nomos_stepup.ceremonies import Ceremonies, actor_of
 from nomos_stepup.domain import REASON_LENGTH_MAX, Approval, ApprovalState, may_sign
 from nomos_stepup.index import Index, credential_of
@@ -25,19 +25,16 @@ from nomos_stepup.links import APPROVALS, ENROL, approval_path, parse_approval, 
 from nomos_stepup.options import assertion_options, registration_options
 from nomos_stepup.pages.access import Access, SignedIn
 from nomos_stepup.pages.answers import passkey_answer
+from nomos_stepup.pages.desk import SIGN_IN, SIGN_OUT, Desk
 from nomos_stepup.pages.refusals import acting, attempt, concerns
 from nomos_stepup.render import clean, render
 from nomos_stepup.sessions import SECRET_BYTES, CloseSession, SignedOut
 from nomos_stepup.store import StepupStore
-from nomos_web.csrf import FIELD, check_token, form_token
+from nomos_web.csrf import FIELD, check_token
 from nomos_web.forms import read_form
 from nomos_web.site import View
-from nomos_web.templates import Templates
 
-SIGN_IN: Final = "/sign-in"
-SIGN_OUT: Final = "/sign-out"
 ENROLLED: Final = "/enrolled"
-DEFAULT_LABEL: Final = "passkey"
 #: Of what waits, so many are listed; the rest show as these are decided.
 LISTED_MAX: Final = 200
 _SEE_OTHER: Final = 303
@@ -50,18 +47,18 @@ class Views:
     def __init__(
         self,
         access: Access,
+        desk: Desk,
         *,
         ceremonies: Ceremonies,
         store: StepupStore,
         index: Index,
-        templates: Templates,
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._access = access
+        self._desk = desk
         self._ceremonies = ceremonies
         self._store = store
         self._index = index
-        self._templates = templates
         self._refresh = refresh
 
     def routes(self) -> list[tuple[str, str, View]]:
@@ -95,7 +92,8 @@ class Views:
         now, secret = int(time.time()), self._access.browser_secret(request)
         ask = self._access.new_ask(now)
         options = assertion_options([], challenge=self._access.challenge(ask, now), party=self._ceremonies.party)
-        response = self._page("sign_in.html", secret, {"sign_in": SIGN_IN}, ask=ask, next=following, options=options)
+        paths = {"sign_in": SIGN_IN}
+        response = self._desk.page("sign_in.html", secret, paths, ask=ask, next=following, options=options)
         self._access.give_browser_secret(response, secret)
         return response
 
@@ -128,7 +126,7 @@ class Views:
 
     async def sign_out(self, request: Request) -> Response:
         """Ends this session, or every session of the person."""
-        person, form = await self._form(request, "everywhere")
+        person, form = await self._desk.form(request, "everywhere")
         approver, corr = person.approver, attempt(request).id
         now, actor = int(time.time()), actor_of(approver)
         await self._store.decide_session(person.tenant, person.session.id, CloseSession(now=now), actor, corr)
@@ -148,7 +146,7 @@ class Views:
         approver = check_offer(await self._store.approver(tenant, subject), challenge, int(time.time()))
         secret = self._access.browser_secret(request)
         options = registration_options(approver, challenge=challenge, party=self._ceremonies.party)
-        response = self._page(
+        response = self._desk.page(
             "enrol.html",
             secret,
             {"enrol": ENROL + link},
@@ -182,7 +180,7 @@ class Views:
 
     async def enrolled(self, request: Request) -> Response:
         """Says that it worked."""
-        return self._page("enrolled.html", b"", {}, sign_in=SIGN_IN)
+        return self._desk.page("enrolled.html", b"", {}, sign_in=SIGN_IN)
 
     # --- approving ----------------------------------------------------------------------------------------------------
 
@@ -190,26 +188,26 @@ class Views:
         """What waits in the person's tenant, oldest first."""
         now = int(time.time())
         try:
-            person = await self._person(request, now)
+            person = await self._desk.person(request, now)
         except SignedOut:
-            return self._to_sign_in(request, "")
+            return self._desk.to_sign_in(request, "")
         pending = [a for a in self._index.of_tenant(person.tenant) if _state(a, now) is ApprovalState.PENDING]
         listed = [_listed(a, person, now) for a in pending[:LISTED_MAX]]
-        return self._signed_in("waiting.html", person, {}, listed=listed, more=len(pending) - len(listed))
+        return self._desk.signed_in("waiting.html", person, {}, listed=listed, more=len(pending) - len(listed))
 
     async def approval(self, request: Request) -> Response:
         """One request: all of it, and what may be done about it."""
         approval, now = parse_approval(request.path_params["approval"]), int(time.time())
         try:
-            person = await self._person(request, now)
+            person = await self._desk.person(request, now)
         except SignedOut:
-            return self._to_sign_in(request, approval)
+            return self._desk.to_sign_in(request, approval)
         state = await self._store.approval(person.tenant, approval)
         shown, stands = render(state.request, state.args_text), _state(state, now)
         signed = [await self._name(person.tenant, subject) for subject in state.approvers]
         approver = person.approver
         paths = {"approve": approval_path(approval) + "/approve", "refuse": approval_path(approval) + "/refuse"}
-        return self._signed_in(
+        return self._desk.signed_in(
             "approval.html",
             person,
             paths,
@@ -228,7 +226,7 @@ class Views:
 
     async def approve(self, request: Request) -> Response:
         """Approves with the signature that the browser got."""
-        person, form = await self._form(request, "response")
+        person, form = await self._desk.form(request, "response")
         approval = parse_approval(request.path_params["approval"])
         answer = passkey_answer(form["response"])
         await self._ceremonies.approve(person.approver, approval, answer, attempt(request).id)
@@ -236,24 +234,12 @@ class Views:
 
     async def refuse(self, request: Request) -> Response:
         """Refuses."""
-        person, form = await self._form(request, "reason")
+        person, form = await self._desk.form(request, "reason")
         approval = parse_approval(request.path_params["approval"])
         await self._ceremonies.refuse(person.approver, approval, form["reason"].strip(), attempt(request).id)
         return RedirectResponse(approval_path(approval), status_code=_SEE_OTHER)
 
-    # --- how a view talks ---------------------------------------------------------------------------------------------
-
-    async def _person(self, request: Request, now: int) -> SignedIn:
-        person = await self._access.person(request, now)
-        acting(request, person.approver)
-        return person
-
-    async def _form(self, request: Request, *fields: str) -> tuple[SignedIn, dict[str, str]]:
-        """Who sends a form, and its fields, once its token is right."""
-        person = await self._person(request, int(time.time()))
-        form = await read_form(request, (FIELD, *fields))
-        check_token(form[FIELD], person.secret, request.url.path)
-        return person, form
+    # --- whom a view looks for ---------------------------------------------------------------------------------------
 
     async def _holder(self, credential_id: bytes) -> Approver | None:
         holder = self._index.holder_of(credential_id)
@@ -266,25 +252,6 @@ class Views:
     async def _name(self, tenant: str, subject: str) -> str:
         approver = await self._store.approver(tenant, subject)
         return subject if approver is None else approver.name or subject
-
-    def _to_sign_in(self, request: Request, approval: str) -> Response:
-        # A link in another site's page, or in web mail: the browser keeps the cookie back. Coming from a page of ours
-        # it does not; so the same address is asked for once more, from here.
-        if request.headers.get("sec-fetch-site") == "cross-site":
-            return self._page("continue.html", b"", {}, path=request.url.path)
-        target = SIGN_IN + (f"?next={approval}" if approval else "")
-        return RedirectResponse(target, status_code=_SEE_OTHER)
-
-    def _signed_in(self, template: str, person: SignedIn, paths: dict[str, str], **values: object) -> Response:
-        account = {"name": person.approver.name or person.approver.id, "tenant": person.tenant}
-        return self._page(template, person.secret, {**paths, "sign_out": SIGN_OUT}, account=account, **values)
-
-    def _page(self, template: str, secret: bytes, paths: dict[str, str], **values: object) -> Response:
-        """A page; ``paths`` are those that its forms are sent to, by name."""
-        forms = {name: {"path": path, "token": form_token(secret, path)} for name, path in paths.items()}
-        if "options" in values:
-            values["options"] = msgspec.json.encode(values["options"]).decode()
-        return HTMLResponse(self._templates.render(template, forms=forms, token_field=FIELD, **values))
 
 
 def _state(approval: Approval, now: int) -> ApprovalState:

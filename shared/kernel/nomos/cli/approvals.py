@@ -93,6 +93,27 @@ def approver_groups(args: Namespace) -> int:
     return Exit.YES
 
 
+def approver_passkeys(args: Namespace) -> int:
+    """``nomos approver passkeys --tenant T NAME``: what they have enrolled."""
+    found = ask(args, "stepup", "approver-passkeys", args.tenant, name=args.name)
+    lines = [
+        f"{one['passkey']}  {'on several devices' if one['synchronised'] else 'on one device'}  {one['label']}".rstrip()
+        for one in found["passkeys"]
+    ]
+    result(args, "approver passkeys", found, lines or [f"{args.name} has no passkey"])
+    return Exit.YES
+
+
+def approver_revoke_passkey(args: Namespace) -> int:
+    """``nomos approver revoke-passkey --tenant T NAME PASSKEY``: it signs nothing any more."""
+    done = ask(args, "stepup", "approver-passkey-revoke", args.tenant, name=args.name, passkey=args.passkey)
+    lines = [f"passkey {args.passkey} of {args.name} is out of use, and the sessions that it opened are over"]
+    if not done["left"]:
+        lines.append(f"  {args.name} has no passkey left, and cannot approve")
+    result(args, "approver revoke-passkey", done, lines)
+    return Exit.YES
+
+
 def approver_link(args: Namespace) -> int:
     """``nomos approver link --tenant T NAME``: a link to enrol a passkey, also another one. Replaces an older link."""
 

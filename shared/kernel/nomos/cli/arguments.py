@@ -245,6 +245,13 @@ def approvals(words: Words) -> None:
     doing = "give a link by which a person enrols a passkey, once"
     sub = words.add("link", doing, lazy("approvals", "approver_link"), group=group, tenant=True)
     sub.add_argument("name")
+    doing = "list the passkeys of an approver"
+    sub = words.add("passkeys", doing, lazy("approvals", "approver_passkeys"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "take one passkey of an approver out of use"
+    sub = words.add("revoke-passkey", doing, lazy("approvals", "approver_revoke_passkey"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("passkey", help="its short name, from nomos approver passkeys")
     doing = "end every session of a person on the approval pages"
     sub = words.add("sign-out", doing, lazy("approvals", "approver_sign_out"), group=group, tenant=True)
     sub.add_argument("name")

@@ -61,6 +61,7 @@ PERSONAL: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     SUBJECT_NAMED: (("name", "subject"),),
     "approver.added": (("name", "approver"),),
     "passkey.enrolled": (("label", "approver"),),
+    "passkey.renamed": (("label", "approver"),),
     "stepup.denied": (("reason", "approver"),),
 }
 
