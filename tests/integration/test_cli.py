@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import http.client
 import http.server
 import json
 import os
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -1224,6 +1226,25 @@ def test_another_operator_gets_credentials_without_their_name_in_them(shell: She
     for words in (["--json"], ["--auditor-creds", creds]):
         assert shell.nomos("audit", "tail", "--tenant", tenant, "--names", *words).code == USAGE
     assert not shell.path("again.creds").exists()
+
+
+def test_the_pages_of_policies_lead_to_the_operators_sign_in(shell: Shell) -> None:
+    policies = urlsplit(shell.ready["policy_pages"])
+    connection = http.client.HTTPConnection("127.0.0.1", policies.port, timeout=10)
+    connection.request("GET", "/", headers={"Host": policies.netloc})
+    answer = connection.getresponse()
+    target = answer.headers["location"]
+    assert (answer.status, target.split("&")[0]) == (
+        303, f"{shell.ready['pages']}/operator/sign-in?service=policy",
+    )  # fmt: skip
+    connection.close()
+    pages = urlsplit(target)
+    connection = http.client.HTTPConnection("127.0.0.1", pages.port, timeout=10)
+    connection.request("GET", f"{pages.path}?{pages.query}", headers={"Host": pages.netloc})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert b"pages of the service <strong>policy</strong>" in answer.read()
+    connection.close()
 
 
 def test_an_operator_gets_a_link_for_a_passkey_and_looks_after_sessions(shell: Shell) -> None:

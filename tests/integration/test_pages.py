@@ -12,7 +12,7 @@ from tests.integration.visitor import SESSION, Visitor, b64
 
 from nomos.agent import ApprovalEnded
 from nomos_runtime import observe
-from nomos_stepup.pages import refusals
+from nomos_web import refusals
 
 DELETE = "github:repos.delete"
 APPROVE_VERB, REFUSE_VERB = "POST /approvals/{approval}/approve", "POST /approvals/{approval}/refuse"

@@ -76,12 +76,14 @@ class Activate(Struct, frozen=True, kw_only=True, tag="activate"):
         actor: the operator, from the bus subject.
         why: the operator's reason; empty for the draft's own.
         expected_revision: the revision that is thought to be in force; None for the one that the draft was made from.
+        expected_sha256: of the draft that was looked at; None for whatever it holds.
     """
 
     draft: str
     actor: OperatorId
     why: str
     expected_revision: int | None = None
+    expected_sha256: str | None = None
 
 
 class SaveDraft(Struct, frozen=True, kw_only=True, tag="save_draft"):
@@ -144,6 +146,8 @@ def decide(state: PolicyHistory, command: Command, *, vocabulary: Vocabulary, no
             return _put(state, command, text, why=command.why, vocabulary=vocabulary, now_seconds=now_seconds)
         case Activate(draft=name):
             draft = state.draft(name)
+            if command.expected_sha256 not in (None, draft.sha256):
+                raise Conflict(f"the draft {name} is another than the one that was looked at")
             if command.expected_revision is None and draft.based_on != state.revision:
                 raise Conflict(
                     f"the draft {name} was made from revision {draft.based_on}, and {state.revision} is in force",

@@ -12,6 +12,7 @@ from nomos_policy.admin import PolicyAdmin
 from nomos_policy.changing import ChangeAdmin, Spread
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.handlers import Authorizer, decoder
+from nomos_policy.pages.app import build_pages
 from nomos_policy.settings import PolicySettings
 from nomos_policy.shadow import FOLLOWED as SHADOWS
 from nomos_policy.shadowadmin import ShadowAdmin
@@ -24,6 +25,7 @@ from nomos_runtime.peers import reader_tokens
 from nomos_runtime.replicas import Replicas
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
+from nomos_web.server import WebServer
 
 NAME: Final = "policy"
 #: A replica that says nothing is waited for so many times longer than it may allow anything without news.
@@ -40,6 +42,7 @@ class PolicyService:
         self._parts: Parts | None = None
         self._shadows: Shadowing | None = None
         self._replicas: Replicas | None = None
+        self._pages: WebServer | None = None
 
     async def start(self) -> None:
         """Connects, compiles what is in force, serves."""
@@ -81,14 +84,31 @@ class PolicyService:
         await parts.serve_admin({
             **admin.verbs(), **changes.verbs(), **ShadowAdmin(shadows, parts.refresh).verbs()
         })  # fmt: skip
+        if s.pages_listen:
+            self._pages = build_pages(
+                s,
+                bus=parts.bus,
+                responder=parts.responder,
+                directory=parts.directory,
+                store=store,
+                sets=sets,
+                vocabulary=self._vocabulary,
+                changes=changes,
+                refresh=parts.refresh,
+            )
+            await self._pages.start()
         await parts.serving()
 
     def faults(self) -> list[str]:
         """Why policy cannot keep its promise now."""
-        return self._parts.faults() if self._parts else ["not started"]
+        if self._parts is None:
+            return ["not started"]
+        return [*self._parts.faults(), *(self._pages.faults() if self._pages else ())]
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._pages:
+            await self._pages.stop()
         if self._replicas:
             await self._replicas.leave()
         if self._shadows:

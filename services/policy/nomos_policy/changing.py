@@ -47,11 +47,12 @@ class PutParams(Text, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ActivateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A draft, why it is put in force (empty: the draft's own reason), and the revision that must be in force."""
+    """A draft, why it is put in force (empty: the draft's own reason), and what must be in force and in the draft."""
 
     draft: str
     why: str = ""
     if_revision: int | None = None
+    if_sha256: str | None = None
     wait: bool = True
 
 
@@ -171,7 +172,11 @@ class ChangeAdmin:
         p = msgspec.convert(params, ActivateParams)
         actor = OperatorId(by.actor.id)
         return await self._change(
-            by, p.wait, Activate(draft=p.draft, actor=actor, why=p.why, expected_revision=p.if_revision)
+            by,
+            p.wait,
+            Activate(
+                draft=p.draft, actor=actor, why=p.why, expected_revision=p.if_revision, expected_sha256=p.if_sha256
+            ),
         )
 
     async def rollback(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:

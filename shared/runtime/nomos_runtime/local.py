@@ -97,7 +97,8 @@ class Local:
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
         self.seaweed = EmbeddedSeaweed(self.directory / "weed") if archive else None
-        self.pages_port = pages_port or self._reserve_port()
+        self.pages_port = pages_port or self._reserve_port("pages-port")
+        self.policy_pages_port = self._reserve_port("policy-pages-port")
         self.bus_url = self.nats.url
         self.installation: Installation | None = None
         self._tap: BusTap | None = None
@@ -185,9 +186,14 @@ class Local:
         """The origin of the approval pages. Browsers take ``http://localhost`` for secure, and no other plain HTTP."""
         return f"http://localhost:{self.pages_port}"
 
-    def _reserve_port(self) -> int:
-        # The context names the port before stepup listens on it. Somebody else may take it first; then stepup says so.
-        kept = self.directory / "pages-port"
+    @property
+    def policy_pages_origin(self) -> str:
+        """The origin of operators' pages of policy."""
+        return f"http://localhost:{self.policy_pages_port}"
+
+    def _reserve_port(self, name: str) -> int:
+        # It is named before a service listens on it. Somebody else may take it first; then the service says so.
+        kept = self.directory / name
         wanted = int(kept.read_text(encoding="ascii")) if kept.exists() else 0
         port = _free_port(wanted) or _free_port(0)
         kept.write_text(str(port), encoding="ascii")
@@ -210,6 +216,13 @@ class Local:
             env |= {
                 "NOMOS_STEPUP_PAGES_LISTEN": f"{LOOPBACK}:{self.pages_port}",
                 "NOMOS_STEPUP_RP_ORIGINS": self.pages_origin,
+                "NOMOS_STEPUP_SIGN_IN_SERVICES": f"policy={self.policy_pages_origin}/signed-in",
+            }
+        if service == "policy":
+            env |= {
+                "NOMOS_POLICY_PAGES_LISTEN": f"{LOOPBACK}:{self.policy_pages_port}",
+                "NOMOS_POLICY_PAGES_ORIGIN": self.policy_pages_origin,
+                "NOMOS_POLICY_SIGN_IN_SITE": self.pages_origin,
             }
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]

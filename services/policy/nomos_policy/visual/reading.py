@@ -60,6 +60,20 @@ def read_policy(text: str) -> tuple[Est, Model]:
     return est, read_est(est, order)
 
 
+def read_expression(text: str) -> Expression:
+    """One expression, from its text.
+
+    Raises:
+        MalformedPolicy: it is none, or more than one.
+        LimitExceeded: it nests too deep for a form.
+    """
+    # A text that closes the brace is more than one condition, or none: then it is refused.
+    _, model = read_policy(f"permit (principal, action, resource) when {{\n{text}\n}};")
+    if not text.strip() or len(model.conditions) != 1:
+        raise MalformedPolicy("expected one expression")
+    return model.conditions[0].body
+
+
 def est_of_text(text: str) -> Est:
     """Cedar's JSON form of exactly one policy.
 

@@ -76,6 +76,11 @@ def write_policy(model: Model) -> str:
     return "\n".join(part for part in parts if part) + ";"
 
 
+def write_expression(expression: Expression) -> str:
+    """The text of one expression."""
+    return _expression(expression, _OR, 0)
+
+
 def string(value: str) -> str:
     """A Cedar string literal that says ``value``."""
     return '"' + "".join(_character(one) for one in value) + '"'

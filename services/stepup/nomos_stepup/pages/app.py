@@ -12,11 +12,12 @@ from nomos_stepup.pages.access import Access
 from nomos_stepup.pages.desk import Desk
 from nomos_stepup.pages.operators import OperatorViews
 from nomos_stepup.pages.passkeys import PasskeyViews
-from nomos_stepup.pages.refusals import Refusals
+from nomos_stepup.pages.refusals import STRANGER, who
 from nomos_stepup.pages.views import Views
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
 from nomos_web.assets import Assets
+from nomos_web.refusals import Refusals
 from nomos_web.server import WebServer, parse_address
 from nomos_web.site import Site
 from nomos_web.templates import Templates
@@ -54,7 +55,7 @@ def build_pages(
         enrolment_seconds=settings.enrolment_seconds,
     )
     operator_views = OperatorViews(operators, sealer, templates)
-    refusals = Refusals(parts.responder, parts.bus.service)
+    refusals = Refusals(parts.responder, parts.bus.service, who=who, stranger=STRANGER)
     routes = [*views.routes(), *passkey_views.routes(), *operator_views.routes()]
     site = Site(routes, origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)

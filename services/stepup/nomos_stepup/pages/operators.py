@@ -30,10 +30,11 @@ from nomos_stepup.operators import OperatorKeys, check_offer
 from nomos_stepup.options import assertion_options, registration_options
 from nomos_stepup.pages.access import ASK_SECONDS, Access
 from nomos_stepup.pages.answers import passkey_answer
-from nomos_stepup.pages.refusals import acting_operator, attempt
+from nomos_stepup.pages.refusals import acting_operator
 from nomos_stepup.signins import parse_state
 from nomos_web.csrf import FIELD, check_token, form_token
 from nomos_web.forms import read_form
+from nomos_web.refusals import attempt
 from nomos_web.site import View
 from nomos_web.templates import Templates
 

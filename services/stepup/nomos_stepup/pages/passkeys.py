@@ -25,10 +25,10 @@ from nomos_stepup.options import assertion_options
 from nomos_stepup.pages.access import SignedIn
 from nomos_stepup.pages.answers import passkey_answer
 from nomos_stepup.pages.desk import Desk
-from nomos_stepup.pages.refusals import attempt
 from nomos_stepup.render import clean
 from nomos_stepup.sessions import SignedOut
 from nomos_stepup.store import StepupStore
+from nomos_web.refusals import attempt
 from nomos_web.site import View
 
 PASSKEYS: Final = "/passkeys"

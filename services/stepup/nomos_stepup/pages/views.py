@@ -26,12 +26,13 @@ from nomos_stepup.options import assertion_options, registration_options
 from nomos_stepup.pages.access import Access, SignedIn
 from nomos_stepup.pages.answers import passkey_answer
 from nomos_stepup.pages.desk import SIGN_IN, SIGN_OUT, Desk
-from nomos_stepup.pages.refusals import acting, attempt, concerns
+from nomos_stepup.pages.refusals import acting
 from nomos_stepup.render import clean, render
 from nomos_stepup.sessions import SECRET_BYTES, CloseSession, SignedOut
 from nomos_stepup.store import StepupStore
 from nomos_web.csrf import FIELD, check_token
 from nomos_web.forms import read_form
+from nomos_web.refusals import attempt, concerns
 from nomos_web.site import View
 
 ENROLLED: Final = "/enrolled"

@@ -100,6 +100,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         "operator_creds": str(local.operator_creds),
         "trust": str(local.trust),
         "pages": local.pages_origin,
+        "policy_pages": local.policy_pages_origin,
         "pid": os.getpid(),
         "nats_pid": local.nats.pid,
         "postgres_pid": local.postgres.pid,
@@ -114,6 +115,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
     if args.json:
         print(json.dumps(endpoints), flush=True)
     say(f"nomos: approval pages on {local.pages_origin}")
+    say(f"nomos: policies on {local.policy_pages_origin}, for operators with a passkey (nomos operator passkey)")
     say(f"nomos: ready, bus on {local.bus_url}; context {local.context}")
 
 
