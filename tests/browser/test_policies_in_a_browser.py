@@ -164,6 +164,17 @@ async def test_a_policy_is_edited_and_keeps_its_comments_and_a_stale_form_is_ref
     assert "never mind" in await other.get_by_label("Annotations, a line each").input_value()
     assert (await ask("policy", "show", stage.tenant, draft="next"))["text"] == shown
     await olga.page.goto(edited)
+    text = olga.page.get_by_label("Cedar text of this policy")
+    typed = await text.input_value()
+    assert typed == shown.partition("\n")[2].partition(";")[0].strip() + ";"
+    await text.fill(typed[:-2])
+    await olga.press("Keep this text in the draft")
+    await olga.sees("Not done:")
+    assert await text.input_value() == typed[:-2]
+    await text.fill(typed.replace("ask first", "ask twice"))
+    await olga.press("Keep this text in the draft")
+    await olga.sees("ask twice")
+    await olga.page.goto(edited)
     await olga.press("Remove this policy")
     await olga.sees("1 policies")
     await olga.page.locator("#discard-why").fill("no")

@@ -132,9 +132,10 @@ class Ceremonies:
             LimitExceeded: there are as many as may be.
             Malformed, ApprovalRefused: as :meth:`approve`.
         """
-        raised, _ = await self._verified(approver, challenge, response, corr)
+        _, verified = await self._verified(approver, challenge, response, corr)
         now, secret = int(time.time()), os.urandom(ENROLMENT_CHALLENGE_BYTES)
-        command = OfferEnrolment(challenge=secret, expires_at=now + seconds, now=now, version=raised.version)
+        version = _version_after(approver, verified)
+        command = OfferEnrolment(challenge=secret, expires_at=now + seconds, now=now, version=version)
         actor = actor_of(approver)
         return await self._store.decide_approver(approver.tenant, approver.id, command, actor, corr), secret
 
@@ -147,9 +148,10 @@ class Ceremonies:
             Conflict: the passkeys have changed meanwhile, or it is the only one.
             Malformed, ApprovalRefused: as :meth:`approve`.
         """
-        raised, _ = await self._verified(approver, challenge, response, corr)
+        _, verified = await self._verified(approver, challenge, response, corr)
+        version = _version_after(approver, verified)
         command = RevokePasskey(
-            credential_id=passkey.credential_id, now=int(time.time()), version=raised.version, keeps_one=True
+            credential_id=passkey.credential_id, now=int(time.time()), version=version, keeps_one=True
         )
         await self._store.decide_approver(approver.tenant, approver.id, command, actor_of(approver), corr)
 
@@ -173,3 +175,12 @@ class Ceremonies:
         # The counter first: of two uses of one assertion one loses here, whatever it was for.
         raised = await self._store.decide_approver(tenant, approver.id, RaiseCounter(assertion=verified), actor, corr)
         return raised, verified
+
+
+def _version_after(approver: Approver, verified: VerifiedAssertion) -> int:
+    """The version that a deed's own signature leads to, and no other event.
+
+    Not that of the state which was found after it: where a passkey keeps no counter, a second use of the signature at
+    the same moment would find the state that the first one has made.
+    """
+    return approver.version + (approver.passkey(verified.credential_id).sign_count != verified.sign_count)

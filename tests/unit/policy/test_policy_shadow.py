@@ -260,6 +260,17 @@ async def test_what_could_not_be_said_is_said_once(shadowing, store, ask, compil
     assert found.changes.evaluated == 5
 
 
+async def test_an_event_that_no_try_could_store_is_not_tried_for_ever(shadowing, store, ask, compiled, capsys) -> None:
+    await _started(shadowing, store)
+    _offer(shadowing, ask, compiled, 3)
+    store.fails = [(LimitExceeded("size of an event", 1), False)]
+    await shadowing.report("acme", "")
+    assert "limit_exceeded" in "".join(capsys.readouterr())
+    _offer(shadowing, ask, compiled, 2)
+    found = await shadowing.report("acme", "")
+    assert (found.changes.evaluated, len(store.compared())) == (2, 1)
+
+
 async def test_an_erased_tenants_shadow_ends(shadowing, store, ask, compiled) -> None:
     await _started(shadowing, store)
     _offer(shadowing, ask, compiled)

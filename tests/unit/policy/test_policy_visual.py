@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from nomos.cli.main import main
 from nomos.errors import Conflict, LimitExceeded, MalformedPolicy, NomosError, NotFound
 from nomos_policy.decision import Outcome, decide
-from nomos_policy.visual.document import add, read_document, remove, replace
+from nomos_policy.pages.forms import fields_of, model_of
+from nomos_policy.visual.document import add, read_document, remove, replace, rewrite
 from nomos_policy.visual.meaning import write_est
 from nomos_policy.visual.model import (
     EXPRESSION_DEPTH_MAX,
@@ -99,13 +100,25 @@ def _covered(texts: Iterable[str]) -> Counter[str]:
         assert _same(model), text
         parts = [part for one in model.conditions for part in opaque_parts(one.body)]
         counted["partly" if parts else "wholly"] += 1
+        counted["page"] += _fits_the_page(model)
     return counted
+
+
+def _fits_the_page(model: Model) -> bool:
+    """Whether the fields of the editor's page hold the policy; then they say just what it says."""
+    try:
+        assert model_of(fields_of(model)) == model
+    except (LimitExceeded, MalformedPolicy):
+        return False
+    return True
 
 
 def test_every_policy_of_the_public_corpus_is_written_as_it_was_read_and_most_are_forms_throughout() -> None:
     cases = json.loads(CASES.read_bytes())
     # What docs/policies.md says.
-    assert _covered(one for case in cases for one in _policies(case["policies"])) == {"wholly": 92, "partly": 19}
+    assert _covered(one for case in cases for one in _policies(case["policies"])) == {
+        "wholly": 92, "partly": 19, "page": 97,
+    }  # fmt: skip
 
 
 # Not a test of this suite unless somebody names a corpus: see tests/vectors/cedar/SOURCE.md.
@@ -117,7 +130,7 @@ if CORPUS is not None:
         assert paths
         # What docs/policies.md says.
         counted = _covered(one for path in paths for one in _policies(path.read_text(encoding="utf-8")))
-        assert counted == {"wholly": 6_074, "partly": 1_735}
+        assert counted == {"wholly": 6_074, "partly": 1_735, "page": 6_444}
 
 
 # --- identity -------------------------------------------------------------------------------------------------------
@@ -459,3 +472,30 @@ def test_the_command_shows_a_text_and_edits_it(tmp_path: Path, capsys: pytest.Ca
     for wrong in ({"sha256": now, "model": None}, {"policy": "read"}, {**edited, "model": {"effect": "perhaps"}}, []):
         assert run(wrong) == USAGE
     assert path.read_text(encoding="utf-8") == new
+
+
+# --- one policy as text ---------------------------------------------------------------------------------------------
+
+TWO = """// above
+@id("a") permit (principal, action, resource); // beside
+@id("b") forbid (principal, action, resource);
+"""
+
+
+def test_one_policy_is_rewritten_as_text_and_the_rest_stays() -> None:
+    document = read_document(TWO)
+    new = '// new\n@id("c")\npermit (principal, action, resource) when { context.x }; // why;'
+    assert rewrite(document, "a", new, sha256=document.sha256) == TWO.replace(
+        '@id("a") permit (principal, action, resource);', f"{new}\n"
+    )
+    same = document.block("b").text
+    assert rewrite(document, "b", same, sha256=document.sha256) == TWO
+
+
+@pytest.mark.parametrize("text", ["", "// nothing", "permit (principal, action, resource)", TWO, "permit (principal"])
+def test_a_text_that_is_not_one_policy_is_refused(text: str) -> None:
+    document = read_document(TWO)
+    with pytest.raises(MalformedPolicy):
+        rewrite(document, "a", text, sha256=document.sha256)
+    with pytest.raises(Conflict):
+        rewrite(document, "a", "permit (principal, action, resource);", sha256="0" * 64)

@@ -72,6 +72,7 @@ def fields_of(model: Model) -> dict[str, str]:
 
     Raises:
         LimitExceeded: it has more than a form shows.
+        MalformedPolicy: its fields would not come back as they are.
     """
     fields = {
         "effect": model.effect,
@@ -95,7 +96,11 @@ def fields_of(model: Model) -> dict[str, str]:
                 f"c{at}_{number}_operator": operator,
                 f"c{at}_{number}_right": right,
             }
-    return {name: value for name, value in fields.items() if value}
+    found = {name: value for name, value in fields.items() if value}
+    # A browser cuts line ends, and this module cuts blanks: what would come back as another policy is no form's.
+    if model_of(found) != model:
+        raise MalformedPolicy("a text of it does not survive in a field")
+    return found
 
 
 def model_of(fields: Mapping[str, str]) -> Model:

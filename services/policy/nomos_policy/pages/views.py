@@ -45,7 +45,7 @@ from nomos_policy.pages.forms import (
 from nomos_policy.pages.refusals import acting
 from nomos_policy.policyset import compile_policies, load_policies
 from nomos_policy.store import PolicySets, PolicyStore
-from nomos_policy.visual.document import Block, Document, add, read_document, remove, replace
+from nomos_policy.visual.document import Block, Document, add, read_document, remove, replace, rewrite
 from nomos_policy.vocabulary import Vocabulary
 from nomos_runtime.directory import Directory
 from nomos_runtime.responder import Operator, Responder
@@ -61,7 +61,7 @@ _TENANT: Final = "/t/{tenant}"
 _DRAFTS: Final = _TENANT + "/drafts"
 _DRAFT: Final = _DRAFTS + "/{draft}"
 _POLICY: Final = _DRAFT + "/policy"
-_EDIT: Final = (*FIELDS, "policy", "sha256", "why", "do")
+_EDIT: Final = (*FIELDS, "policy", "sha256", "why", "do", "text")
 _TRY: Final = ("agent", "action", "resource", "arguments", "cosigned")
 _SEE_OTHER: Final = 303
 _CHOICES: Final = {
@@ -255,27 +255,25 @@ class Views:
         document = await asyncio.to_thread(read_document, state.text_of(draft))
         policy = request.query_params.get("id", "")
         block = document.block(policy) if policy else None
-        fields, reason = {"effect": "permit", "annotations": "id: \ndescription: "}, ""
-        if block is not None:
-            try:
-                fields = {} if block.model is None else fields_of(block.model)
-                reason = block.reason
-            except (LimitExceeded, MalformedPolicy) as error:
-                fields, reason = {}, error.detail
-        return self._form(
-            person, tenant, draft, policy, fields, text=block.text if block else "", after="", reason=reason
-        )
+        fields, reason = _fields(block)
+        return self._form(person, tenant, draft, policy, fields, text=block.text if block else "", reason=reason)
 
     async def edit(self, request: Request, person: SignedIn, form: dict[str, str]) -> Response:
         """Shows what an edit would write, or keeps it in the draft."""
         tenant, state, draft = await self._named(request, person)
         policy = form["policy"]
         fields = {name: form[name] for name in FIELDS if form[name]}
+        # A browser sends line ends as CR LF.
+        typed = form["text"].replace("\r\n", "\n")
         document = await asyncio.to_thread(read_document, state.text_of(draft))
         block = document.block(policy) if policy else None
+        reason = ""
+        if form["do"] in ("text", "remove"):
+            # What was typed into the fields belongs to the other form.
+            fields, reason = _fields(block)
         try:
-            text = await asyncio.to_thread(_edited, document, policy, fields, form)
-            if form["do"] in ("save", "remove"):
+            text = await asyncio.to_thread(_edited, document, policy, fields, form, typed)
+            if form["do"] != "show":
                 params = SaveParams(draft=draft.draft, text=text, why=form["why"], if_sha256=form["sha256"])
                 await self._changes.save(_operator(request, person, tenant), params)
                 return RedirectResponse(_draft_path(tenant, draft.draft), status_code=_SEE_OTHER)
@@ -290,9 +288,10 @@ class Views:
                 policy,
                 fields,
                 text=block.text if block else "",
-                after="",
+                typed=typed,
                 why=form["why"],
                 sha256=form["sha256"],
+                reason=reason,
                 error=await self._refused(request, error),
             )
         return self._form(
@@ -308,7 +307,8 @@ class Views:
         fields: dict[str, str],
         *,
         text: str,
-        after: str,
+        after: str = "",
+        typed: str = "",
         why: str = "",
         sha256: str = "",
         reason: str = "",
@@ -327,6 +327,7 @@ class Views:
             fields=dict.fromkeys(FIELDS, "") | fields,
             conditions=_shown_rows(fields),
             text=text,
+            typed=typed or text,
             after=after,
             why=why or draft.why,
             reason=reason,
@@ -404,9 +405,25 @@ def _named_block(path: str, block: Block) -> dict[str, object]:
     }
 
 
-def _edited(document: Document, policy: str, fields: dict[str, str], form: dict[str, str]) -> str:
+def _fields(block: Block | None) -> tuple[dict[str, str], str]:
+    """The fields of a policy, or why no form shows it; of a new one where there is none."""
+    if block is None:
+        return {"effect": "permit", "annotations": "id: \ndescription: "}, ""
+    if block.model is None:
+        return {}, block.reason
+    try:
+        return fields_of(block.model), ""
+    except (LimitExceeded, MalformedPolicy) as error:
+        return {}, error.detail
+
+
+def _edited(document: Document, policy: str, fields: dict[str, str], form: dict[str, str], typed: str) -> str:
     if form["do"] == "remove":
         return remove(document, policy, sha256=form["sha256"])
+    if form["do"] == "text":
+        return rewrite(document, policy, typed, sha256=form["sha256"])
+    if form["do"] not in ("show", "save"):
+        raise Malformed("not a form of this page")
     model = model_of(fields)
     if not model.id:
         raise MalformedPolicy("a policy needs an @id", hint="a line of the annotations: id: my-policy")

@@ -131,6 +131,33 @@ def add(document: Document, model: Model, *, sha256: str) -> str:
     return text
 
 
+def rewrite(document: Document, policy: str, text: str, *, sha256: str) -> str:
+    """The text with another text in one policy's place.
+
+    Args:
+        document: the text as it is now.
+        policy: the id of the policy.
+        text: of exactly one policy, with its comments.
+        sha256: of the text that the editor saw.
+
+    Raises:
+        Conflict: the text has changed since.
+        NotFound: it has no such policy.
+        MalformedPolicy, LimitExceeded: it is not one policy.
+    """
+    block = _current(document, policy, sha256)
+    fragments = split_policies(text)
+    if len(fragments) != 1:
+        raise MalformedPolicy(f"expected one policy, got {len(fragments)}")
+    # A comment at the end must not take what follows into it.
+    new = text.strip() + ("" if text.strip().endswith(fragments[0].text) else "\n")
+    whole = document.text[: block.offset] + new + document.text[block.offset + len(block.text) :]
+    before = [one.text for one in document.blocks]
+    at = document.blocks.index(block)
+    _check(whole, [*before[:at], fragments[0].text, *before[at + 1 :]])
+    return whole
+
+
 def remove(document: Document, policy: str, *, sha256: str) -> str:
     """The text without one policy, and without the line end behind it. Comments above it stay.
 
