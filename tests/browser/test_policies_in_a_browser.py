@@ -13,6 +13,7 @@ from tests.integration.visitor import b64
 
 from nomos.agent import Allowed, Denied
 from nomos_policy.app import build
+from nomos_policy.pages.editing import Editing
 from nomos_policy.pages.views import Views
 from nomos_web.csrf import FIELD, form_token
 from nomos_web.signin import SignIn
@@ -59,8 +60,9 @@ class Editor:
         """Method, path and view of every page of the editor."""
         nothing: Any = None
         sign_in = SignIn(service="policy", site="", ask=nothing, templates=nothing)
-        names = ("templates", "responder", "directory", "store", "sets", "vocabulary", "changes", "refresh", "refused")
-        return list(Views(sign_in, **dict.fromkeys(names, nothing)).routes())
+        editing = Editing(nothing, vocabulary=nothing, changes=nothing, refused=nothing)
+        names = ("sets", "vocabulary", "changes", "refresh", "refused")
+        return list(Views(sign_in, nothing, editing, **dict.fromkeys(names, nothing)).routes())
 
     @property
     def path(self) -> str:

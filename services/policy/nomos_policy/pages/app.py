@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from nomos_policy.changing import ChangeAdmin
+from nomos_policy.pages.desk import Desk
+from nomos_policy.pages.editing import Editing
 from nomos_policy.pages.refusals import STRANGER, who
 from nomos_policy.pages.views import Views
 from nomos_policy.settings import PolicySettings
@@ -50,12 +52,12 @@ def build_pages(
     templates = Templates("nomos_policy.pages", assets)
     refusals = Refusals(responder, bus.service, who=who, stranger=STRANGER)
     sign_in = SignIn(service=bus.service, site=settings.sign_in_site, ask=ask, templates=templates)
+    desk = Desk(templates=templates, responder=responder, directory=directory, store=store)
+    editing = Editing(desk, vocabulary=vocabulary, changes=changes, refused=refusals.record)
     views = Views(
         sign_in,
-        templates=templates,
-        responder=responder,
-        directory=directory,
-        store=store,
+        desk,
+        editing,
         sets=sets,
         vocabulary=vocabulary,
         changes=changes,
