@@ -422,7 +422,9 @@ async def test_a_keyboard_alone_reaches_refuse_and_approve_and_neither_is_presel
         order.append(await alice.page.evaluate(focused))
         if order[-1] == APPROVE:
             break
-    assert order == ["Skip to the content", "Nomos", "Sign out", "Sign out everywhere", "reason", "Refuse", APPROVE]
+    assert order == [
+        "Skip to the content", "Nomos", "Your passkeys", "Sign out", "Sign out everywhere", "reason", "Refuse", APPROVE,
+    ]  # fmt: skip
     assert await alice.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     sizes = [
         await alice.page.get_by_role("button", name=name, exact=True).bounding_box() for name in ("Refuse", APPROVE)

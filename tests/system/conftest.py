@@ -253,7 +253,11 @@ class World:
         """Starts one process of a service, and returns when it serves."""
         log = self.folder / f"{name}{instance}.log"
         self._said_before[name + instance] = log.stat().st_size if log.exists() else 0
-        process = ServiceProcess(name, {**self.local.environment(name), **self.env, **env}, self.folder, instance)
+        # Replicas on one machine would take each other's address: the first one serves the pages.
+        alone = {"NOMOS_POLICY_PAGES_LISTEN": ""} if instance and name == "policy" else {}
+        process = ServiceProcess(
+            name, {**self.local.environment(name), **alone, **self.env, **env}, self.folder, instance
+        )
         self.processes[process.label] = process
         await process.wait()
         return process
