@@ -128,6 +128,36 @@ async def test_a_person_adds_a_passkey_names_it_and_removes_the_one_that_was_los
     assert len(await stage.scene.events(stage.tenant, "passkey.revoked")) == 1
 
 
+async def test_a_browser_is_subscribed_and_stopped(stage: Any) -> None:
+    alice = await stage.human("alice")
+    await alice.page.goto(stage.origin + "/notices")
+    await alice.press("Tell me on this browser")
+    await alice.sees("This browser may not show notices here")
+    await alice.context.grant_permissions(["notifications"], origin=stage.origin)
+    point, secret = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4", "A" * 22
+    # The push service of this browser is its vendor's, on the internet: what it would answer is put in its place.
+    await alice.page.add_init_script(
+        f"""PushManager.prototype.subscribe = async (asked) => {{
+          if (!asked.userVisibleOnly || asked.applicationServerKey.length !== 65) throw new Error("asked for another");
+          const keys = {{p256dh: "{point}", auth: "{secret}"}};
+          return {{toJSON: () => ({{endpoint: "https://push.example.com/x", keys}})}};
+        }}"""
+    )
+    await alice.page.reload()
+    await alice.press("Tell me on this browser")
+    await alice.sees("Browser 1")
+    workers = "navigator.serviceWorker.getRegistrations().then((all) => all.map((one) => one.active.scriptURL))"
+    (worker,) = await alice.page.evaluate(workers)
+    assert worker.startswith(f"{stage.origin}/static/push-worker.")
+    (added,) = await stage.scene.events(stage.tenant, "push.added")
+    assert added.actor.kind == "approver"
+    assert "push.example.com" not in str(added.event)
+    await alice.press("Stop notices on browser 1")
+    await alice.page.wait_for_url("**/notices")
+    assert await alice.page.get_by_role("listitem").count() == 0
+    assert alice.complaints == []
+
+
 async def test_several_people_of_a_group_must_approve_and_each_sees_who_is_missing(stage: Any) -> None:
     ask = stage.scene.operator.ask
     asking = stage.POLICY.replace(
@@ -398,6 +428,7 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways_at_320_pixels(stag
     await alice.press(SIGN_IN)
     await alice.page.wait_for_url("**/approvals")
     await judged(stage.origin + "/approvals", "light", "dark")
+    await judged(stage.origin + "/notices", "light", "dark")
     await judged(stage.origin + "/passkeys")
     await alice.press("Add a passkey")
     await alice.page.wait_for_url("**/enrol/*")
@@ -423,7 +454,8 @@ async def test_a_keyboard_alone_reaches_refuse_and_approve_and_neither_is_presel
         if order[-1] == APPROVE:
             break
     assert order == [
-        "Skip to the content", "Nomos", "Your passkeys", "Sign out", "Sign out everywhere", "reason", "Refuse", APPROVE,
+        "Skip to the content", "Nomos", "Your passkeys", "Notices", "Sign out", "Sign out everywhere", "reason",
+        "Refuse", APPROVE,
     ]  # fmt: skip
     assert await alice.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     sizes = [

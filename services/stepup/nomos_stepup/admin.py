@@ -23,6 +23,7 @@ from nomos_stepup.deeds import name_of
 from nomos_stepup.domain import Approval, ApprovalState, Cancel
 from nomos_stepup.index import Index
 from nomos_stepup.links import enrolment_url
+from nomos_stepup.pushes import Pushes
 from nomos_stepup.render import render
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
@@ -90,12 +91,15 @@ class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class StepupAdmin:
     """The verbs, by name, in :meth:`verbs`."""
 
-    def __init__(self, settings: StepupSettings, ceremonies: Ceremonies, store: StepupStore, index: Index) -> None:
+    def __init__(
+        self, settings: StepupSettings, ceremonies: Ceremonies, store: StepupStore, index: Index, pushes: Pushes
+    ) -> None:
         self._settings = settings
         self._party = ceremonies.party
         self._ceremonies = ceremonies
         self._store = store
         self._index = index
+        self._pushes = pushes
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
@@ -269,14 +273,15 @@ class StepupAdmin:
         return _listed(state)
 
     async def release(self, by: Operator, subject: str) -> None:
-        """Takes an approver's right away, with all passkeys; before their name is erased."""
+        """Takes an approver's right away, with all passkeys and browsers; before their name is erased."""
+        await self._pushes.remove_all(by.tenant, subject, why="erased", actor=by.actor, corr=by.request)
         state = await self._store.approver(by.tenant, subject)
         if state is not None and state.active:
             command = RemoveApprover(now=int(time.time()))
             await self._store.decide_approver(by.tenant, subject, command, by.actor, by.request)
 
     async def held(self, tenant: str, subject: str) -> dict[str, object]:
-        """What stepup holds of an approver beside their name: public data of the passkeys."""
+        """What stepup holds of an approver beside their name: public data of the passkeys, and their browsers."""
         state = await self._store.approver(tenant, subject)
         if state is None:
             return {}
@@ -290,7 +295,17 @@ class StepupAdmin:
             }
             for one in state.passkeys
         ]
-        return {"active": state.active, "user_handle": b64url(state.user_handle), "passkeys": passkeys}
+        known, _ = await self._pushes.of_approver(tenant, subject)
+        browsers = [
+            {"since": one.at, "endpoint": (await self._pushes.browser(tenant, name)).endpoint}
+            for name, one in known.items()
+        ]
+        return {
+            "active": state.active,
+            "user_handle": b64url(state.user_handle),
+            "passkeys": passkeys,
+            "browsers": browsers,
+        }
 
 
 def _listed(state: Approval) -> dict[str, object]:

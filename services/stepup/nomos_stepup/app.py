@@ -34,14 +34,18 @@ from nomos_stepup.operatoradmin import OperatorAdmin
 from nomos_stepup.operatorevents import SIGN_IN_TYPES
 from nomos_stepup.operatorstore import OperatorStore, SessionIndex
 from nomos_stepup.pages.app import build_pages
+from nomos_stepup.pushes import PUSH_PURPOSE, PUSH_SEALED, PUSH_TYPES, Pushes
 from nomos_stepup.sending import MailServer
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import COSIGNER_NAME, COSIGNER_PURPOSE, KIND, StepupStore
 from nomos_stepup.webauthn import RelyingParty, relying_party
+from nomos_stepup.webpush import Sender
 from nomos_web.server import WebServer
 
 NAME: Final = "stepup"
 EXPIRE_SECONDS: Final = 1.0
+#: Beginnings of the names of sealed records, and what each is sealed for.
+_PURPOSES: Final = {COSIGNER_NAME: COSIGNER_PURPOSE, SEALED: PURPOSE, PUSH_SEALED: PUSH_PURPOSE, **PURPOSES}
 
 
 class StepupService:
@@ -56,7 +60,10 @@ class StepupService:
         self._asking = callers(env, *PAGES)
         self._services = parse_services(settings.sign_in_services, PAGES)
         self._readers["self"] = (*APPROVAL_TYPES, *APPROVER_TYPES, *FOLLOWED, *SIGN_IN_TYPES)
+        self._readers["self"] += PUSH_TYPES
         self._mail = _mail_server(settings, env)
+        push_key = optional_secret("STEPUP_PUSH_KEY", env)
+        self._sender = Sender(push_key, settings.push_subject) if push_key else None
         self._notifier: Notifier | None = None
         self._parts: Parts | None = None
         self._pages: WebServer | None = None
@@ -84,25 +91,24 @@ class StepupService:
         await serve_feed(parts.bus, events, self._readers)
         channels = NoticeStore(events, self._sealer)
         development = self._settings.environment == "development"
-        notifier = self._notifier = Notifier(
-            index, channels, server=self._mail, url_of=self._url_of, development=development
-        )
+        pushes = Pushes(events, self._sealer, index)
+        notifier = self._notifier = self._make_notifier(index, channels, pushes)
 
         def own(fact: Fact) -> None:
             if fact.type in FOLLOWED:
                 notifier.apply(fact)
+            elif fact.type in PUSH_TYPES:
+                pushes.apply(fact)
             else:
                 index.apply(fact)
                 sessions.apply(fact)
 
         await parts.follow({"identity": apply, NAME: own})
         if self._sealer.is_rotating:
-            await parts.reseal(by_purpose(self._sealer, {COSIGNER_NAME: COSIGNER_PURPOSE, SEALED: PURPOSE, **PURPOSES}))
+            await parts.reseal(by_purpose(self._sealer, _PURPOSES))
         ceremonies = Ceremonies(self._party, store, index)
         stepup = Stepup(self._settings, store, index, parts.directory.is_closed, self._url_of)
-        await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
-        await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
-        await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
+        await self._serve_agents(parts, stepup)
         operator_store = OperatorStore(events)
         operators = OperatorAccess(
             operator_store,
@@ -115,7 +121,7 @@ class StepupService:
         await parts.responder.serve_callers("svc.stepup.redeem.*", self._asking, redeem_decoder, operators.redeem)
         await parts.responder.serve_callers("svc.stepup.session.*", self._asking, session_decoder, operators.ask)
         about = OperatorAdmin(operators, operator_store, sessions, has_pages=bool(self._settings.pages_listen)).verbs()
-        admin = StepupAdmin(self._settings, ceremonies, store, index)
+        admin = StepupAdmin(self._settings, ceremonies, store, index, pushes)
         people = People(kind=KIND, subjects=subjects, release=admin.release, held=admin.held)
         notices = NoticeAdmin(
             channels, notifier, parts.refresh, development=development, has_mail=bool(self._mail.host)
@@ -133,9 +139,27 @@ class StepupService:
                 index=index,
                 sealer=self._sealer,
                 operators=operators,
+                pushes=pushes,
+                sender=self._sender,
             )
             await self._pages.start()
         await parts.serving()
+
+    async def _serve_agents(self, parts: Parts, stepup: Stepup) -> None:
+        await parts.responder.serve_service("svc.stepup.open.*", self._callers, open_decoder, stepup.open)
+        await parts.responder.serve_service("svc.stepup.consume.*", self._callers, consume_decoder, stepup.consume)
+        await parts.responder.serve_tenants("stepup", "agent", await_decoder, stepup.status)
+
+    def _make_notifier(self, index: Index, channels: NoticeStore, pushes: Pushes) -> Notifier:
+        return Notifier(
+            index,
+            channels,
+            server=self._mail,
+            url_of=self._url_of,
+            development=self._settings.environment == "development",
+            pushes=pushes,
+            sender=self._sender,
+        )
 
     async def _expire(self, stepup: Stepup) -> None:
         while True:

@@ -35,10 +35,12 @@ AFTER_SECONDS_MAX: Final = 3_600
 URL_LENGTH_MAX: Final = 2_000
 ADDRESS_LENGTH_MAX: Final = 254
 SIGNATURE_HEADER: Final = "nomos-signature"
+#: Characters of a notice on a browser; it says where to look, and the page says all.
+_BODY_SHOWN_MAX: Final = 300
 #: Types of events that a replica follows.
 FOLLOWED: Final = (NOTIFY_ADDED, NOTIFY_REMOVED, NOTICE_BEGUN)
 
-Kind = Literal["webhook", "slack", "email"]
+Kind = Literal["webhook", "slack", "email", "push"]
 Outcome = Literal["sent", "failed"]
 
 
@@ -160,6 +162,8 @@ def make_channel(
             "a channel is a webhook, slack or email, and waits from 0 to "
             f"{AFTER_SECONDS_MAX} seconds", cause=str(error)
         ) from error  # fmt: skip
+    if made.kind == "push":
+        raise Malformed("a browser is told when its owner wants it, on the approval pages")
     if made.kind == "email":
         check_address(to)
     else:
@@ -237,6 +241,18 @@ def body_of(kind: Kind, request: ApprovalRequest, url: str, *, at: int) -> bytes
 def title_of(request: ApprovalRequest) -> str:
     """A notice in one line."""
     return f"Approval: {request.agent} asks to run {request.action} on {request.resource}"
+
+
+def message_of(request: ApprovalRequest, path: str) -> bytes:
+    """What a browser is told, as JSON for our own worker (``push-worker.js``). It stays under a message's size.
+
+    Args:
+        request: what somebody must approve.
+        path: its page on this site.
+    """
+    body = f"Agent {request.agent} of app {request.app}: {request.action} ({request.risk}) on {request.resource}"
+    cut = body if len(body) <= _BODY_SHOWN_MAX else body[: _BODY_SHOWN_MAX - 1] + "…"
+    return msgspec.json.encode({"title": "Somebody must approve", "body": cut, "tag": request.approval, "path": path})
 
 
 def text_of(request: ApprovalRequest, url: str) -> str:

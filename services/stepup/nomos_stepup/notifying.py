@@ -26,6 +26,7 @@ from nomos_runtime import observe
 from nomos_stepup.challenge import ApprovalRequest
 from nomos_stepup.domain import Approval
 from nomos_stepup.index import Index
+from nomos_stepup.links import approval_path
 from nomos_stepup.notices import (
     SIGNATURE_HEADER,
     Channel,
@@ -33,15 +34,18 @@ from nomos_stepup.notices import (
     NoticeBegun,
     NoticeEnded,
     Outcome,
-    Secrets,
     body_of,
     evolve,
+    message_of,
     signature_of,
     text_of,
     title_of,
 )
 from nomos_stepup.noticestore import NoticeStore
-from nomos_stepup.sending import MailServer, mail, post
+from nomos_stepup.pushes import Pushes
+from nomos_stepup.sending import Gone, MailServer, mail, post
+from nomos_stepup.store import SERVICE
+from nomos_stepup.webpush import Sender, encrypt
 
 LOOK_SECONDS: Final = 1.0
 TRIES_MAX: Final = 3
@@ -67,13 +71,17 @@ class Notifier:
         server: MailServer,
         url_of: Callable[[str], str],
         development: bool,
+        pushes: Pushes | None = None,
+        sender: Sender | None = None,
     ) -> None:
-        """Takes what waits, where channels are, the mail server, and the page of an approval."""
+        """Takes what waits, where channels and browsers are, the mail server, the sender of web push, and pages."""
         self._index = index
         self._store = store
         self._server = server
         self._url_of = url_of
         self._development = development
+        self._pushes = pushes
+        self._sender = sender
         self._channels: dict[str, Channels] = {}
         #: Approval -> channels that somebody has taken on.
         self._begun: dict[str, set[str]] = defaultdict(set)
@@ -112,7 +120,8 @@ class Notifier:
             tenant = approval.request.tenant
             if now >= approval.request.expires_at:
                 continue
-            for channel in self._channels.get(tenant, {}).values():
+            browsers = self._pushes.channels(approval) if self._pushes and self._sender else ()
+            for channel in (*self._channels.get(tenant, {}).values(), *browsers):
                 if len(self._sending) >= SENDING_MAX:
                     return
                 if self._of_tenant[tenant] >= SENDING_PER_TENANT_MAX:
@@ -133,7 +142,7 @@ class Notifier:
         Raises:
             NomosError: it does not.
         """
-        await self._send(tenant, channel, request, await self._store.secrets(tenant, channel.channel))
+        await self._send(tenant, channel, request)
 
     def _is_due(self, approval: Approval, channel: Channel, now: int) -> bool:
         told = self._begun.get(approval.id, ())
@@ -200,8 +209,11 @@ class Notifier:
         detail = ""
         for number in range(1, TRIES_MAX + 1):
             try:
-                await self._send(tenant, channel, request, await self._store.secrets(tenant, channel.channel))
+                await self._send(tenant, channel, request)
             except Unavailable as error:
+                if channel.kind == "push" and isinstance(error, Gone):
+                    await self._forget(tenant, channel, request)
+                    return "failed", number, error.detail
                 detail = error.detail
                 if number < TRIES_MAX:
                     await asyncio.sleep(PAUSE_SECONDS * 4 ** (number - 1))
@@ -212,7 +224,11 @@ class Notifier:
                 return "sent", number, ""
         return "failed", TRIES_MAX, detail
 
-    async def _send(self, tenant: str, channel: Channel, request: ApprovalRequest, secrets: Secrets) -> None:
+    async def _send(self, tenant: str, channel: Channel, request: ApprovalRequest) -> None:
+        if channel.kind == "push":
+            await self._push(tenant, channel.channel, request)
+            return
+        secrets = await self._store.secrets(tenant, channel.channel)
         url = self._url_of(request.approval)
         if channel.kind == "email":
             await asyncio.to_thread(mail, self._server, secrets.to, title_of(request), text_of(request, url))
@@ -221,6 +237,27 @@ class Notifier:
         body = body_of(channel.kind, request, url, at=at)
         headers = {SIGNATURE_HEADER: signature_of(secrets.secret, body, at=at)} if channel.kind == "webhook" else {}
         await post(secrets.to, body, headers, development=self._development)
+
+    async def _push(self, tenant: str, subscription: str, request: ApprovalRequest) -> None:
+        if self._pushes is None or self._sender is None:
+            raise Unavailable("this replica sends no web push")
+        browser = await self._pushes.browser(tenant, subscription)
+        body = encrypt(browser, message_of(request, approval_path(request.approval)))
+        headers = self._sender.headers(
+            browser.endpoint, request.approval, now=int(time.time()), expires_at=request.expires_at
+        )
+        await post(browser.endpoint, body, headers, development=self._development)
+
+    async def _forget(self, tenant: str, channel: Channel, request: ApprovalRequest) -> None:
+        """Removes a browser that its push service does not know any more."""
+        if self._pushes is None:
+            return
+        try:
+            owner = self._pushes.owner(tenant, channel.channel)
+            why = "the push service does not know it any more"
+            await self._pushes.remove(tenant, owner, channel.channel, why=why, actor=SERVICE, corr=request.approval)
+        except NomosError as error:
+            observe.say("stepup", observe.BACKGROUND_FAULT, error=error.code, verb="notify")
 
 
 def new_secret() -> str:

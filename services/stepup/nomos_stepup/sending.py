@@ -29,6 +29,11 @@ HEADER_BYTES_MAX: Final = 16_384
 _READ_BYTES: Final = 16_384
 _PORTS: Final = {"https": 443, "http": 80}
 _GOOD: Final = range(200, 300)
+_GONE: Final = (404, 410)
+
+
+class Gone(Unavailable):
+    """What was told does not exist there, or not any more."""
 
 
 class MailServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ async def post(url: str, body: bytes, headers: dict[str, str], *, development: b
 
     Raises:
         DestinationRefused: the name leads to an address that no service may connect to.
+        Gone: the answer is that there is nothing.
         Unavailable: no answer in time, or one that is no success.
     """
     parts = urlsplit(url)
@@ -77,6 +83,8 @@ async def post(url: str, body: bytes, headers: dict[str, str], *, development: b
     except (OSError, TimeoutError, h11.ProtocolError, UnicodeError) as error:
         # Not the error's own words: they may name the address.
         raise Unavailable(f"the hook does not answer ({type(error).__name__})") from error
+    if status in _GONE:
+        raise Gone(f"the hook answers {status}")
     if status not in _GOOD:
         raise Unavailable(f"the hook answers {status}")
 

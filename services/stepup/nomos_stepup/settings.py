@@ -25,6 +25,8 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
         session_seconds: how long a person stays signed in to the pages, seconds; at most a day.
         sign_in_services: services whose pages operators sign in to here, each with the one address that the browser is
             sent back to: ``policy=https://policy.example/signed-in``, comma-separated.
+        push_subject: how push services reach who runs this, a ``mailto:`` or ``https:`` URL. The key is the secret
+            ``STEPUP_PUSH_KEY``; without it no browser is told anything.
         smtp_host: the mail server that sends notices; empty sends no mail.
         smtp_port: its TCP port.
         smtp_tls: ``starttls``, ``tls`` from the first byte, or ``none``, which is for loopback in development.
@@ -44,6 +46,7 @@ class StepupSettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_key: str = ""
     session_seconds: int = 3_600
     sign_in_services: str = ""
+    push_subject: str = ""
     smtp_host: str = ""
     smtp_port: int = 587
     smtp_tls: str = "starttls"

@@ -90,6 +90,10 @@ NOTIFY_REMOVED: Final = "notify.removed"
 NOTICE_BEGUN: Final = "notify.begun"
 #: {approval, channel, outcome: sent|failed, tries, detail, at}
 NOTICE_ENDED: Final = "notify.ended"
+#: {approver, subscription, at}: a browser of the approver is told too; where it is, is sealed.
+PUSH_ADDED: Final = "push.added"
+#: {approver, subscription, why, at}
+PUSH_REMOVED: Final = "push.removed"
 COSIGNER_CREATED: Final = "stepup.cosigner"
 # every service that holds keys of tenants or people; those of people are in nomos.log.sealedfield
 #: {tenant, service, subjects, secrets, basis, at}: the service has destroyed every key of the tenant that it held.

@@ -130,6 +130,8 @@ _SPELLED: Final[Mapping[str, str]] = {
     "operator.session-ended": "session: text, operator: text, why: text, at: integer",
     events.NOTIFY_ADDED: "channel: text, kind: text, group: text, after: integer, at: integer",
     events.NOTIFY_REMOVED: "channel: text, at: integer",
+    events.PUSH_ADDED: "approver: text, subscription: text, at: integer",
+    events.PUSH_REMOVED: "approver: text, subscription: text, why: text, at: integer",
     events.NOTICE_BEGUN: "approval: text, channel: text, at: integer",
     events.NOTICE_ENDED: ("approval: text, channel: text, outcome: text, tries: integer, detail: text, at: integer"),
     events.COSIGNER_CREATED: "did: text",

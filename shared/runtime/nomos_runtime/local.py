@@ -49,7 +49,7 @@ SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "minting": ("MINT_KEY_ENCRYPTION_KEY",),
     "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY",),
     "sanitizer": ("SANITIZER_FINGERPRINT_KEY",),
-    "stepup": ("STEPUP_KEY_ENCRYPTION_KEY",),
+    "stepup": ("STEPUP_KEY_ENCRYPTION_KEY", "STEPUP_PUSH_KEY"),
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
     "identity": ("IDENTITY_KEY_ENCRYPTION_KEY", "IDENTITY_OPERATOR_SIGNING_KEY"),
 }
@@ -216,6 +216,7 @@ class Local:
             env |= {
                 "NOMOS_STEPUP_PAGES_LISTEN": f"{LOOPBACK}:{self.pages_port}",
                 "NOMOS_STEPUP_RP_ORIGINS": self.pages_origin,
+                "NOMOS_STEPUP_PUSH_SUBJECT": "mailto:operator@nomos.localhost",
                 "NOMOS_STEPUP_SIGN_IN_SERVICES": f"policy={self.policy_pages_origin}/signed-in",
             }
         if service == "policy":

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from starlette.responses import Response
+
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -36,6 +38,17 @@ _ALWAYS: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+
+
+#: Of the one page that may register a worker: a worker of ours, by the one policy that its script makes.
+_WITH_WORKER: Final = CONTENT_SECURITY_POLICY.replace(
+    "trusted-types 'none'", "trusted-types nomos-worker; worker-src 'self'"
+)
+
+
+def with_worker(response: Response) -> None:
+    """Lets the page of ``response`` register a service worker."""
+    response.headers["content-security-policy"] = _WITH_WORKER
 
 
 def security_headers(*, https: bool) -> dict[str, str]:

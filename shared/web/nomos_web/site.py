@@ -137,7 +137,9 @@ class _Headers:
                 given = list(message.get("headers", ()))
                 if all(name != b"cache-control" for name, _ in given):
                     given.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": [*given, *self._headers]}
+                # A page may have a policy of its own.
+                own = {name for name, _ in given}
+                message = {**message, "headers": [*given, *(one for one in self._headers if one[0] not in own)]}
             await send(message)
 
         await self._app(scope, receive, send_with)

@@ -12,10 +12,13 @@ from nomos_stepup.pages.access import Access
 from nomos_stepup.pages.desk import Desk
 from nomos_stepup.pages.operators import OperatorViews
 from nomos_stepup.pages.passkeys import PasskeyViews
+from nomos_stepup.pages.push import PushViews
 from nomos_stepup.pages.refusals import STRANGER, who
 from nomos_stepup.pages.views import Views
+from nomos_stepup.pushes import Pushes
 from nomos_stepup.settings import StepupSettings
 from nomos_stepup.store import StepupStore
+from nomos_stepup.webpush import Sender
 from nomos_web.assets import Assets
 from nomos_web.refusals import Refusals
 from nomos_web.server import WebServer, parse_address
@@ -32,6 +35,8 @@ def build_pages(
     index: Index,
     sealer: Sealer,
     operators: OperatorAccess,
+    pushes: Pushes,
+    sender: Sender | None,
 ) -> WebServer:
     """The server of the approval pages; it does not listen yet.
 
@@ -54,8 +59,11 @@ def build_pages(
         deeds=Deeds(sealer),
         enrolment_seconds=settings.enrolment_seconds,
     )
+    push_views = PushViews(
+        desk, pushes=pushes, sender=sender, assets=assets, development=settings.environment == "development"
+    )
     operator_views = OperatorViews(operators, sealer, templates)
     refusals = Refusals(parts.responder, parts.bus.service, who=who, stranger=STRANGER)
-    routes = [*views.routes(), *passkey_views.routes(), *operator_views.routes()]
+    routes = [*views.routes(), *passkey_views.routes(), *push_views.routes(), *operator_views.routes()]
     site = Site(routes, origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)
