@@ -110,6 +110,10 @@ class Index:
         """Whether any approver of any tenant has this passkey."""
         return any(p.credential_id == credential_id for a in self._approvers.values() for p in a.passkeys)
 
+    def approver(self, tenant: str, approver: str) -> Approver | None:
+        """An approver as last seen; without the name, which is sealed."""
+        return self._approvers.get((tenant, approver))
+
     def approvers(self, tenant: str) -> list[Approver]:
         """The approvers of ``tenant``."""
         return [a for (of, _), a in self._approvers.items() if of == tenant]

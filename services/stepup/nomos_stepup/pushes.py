@@ -89,20 +89,21 @@ class Pushes:
 
     def channels(self, approval: Approval) -> list[Channel]:
         """A channel for each browser that is told of an approval."""
-        tenant = approval.request.tenant
-        known = self._known.get(tenant)
-        if not known:
-            return []
-        may = {
-            one.id: one.signed_out_at
-            for one in self._index.approvers(tenant)
-            if one.active and may_sign(approval, one) and one.id not in approval.request.requesters
-        }
         return [
             Channel(channel=one.subscription, kind="push", group="", after=0, at=one.at)
-            for one in known.values()
-            if one.approver in may and one.at > may[one.approver]
+            for one in self._known.get(approval.request.tenant, {}).values()
+            if self._is_told(one, approval)
         ]
+
+    def _is_told(self, one: Subscription, approval: Approval) -> bool:
+        approver = self._index.approver(approval.request.tenant, one.approver)
+        return (
+            approver is not None
+            and approver.active
+            and one.at > approver.signed_out_at
+            and approver.id not in approval.request.requesters
+            and may_sign(approval, approver)
+        )
 
     async def of_approver(self, tenant: str, approver: str) -> tuple[State, int]:
         """An approver's browsers, and the version of their stream."""
