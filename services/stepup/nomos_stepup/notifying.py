@@ -54,7 +54,9 @@ PAUSE_SECONDS: Final = 1.0
 #: Notices that one replica sends at once; further ones are taken on later, or by others.
 SENDING_MAX: Final = 64
 #: Of these, one tenant's: hooks that hang hold up their own tenant's notices and no other's.
-SENDING_PER_TENANT_MAX: Final = 4
+SENDING_PER_TENANT_MAX: Final = 8
+#: Of these, one channel's: a hook that hangs holds up itself, and not the tenant's others.
+SENDING_PER_CHANNEL_MAX: Final = 2
 #: Approvals that a channel is told of within a minute; more make people look away.
 PER_MINUTE_MAX: Final = 20
 _MINUTE: Final = 60
@@ -88,7 +90,9 @@ class Notifier:
         #: Tenant and channel -> the approvals that it was told of last, by any replica, and when: oldest first.
         self._recent: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self._sending: set[asyncio.Task[None]] = set()
+        #: Notices that are being sent, by tenant and by tenant and channel.
         self._of_tenant: Counter[str] = Counter()
+        self._of_channel: Counter[tuple[str, str]] = Counter()
 
     def apply(self, fact: Fact) -> None:
         """Folds one fact of stepup's own."""
@@ -126,10 +130,12 @@ class Notifier:
                     return
                 if self._of_tenant[tenant] >= SENDING_PER_TENANT_MAX:
                     break
+                if self._of_channel[tenant, channel.channel] >= SENDING_PER_CHANNEL_MAX:
+                    continue
                 if self._is_due(approval, channel, now) and self._has_room(tenant, channel.channel, now):
                     begun = NoticeBegun(approval=approval.id, channel=channel.channel, at=now)
                     self._note(tenant, begun)
-                    self._start(tenant, self._tell(tenant, approval.request, channel, begun))
+                    self._start(tenant, channel.channel, self._tell(tenant, approval.request, channel, begun))
 
     async def close(self) -> None:
         """Lets what is being sent end."""
@@ -162,16 +168,17 @@ class Notifier:
         recent = self._recent[tenant, channel]
         return sum(now - at < _MINUTE for at in recent.values()) < PER_MINUTE_MAX
 
-    def _start(self, tenant: str, telling: Coroutine[None, None, None]) -> None:
+    def _start(self, tenant: str, channel: str, telling: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(telling)
         self._sending.add(task)
         self._of_tenant[tenant] += 1
+        self._of_channel[tenant, channel] += 1
 
         def done(ended: asyncio.Task[None]) -> None:
             self._sending.discard(ended)
-            self._of_tenant[tenant] -= 1
-            if not self._of_tenant[tenant]:
-                del self._of_tenant[tenant]
+            # What is nobody's any more leaves no key behind.
+            self._of_tenant -= Counter({tenant: 1})
+            self._of_channel -= Counter({(tenant, channel): 1})
             fault = None if ended.cancelled() else ended.exception()
             if fault is not None:
                 # A fault of ours: the notice was begun and has no end.

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import smtplib
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -30,7 +31,7 @@ from nomos_stepup.notices import (
     signature_of,
     text_of,
 )
-from nomos_stepup.notifying import PER_MINUTE_MAX, SENDING_PER_TENANT_MAX, TRIES_MAX, Notifier
+from nomos_stepup.notifying import PER_MINUTE_MAX, SENDING_PER_CHANNEL_MAX, SENDING_PER_TENANT_MAX, TRIES_MAX, Notifier
 from nomos_stepup.sending import MailServer, mail, post
 
 NO_MAIL = MailServer(host="", port=0, tls="", user="", password=Secret(b""), sender="")
@@ -265,7 +266,7 @@ async def test_of_a_flood_few_are_told_at_once_and_none_is_hidden(stage: Any, po
     async def told(now: int) -> int:
         for _ in range(PER_MINUTE_MAX):
             notifier.look(now)
-            assert len(notifier._sending) <= SENDING_PER_TENANT_MAX
+            assert len(notifier._sending) <= SENDING_PER_CHANNEL_MAX
             await notifier.close()
         return len(store.ended)
 
@@ -309,7 +310,32 @@ async def test_a_tenant_whose_hooks_hang_holds_up_no_other(stage: Any, monkeypat
     assert told == ["other"]
     release.set()
     await notifier.close()
-    assert told.count("acme") == SENDING_PER_TENANT_MAX
+    assert told.count("acme") == SENDING_PER_CHANNEL_MAX
+    assert not notifier._of_tenant
+    assert not notifier._of_channel
+
+
+async def test_a_channel_that_hangs_holds_up_no_other_of_its_tenant_and_a_tenant_has_its_places(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, told = asyncio.Event(), []
+
+    async def take(url: str, body: bytes, headers: dict[str, str], *, development: bool) -> None:
+        await release.wait()
+        told.append(url)
+
+    monkeypatch.setattr(module, "post", take)
+    notifier, _ = _notifier(stage, Store(), *[_make(channel=f"c{number}") for number in range(6)])
+    notifier._index.approvals = [  # type: ignore[attr-defined]
+        stage.approval(approval=f"ap_{number:032x}") for number in range(PER_MINUTE_MAX)
+    ]
+    notifier.look(stage.NOW + 1)
+    taken = Counter(channel for _, channel in notifier._of_channel.elements())
+    assert max(taken.values()) == SENDING_PER_CHANNEL_MAX
+    assert sum(taken.values()) == SENDING_PER_TENANT_MAX
+    release.set()
+    await notifier.close()
+    assert len(told) == SENDING_PER_TENANT_MAX
 
 
 async def test_a_fault_of_ours_while_telling_is_said(
