@@ -31,6 +31,7 @@ from nomos_policy.guard import RESERVED_CONTEXT_KEYS
 
 #: Entity sets kept for reuse, one for each (agent, resource) seen lately; about 20 kB each.
 ENTITY_SETS_MAX: Final = 2048
+#: Shapes that a policy can read. What is not here is in the digest, the approval and the log, and in no context.
 _CEDAR_TYPES: Final = {"string": "String", "integer": "Long", "boolean": "Bool", "string_list": "Set<String>"}
 
 
@@ -133,13 +134,17 @@ def entity_slice(principal: Principal, resource: Resource) -> list[dict[str, obj
 
 
 def typed_args(action: Action, args: Mapping[str, object]) -> dict[str, object]:
-    """The arguments that the action declares, each of its declared type.
+    """The arguments that the action declares and a policy can read, each of its declared type.
 
     Raises:
         Malformed: an argument is not declared or not of its type. Nothing else of ``args`` is read.
     """
     declared = {parameter.name: parameter for parameter in action.parameters}
-    return {name: _typed(declared.get(name), name, value) for name, value in args.items()}
+    return {
+        name: _typed(declared.get(name), name, value)
+        for name, value in args.items()
+        if name not in declared or declared[name].type in _CEDAR_TYPES
+    }
 
 
 def context_text(
@@ -183,6 +188,8 @@ def _typed(parameter: Parameter | None, name: str, value: object) -> object:
             valid = isinstance(value, bool)
         case "string_list":
             valid = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        case "string_map" | "json":
+            raise AssertionError("what a policy cannot read is not typed for it")
     if not valid:
         raise Malformed(f"the argument {name} must be of the type {parameter.type}")
     return value
@@ -204,7 +211,8 @@ def _action_text(action: Action) -> str:
             raise MalformedCatalogue(f"{action.id}: the parameter name {parameter.name} belongs to the server")
     # every argument is optional to Cedar: whether a required one is there is the proxy's check, and a policy that
     # reads an argument must ask `context.args has name` first, so that no request can make it fail
-    args = ", ".join(f"{_quoted(parameter.name)}?: {_CEDAR_TYPES[parameter.type]}" for parameter in action.parameters)
+    readable = [parameter for parameter in action.parameters if parameter.type in _CEDAR_TYPES]
+    args = ", ".join(f"{_quoted(parameter.name)}?: {_CEDAR_TYPES[parameter.type]}" for parameter in readable)
     groups = f"{_quoted('risk:' + action.risk.value)}, {_quoted('connector:' + action.connector)}"
     context = f"{{cosigned: Bool, now: Long, env: String, connection: String, args: {{{args}}}, claims: {{}}}}"
     applies = f"{{principal: Agent, resource: {action.resource_type.cedar}, context: {context}}}"

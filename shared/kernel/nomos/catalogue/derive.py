@@ -9,14 +9,19 @@ Pure. Source: RFC 9112 section 3.2.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
 from urllib.parse import unquote
 
-import orjson
+from msgspec import Struct
 
-from nomos.catalogue.model import Action, Connector, Parameter, Resource, matches
-from nomos.catalogue.request import OutgoingRequest
+from nomos.catalogue.bodies import Value, read_body
+from nomos.catalogue.model import Action, Connector, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.request import OutgoingRequest, check_value, field_of
 from nomos.catalogue.segments import decode_segment
-from nomos.errors import DestinationRefused, NotCovered, UnknownResource
+from nomos.errors import DestinationRefused, Malformed, NotCovered, UnknownResource
+
+_TYPE_NAMES: Final = {bool: "boolean", int: "integer", str: "string"}
 
 
 def derive_resource(connector: Connector, action: Action, request: OutgoingRequest) -> Resource:
@@ -38,13 +43,40 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
     if request.method != action.method:
         raise NotCovered(f"{action.id} is a {action.method}, got {request.method}")
     path, question_mark, query = request.target.partition("?")
-    fields = _match(action, path)
-    _check_query(action, query if question_mark else None)
-    _check_body(action, request.body)
+    if question_mark and not query:
+        raise NotCovered(f"the query is not one of {action.id}")
+    found = _Found(
+        path=_match(action, path),
+        query=_read_query(action, query),
+        body=_read_body(action, request.body),
+    )
+    values = tuple(found.value(action, source) for source in action.sources)
     try:
-        return action.resource_type.resource(tuple(fields[name] for name in action.resource_type.fields))
+        return action.resource_type.resource(values)
     except UnknownResource as error:
         raise NotCovered(error.detail) from error
+
+
+class _Found(Struct, frozen=True, kw_only=True):
+    """What stands in a request: path fields, query names, dotted paths of the body."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, list[str]]
+    body: Mapping[str, Value]
+
+    def value(self, action: Action, source: FieldSource) -> str:
+        match source.where:
+            case "path":
+                return self.path[source.name]
+            case "constant":
+                return source.name
+            case "query":
+                value: object = next(iter(self.query.get(source.name, [])), None)
+            case "body":
+                value = self.body.get(source.name)
+        if not isinstance(value, str):
+            raise NotCovered(f"the {source.where} does not name the resource of {action.id}")
+        return value
 
 
 def _match(action: Action, path: str) -> dict[str, str]:
@@ -58,16 +90,19 @@ def _match(action: Action, path: str) -> dict[str, str]:
         segments = [*segments[: len(template) - 1], tail]
     if len(template) != len(segments):
         raise mismatch
-    parameters = {parameter.name: parameter for parameter in action.parameters}
+    parameters = {parameter.wire: parameter for parameter in action.parameters if parameter.where == "path"}
     found: dict[str, str] = {}
     for part, segment in zip(template, segments, strict=True):
         if not part.startswith("{"):
             if part != segment:
                 raise mismatch
             continue
-        name = part.strip("{+}")
+        name, suffix = field_of(part)
+        if not segment.endswith(suffix):
+            raise mismatch
         try:
-            found[name] = "/".join(decode_segment(piece, name) for piece in segment.split("/"))
+            value = segment.removesuffix(suffix)
+            found[name] = "/".join(decode_segment(piece, name) for piece in value.split("/"))
         except DestinationRefused as error:
             raise NotCovered(error.detail) from error
         if name in parameters and not _is_value_of(parameters[name], found[name]):
@@ -84,29 +119,47 @@ def _is_value_of(parameter: Parameter, text: str) -> bool:
     return not parameter.pattern or matches(parameter.pattern, text)
 
 
-def _check_query(action: Action, query: str | None) -> None:
-    """Each name of the query is declared and stands once: a second spelling could override the first upstream."""
-    if query is None:
-        return
-    declared = {parameter.name for parameter in action.parameters if parameter.where == "query"}
-    names = [unquote(pair.partition("=")[0], errors="surrogateescape") for pair in query.split("&")]
-    if len(set(names)) != len(names) or not declared.issuperset(names):
-        raise NotCovered(f"the query is not one of {action.id}")
+def _read_query(action: Action, query: str) -> dict[str, list[str]]:
+    """Each name of the query is declared and stands once: a second spelling could override the first upstream.
+
+    A list that is declared to repeat its name may; what the action fixes must stand there as it is fixed.
+    """
+    mismatch = NotCovered(f"the query is not one of {action.id}")
+    parameters = {parameter.wire: parameter for parameter in action.parameters if parameter.where == "query"}
+    fixed = dict(action.fixed_query)
+    known = {*parameters, *fixed, *(source.name for source in action.sources if source.where == "query")}
+    found: dict[str, list[str]] = {}
+    for pair in query.split("&") if query else []:
+        raw_name, _, raw_value = pair.partition("=")
+        name = unquote(raw_name, errors="surrogateescape")
+        is_repeated = name in found and not (name in parameters and parameters[name].repeats)
+        if name not in known or is_repeated:
+            raise mismatch
+        found.setdefault(name, []).append(unquote(raw_value, errors="surrogateescape"))
+    if any(found.get(name) != [value] for name, value in fixed.items()):
+        raise mismatch
+    return found
 
 
-def _check_body(action: Action, body: bytes | None) -> None:
-    declared = {parameter.name for parameter in action.parameters if parameter.where == "body"}
-    if body is None:
-        return
+def _read_body(action: Action, body: bytes | None) -> dict[str, Value]:
+    """Every member is declared and of its type, and what the action fixes stands there as it is fixed."""
+    if body is None and not action.has_body:
+        return {}
     mismatch = NotCovered(f"the body is not one of {action.id}")
-    if not declared:
+    if body is None or not action.has_body:
         raise mismatch
+    parameters = {parameter.wire: parameter for parameter in action.parameters if parameter.where == "body"}
+    fixed = dict(action.fixed_body)
+    types: dict[str, str] = {path: parameter.type for path, parameter in parameters.items()}
+    types |= {path: _TYPE_NAMES[type(value)] for path, value in fixed.items()}
+    types |= {source.name: "string" for source in action.sources if source.where == "body"}
     try:
-        members = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        found = read_body(action.body_format, body, types)
+        for path, value in found.items():
+            if path in parameters:
+                check_value(parameters[path], value)
+    except Malformed as error:
         raise mismatch from error
-    if not isinstance(members, dict) or not declared.issuperset(members):
+    if any(type(found.get(path)) is not type(value) or found[path] != value for path, value in fixed.items()):
         raise mismatch
-    # a repeated key would be read one way here and maybe another upstream; only the built form is sent
-    if orjson.dumps(members, option=orjson.OPT_SORT_KEYS) != body:
-        raise mismatch
+    return found

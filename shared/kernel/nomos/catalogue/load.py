@@ -1,8 +1,10 @@
 """Reads connector files and checks that they say one thing each.
 
 Beyond the shape of the file (unknown keys are refused), the rules are: every field of the action's resource type
-stands once in its path; every other field of the path is a required parameter; no two actions with one method can
-match the same path, so that a request belongs to one action; a GET is a read.
+stands in one place of the request (the path, unless ``derive`` says otherwise); every other field of the path is a
+required parameter; every name of a query or body stands for one thing; no two actions with one method can match the
+same path, unless a member that one fixes is fixed otherwise by the other, so that a request belongs to one action; a
+GET is a read.
 
 Source: the format is ours; ``connectors/github.yaml`` is the example.
 """
@@ -18,7 +20,21 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from nomos.catalogue.model import Action, Catalogue, Connector, Parameter, ResourceType, Risk
+from nomos.catalogue.model import (
+    Action,
+    Auth,
+    BodyFormat,
+    Catalogue,
+    Connector,
+    FieldSource,
+    Pagination,
+    Parameter,
+    ParameterType,
+    ResourceType,
+    Risk,
+    matches,
+)
+from nomos.catalogue.request import field_of
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 from nomos.ids import parse_slug
 
@@ -33,7 +49,12 @@ _ACTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,39}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _CEDAR_TYPE: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,39}(?:::[A-Z][A-Za-z0-9]{0,39}){1,3}")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_TEMPLATE: Final = re.compile(r"(?:/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*|\{[a-z][a-z0-9_]*\}))*(?:/\{\+[a-z][a-z0-9_]*\})?")
+_TEMPLATE: Final = re.compile(
+    r"(?:/(?:[A-Za-z0-9_-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
+)
+_QUERY_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}(?:\[[A-Za-z0-9_]{0,40}\])*")
+_BODY_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}){0,5}")
+_POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
 _HEADER_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 #: Headers that the proxy writes itself, or that would change how the request is framed or routed.
@@ -46,7 +67,9 @@ FORBIDDEN_HEADERS: Final = frozenset({
 
 class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
     where: Literal["path", "query", "body"]
-    type: Literal["string", "integer", "boolean", "string_list"] = "string"
+    wire: str = ""
+    type: ParameterType = "string"
+    repeats: bool = False
     required: bool = False
     max_length: int = 256
     max_items: int = 100
@@ -61,14 +84,45 @@ class _ResourceFile(Struct, frozen=True, forbid_unknown_fields=True):
     fields: dict[str, str]
 
 
+class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
+    query: str = ""
+    body: str = ""
+    constant: str = ""
+
+
+class _FixedFile(Struct, frozen=True, forbid_unknown_fields=True):
+    query: dict[str, str] = {}
+    body: dict[str, str | int | bool] = {}
+
+
+class _PaginationFile(Struct, frozen=True, forbid_unknown_fields=True):
+    parameter: str
+    kind: Literal["page", "cursor"]
+    next: str = ""
+    more: str = ""
+
+
+class _HeaderAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
+    header: str
+    prefix: str = ""
+
+
 class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     risk: Risk
     resource: str
+    derive: dict[str, _SourceFile] = {}
+    uses: tuple[str, ...] = ()
     parameters: dict[str, _ParameterFile] = {}
+    body: BodyFormat = "json"
+    fixed: _FixedFile = _FixedFile()
+    graphql: str = ""
     idempotency_header: str | None = None
+    pagination: _PaginationFile | None = None
+    scopes: tuple[str, ...] = ()
+    notes: str = ""
 
 
 class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,10 +131,11 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     scheme: Literal["https"]
     host: str
     port: int
-    auth: Literal["bearer"]
+    auth: Literal["bearer", "basic"] | _HeaderAuthFile
     resource_types: dict[str, _ResourceFile]
     actions: dict[str, _ActionFile]
     headers: dict[str, str] = {}
+    parameters: dict[str, _ParameterFile] = {}
 
 
 def load_catalogue(directory: Path) -> Catalogue:
@@ -125,7 +180,7 @@ def parse_connector(content: bytes) -> Connector:
     if len(file.actions) > ACTIONS_MAX:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(file.actions))
     types = {kind: _resource_type(file.connector, kind, declared) for kind, declared in file.resource_types.items()}
-    actions = [_action(file.connector, name, declared, types) for name, declared in file.actions.items()]
+    actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
     _check_unambiguous(actions)
     return Connector(
         name=file.connector,
@@ -133,11 +188,25 @@ def parse_connector(content: bytes) -> Connector:
         scheme=file.scheme,
         host=file.host,
         port=file.port,
-        auth=file.auth,
+        auth=_auth(file),
         headers=tuple(sorted(file.headers.items())),
         resource_types=MappingProxyType(types),
         actions=MappingProxyType({action.id: action for action in actions}),
     )
+
+
+def _auth(file: _ConnectorFile) -> Auth:
+    if file.auth == "bearer":
+        return Auth()
+    if file.auth == "basic":
+        return Auth(kind="basic", prefix="Basic ")
+    header, prefix = file.auth.header, file.auth.prefix
+    is_own = header == "authorization" or header not in FORBIDDEN_HEADERS
+    if _HEADER_NAME.fullmatch(header) is None or not is_own or header in file.headers:
+        raise MalformedCatalogue(f"the credential may not stand in the header {header!r}")
+    if re.fullmatch(r"(?:[A-Za-z0-9_-]{1,32} )?", prefix) is None:
+        raise MalformedCatalogue("the prefix of a credential is one word and a space, or nothing")
+    return Auth(header=header, prefix=prefix)
 
 
 def _check_origin(file: _ConnectorFile) -> None:
@@ -186,7 +255,7 @@ def _check_pattern(pattern: str, what: str) -> None:
         raise MalformedCatalogue(f"{what}: the pattern is not a regular expression") from error
 
 
-def _action(connector: str, name: str, file: _ActionFile, types: Mapping[str, ResourceType]) -> Action:
+def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapping[str, ResourceType]) -> Action:
     what = f"action {name}"
     if _ACTION_NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what!r} must be written <noun>.<verb>")
@@ -200,35 +269,98 @@ def _action(connector: str, name: str, file: _ActionFile, types: Mapping[str, Re
     header = file.idempotency_header
     if header is not None and (_HEADER_NAME.fullmatch(header) is None or header in FORBIDDEN_HEADERS):
         raise MalformedCatalogue(f"{what}: the idempotency header may not be set")
-    parameters = tuple(_parameter(what, key, declared) for key, declared in file.parameters.items())
+    inside, fixed_body = "", dict(file.fixed.body)
+    if file.graphql:
+        # one fixed document; what varies are its variables
+        inside, fixed_body = "variables.", {"query": " ".join(file.graphql.split()), **fixed_body}
+    declared = _declared_parameters(what, connector, file)
     action = Action(
-        id=f"{connector}:{name}",
-        connector=connector,
+        id=f"{connector.connector}:{name}",
+        connector=connector.connector,
         title=file.title,
         method=file.method,
         path=file.path,
-        parameters=parameters,
+        parameters=tuple(_parameter(what, key, one, inside) for key, one in declared.items()),
         risk=file.risk,
         resource_type=types[file.resource],
+        sources=_sources(what, file, types[file.resource], inside),
+        body_format=file.body,
+        fixed_query=tuple(sorted(file.fixed.query.items())),
+        fixed_body=tuple(sorted(fixed_body.items())),
         idempotency_header=header,
+        pagination=_pagination(what, file.pagination, declared),
+        scopes=file.scopes,
+        notes=file.notes,
     )
     _check_path(what, action)
+    _check_names(what, action)
     return action
 
 
-def _parameter(what: str, name: str, file: _ParameterFile) -> Parameter:
+def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile) -> dict[str, _ParameterFile]:
+    declared = dict(file.parameters)
+    for name in file.uses:
+        if name not in connector.parameters or name in declared:
+            raise MalformedCatalogue(f"{what}: {name!r} in uses must be one of the connector's parameters, named once")
+        declared[name] = connector.parameters[name]
+    return declared
+
+
+def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> tuple[FieldSource, ...]:
+    if not set(file.derive) <= set(kind.fields):
+        raise MalformedCatalogue(f"{what}: derive names a field that the resource type does not have")
+    sources = []
+    for field, pattern in zip(kind.fields, kind.field_patterns, strict=True):
+        source = file.derive.get(field)
+        if source is None:
+            sources.append(FieldSource(where="path", name=field))
+        elif [bool(source.query), bool(source.body), bool(source.constant)].count(True) != 1:
+            raise MalformedCatalogue(f"{what}: {field} is derived from one of query, body and constant")
+        elif source.constant:
+            if not matches(pattern, source.constant):
+                raise MalformedCatalogue(f"{what}: the constant {field} is not one of the resource type")
+            sources.append(FieldSource(where="constant", name=source.constant))
+        elif source.query:
+            sources.append(FieldSource(where="query", name=source.query))
+        else:
+            sources.append(FieldSource(where="body", name=inside + source.body))
+    return tuple(sources)
+
+
+def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, _ParameterFile]) -> Pagination | None:
+    if file is None:
+        return None
+    parameter = declared.get(file.parameter)
+    if parameter is None or parameter.type != ("integer" if file.kind == "page" else "string"):
+        raise MalformedCatalogue(f"{what}: pagination needs an integer parameter for a page, a string for a cursor")
+    if bool(file.next) != (file.kind == "cursor"):
+        raise MalformedCatalogue(f"{what}: a cursor, and only a cursor, says where the answer holds the next one")
+    if any(pointer and _POINTER.fullmatch(pointer) is None for pointer in (file.next, file.more)):
+        raise MalformedCatalogue(f"{what}: pagination must point into the answer with a JSON pointer")
+    return Pagination(parameter=file.parameter, kind=file.kind, next=file.next, more=file.more)
+
+
+def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Parameter:
     if _NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what}: parameter {name!r} must be lower-case letters, digits and underscores")
     if min(file.max_length, file.max_items) < 1 or not -(2**53) < file.minimum <= file.maximum < 2**53:
         raise MalformedCatalogue(f"{what}: the limits of {name} are not a range")
     if file.where == "path" and (file.type not in ("string", "integer") or not file.required or file.minimum < 0):
         raise MalformedCatalogue(f"{what}: {name} in the path must be a required string or unsigned integer")
+    if file.where == "path" and file.wire:
+        raise MalformedCatalogue(f"{what}: {name} in the path has the name of its field")
+    if file.where == "query" and file.type in ("string_map", "json"):
+        raise MalformedCatalogue(f"{what}: {name} in the query must be text, a number, a truth value or a list")
+    if file.repeats and (file.where, file.type) != ("query", "string_list"):
+        raise MalformedCatalogue(f"{what}: only a list in the query repeats its name")
     if file.pattern:
         _check_pattern(file.pattern, f"{what}: {name}")
     return Parameter(
         name=name,
         where=file.where,
+        wire=(inside if file.where == "body" else "") + (file.wire or name),
         type=file.type,
+        repeats=file.repeats,
         required=file.required,
         max_length=file.max_length,
         max_items=file.max_items,
@@ -240,24 +372,51 @@ def _parameter(what: str, name: str, file: _ParameterFile) -> Parameter:
 
 
 def _check_path(what: str, action: Action) -> None:
-    names = [part.strip("{+}") for part in action.path.split("/") if part.startswith("{")]
-    fields = action.resource_type.fields
+    parts = action.path.split("/")
+    names = [field_of(part)[0] for part in parts if part.startswith("{")]
+    fields = [source.name for source in action.sources if source.where == "path"]
     from_args = [parameter.name for parameter in action.parameters if parameter.where == "path"]
     if sorted(names) != sorted([*fields, *from_args]):
         raise MalformedCatalogue(f"{what}: the path must hold each resource field and path parameter exactly once")
-    if action.path.split("/")[-1].startswith("{+") and names[-1] in fields:
+    if parts[-1].startswith("{+") and names[-1] in fields:
         raise MalformedCatalogue(f"{what}: a resource field is one segment")
-    if any(parameter.name in fields for parameter in action.parameters):
+    if any(parameter.name in action.resource_type.fields for parameter in action.parameters):
         raise MalformedCatalogue(f"{what}: a parameter must not be named like a resource field")
-    if action.method in ("GET", "DELETE") and any(parameter.where == "body" for parameter in action.parameters):
+    if action.method in ("GET", "DELETE") and action.has_body:
         raise MalformedCatalogue(f"{what}: a {action.method} has no body")
 
 
+def _check_names(what: str, action: Action) -> None:
+    """Every name of the query, and every path of the body, stands for one thing."""
+    query = [p.wire for p in action.parameters if p.where == "query"] + [name for name, _ in action.fixed_query]
+    query += [source.name for source in action.sources if source.where == "query"]
+    body = [p.wire for p in action.parameters if p.where == "body"] + [name for name, _ in action.fixed_body]
+    body += [source.name for source in action.sources if source.where == "body"]
+    if any(_QUERY_NAME.fullmatch(name) is None for name in query):
+        raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
+    if any(_BODY_PATH.fullmatch(path) is None for path in body):
+        raise MalformedCatalogue(f"{what}: a path that a body cannot carry")
+    if len(set(query)) != len(query) or len(set(body)) != len(body):
+        raise MalformedCatalogue(f"{what}: a name of the query or body stands for two things")
+    if any(other.startswith(f"{path}.") for path in body for other in body):
+        raise MalformedCatalogue(f"{what}: a member of the body lies inside another one")
+    if action.body_format == "form" and any(p.where == "body" and p.type == "json" for p in action.parameters):
+        raise MalformedCatalogue(f"{what}: a form cannot carry a json argument")
+
+
 def _check_unambiguous(actions: list[Action]) -> None:
-    for index, one in enumerate(actions):
-        for other in actions[index + 1 :]:
-            if one.method == other.method and _can_match_same_path(one, other):
-                raise MalformedCatalogue(f"{one.id} and {other.id} can both match one path")
+    by_method: dict[str, list[Action]] = {}
+    for one in actions:
+        for other in by_method.setdefault(one.method, []):
+            if _can_match_same_path(one, other) and not _is_told_apart(one, other):
+                raise MalformedCatalogue(f"{other.id} and {one.id} can both match one path")
+        by_method[one.method].append(one)
+
+
+def _is_told_apart(one: Action, other: Action) -> bool:
+    """Whether something that each fixes differs, so that no request has both."""
+    pairs = ((dict(one.fixed_query), dict(other.fixed_query)), (dict(one.fixed_body), dict(other.fixed_body)))
+    return any(name in theirs and theirs[name] != value for mine, theirs in pairs for name, value in mine.items())
 
 
 def _can_match_same_path(one: Action, other: Action) -> bool:
@@ -275,7 +434,20 @@ def _can_be_equal(one: Action, first: str, other: Action, second: str) -> bool:
     if not first.startswith("{") and not second.startswith("{"):
         return first == second
     if first.startswith("{") and second.startswith("{"):
-        return True
-    action, field, literal = (one, first, second) if first.startswith("{") else (other, second, first)
-    types = {parameter.name: parameter.type for parameter in action.parameters}
-    return types.get(field.strip("{+}")) != "integer" or literal.isdigit()
+        endings = (field_of(first)[1], field_of(second)[1])
+        # :verb against :verb; a field without an ending could end in anything
+        return not all(endings) or endings[0] == endings[1]
+    action, part, literal = (one, first, second) if first.startswith("{") else (other, second, first)
+    field, ending = field_of(part)
+    if not literal.endswith(ending):
+        return False
+    value = literal.removesuffix(ending)
+    patterns = dict(zip(action.resource_type.fields, action.resource_type.field_patterns, strict=True))
+    for parameter in action.parameters:
+        if parameter.name == field:
+            if parameter.type == "integer":
+                return value.isdigit()
+            return (not parameter.pattern or matches(parameter.pattern, value)) and (
+                not parameter.enum or value in parameter.enum
+            )
+    return matches(patterns[field], value)

@@ -26,6 +26,12 @@ RESOURCE_TEXT_MAX: Final = 512
 INTEGER_MAX: Final = 2**53 - 1
 
 
+#: Shapes of an argument.
+ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json"]
+#: How a request's body is written.
+BodyFormat = Literal["json", "form"]
+
+
 class Risk(StrEnum):
     """What can go wrong when an action runs. Everything but ``read`` and ``write`` needs a human by default."""
 
@@ -45,12 +51,14 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One argument of an action.
 
     Attributes:
-        name: name in ``args`` and in the path template, query or JSON body.
+        name: name in ``args``, in policies and in approvals.
         where: the part of the request that carries it.
-        type: shape of the value.
+        wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``.
+        type: shape of the value. ``string_map`` and ``json`` have no Cedar type: a policy cannot read them.
+        repeats: whether a list in a query is sent as one pair for each item, and not joined by commas.
         required: whether a request without it is refused.
-        max_length: characters of a string, or of each string of a list.
-        max_items: entries of a list.
+        max_length: characters of a string, or of each string of a list or map; bytes of a ``json`` value.
+        max_items: entries of a list or map.
         minimum: least integer.
         maximum: greatest integer.
         enum: the only strings allowed; empty for any.
@@ -59,7 +67,9 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     where: Literal["path", "query", "body"]
-    type: Literal["string", "integer", "boolean", "string_list"] = "string"
+    wire: str
+    type: ParameterType = "string"
+    repeats: bool = False
     required: bool = False
     max_length: int = 256
     max_items: int = 100
@@ -120,6 +130,35 @@ class Resource(Struct, frozen=True, kw_only=True):
         return "/".join(self.values)
 
 
+class FieldSource(Struct, frozen=True, kw_only=True):
+    """Where one field of the resource stands in the request.
+
+    Attributes:
+        where: the part of the request; ``constant`` for a field that is the same in every request of the action.
+        name: name in the path template or query, dotted path in the body, or the constant itself.
+    """
+
+    where: Literal["path", "query", "body", "constant"]
+    name: str
+
+
+class Pagination(Struct, frozen=True, kw_only=True):
+    """How the next page is asked for.
+
+    Attributes:
+        parameter: the argument that asks for it.
+        kind: ``page`` counts up while the answer's Link header names a next page (RFC 8288); ``cursor`` is given by
+            the answer.
+        next: for ``cursor``, a JSON pointer (RFC 6901) to it in the answer.
+        more: a JSON pointer to a member that is false on the last page; empty where an absent cursor says so.
+    """
+
+    parameter: str
+    kind: Literal["page", "cursor"]
+    next: str = ""
+    more: str = ""
+
+
 class Action(Struct, frozen=True, kw_only=True):
     """One call that the proxy may make.
 
@@ -128,11 +167,19 @@ class Action(Struct, frozen=True, kw_only=True):
         connector: name of the connector.
         title: what a human reads in an approval.
         method: HTTP method, upper case.
-        path: template; ``{name}`` stands for one segment, ``{+name}`` (last only) for one or more.
+        path: template; ``{name}`` stands for one segment, ``{name}:verb`` for one that ends so, ``{+name}`` (last
+            only) for one or more.
         parameters: what ``args`` may hold.
         risk: what can go wrong.
-        resource_type: type of the object acted on; its fields stand in ``path``.
+        resource_type: type of the object acted on.
+        sources: where each of its fields stands in the request, in the order of the type's fields.
+        body_format: how the body is written.
+        fixed_query: names and values that every request carries.
+        fixed_body: dotted paths and values that every body carries.
         idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
+        pagination: how the next page is asked for, where the answer comes in pages.
+        scopes: what the provider must have granted to the credential; for people, not enforced here.
+        notes: what who calls it should know about the answer.
     """
 
     id: str
@@ -143,12 +190,39 @@ class Action(Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...]
     risk: Risk
     resource_type: ResourceType
+    sources: tuple[FieldSource, ...]
+    body_format: BodyFormat = "json"
+    fixed_query: tuple[tuple[str, str], ...] = ()
+    fixed_body: tuple[tuple[str, str | int | bool], ...] = ()
     idempotency_header: str | None = None
+    pagination: Pagination | None = None
+    scopes: tuple[str, ...] = ()
+    notes: str = ""
 
     @property
     def command(self) -> str:
         """The UCAN command, ``/github/issues/list``."""
         return "/" + self.id.replace(":", "/").replace(".", "/")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether its requests carry a body."""
+        parts = [parameter.where for parameter in self.parameters] + [source.where for source in self.sources]
+        return bool(self.fixed_body) or "body" in parts
+
+
+class Auth(Struct, frozen=True, kw_only=True):
+    """How the credential is presented.
+
+    Attributes:
+        kind: ``header`` writes ``prefix`` and the credential; ``basic`` writes ``user:password`` as RFC 7617 says.
+        header: lower-case name of the header.
+        prefix: what stands before the credential, ``Bearer`` and a space for a bearer (RFC 6750).
+    """
+
+    kind: Literal["header", "basic"] = "header"
+    header: str = "authorization"
+    prefix: str = "Bearer "
 
 
 class Connector(Struct, frozen=True, kw_only=True):
@@ -171,7 +245,7 @@ class Connector(Struct, frozen=True, kw_only=True):
     scheme: Literal["https"]
     host: str
     port: int
-    auth: Literal["bearer"]
+    auth: Auth
     headers: tuple[tuple[str, str], ...]
     resource_types: Mapping[str, ResourceType]
     actions: Mapping[str, Action]

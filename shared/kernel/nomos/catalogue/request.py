@@ -4,6 +4,9 @@ The caller gives values; method, path, names of query and body members come from
 port are no part of it: they belong to the connector. Order of the checks: every argument is declared, every
 required one is there, each has its type and limits, each is safe for the part of the request that carries it.
 
+A field of the resource that does not stand in the path stands in the query or the body, where the action says so;
+an argument cannot reach it.
+
 Pure. Source: RFC 3986, RFC 9110 section 7.1, RFC 8259.
 """
 
@@ -16,7 +19,8 @@ from urllib.parse import quote
 import orjson
 from msgspec import Struct
 
-from nomos.catalogue.model import Action, Parameter, Resource, matches
+from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
+from nomos.catalogue.model import Action, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.segments import check_segment, check_text, encode_segment
 from nomos.errors import LimitExceeded, Malformed, NotCovered
 
@@ -24,13 +28,19 @@ from nomos.errors import LimitExceeded, Malformed, NotCovered
 TARGET_LENGTH_MAX: Final = 8_000
 #: Bytes of a request body.
 BODY_BYTES_MAX: Final = 1_048_576
+#: Nested lists and maps of a ``json`` argument; all arguments together nest 12 deep.
+JSON_DEPTH_MAX: Final = 11
 
 _TYPE_NAMES: Final[Mapping[str, str]] = {
     "string": "a string",
     "integer": "an integer",
     "boolean": "true or false",
     "string_list": "a list of strings",
+    "string_map": "a map of names to strings",
+    "json": "any JSON value without fractions",
 }
+#: Names in a ``string_map``: plain, so that they have one spelling in a form too.
+_MAP_NAME: Final = r"[A-Za-z0-9_-]{1,40}"
 
 
 class OutgoingRequest(Struct, frozen=True, kw_only=True):
@@ -40,13 +50,15 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         method: HTTP method.
         path: absolute path, percent-encoded.
         query: names and values, not encoded, in the order in which they are sent.
-        body: JSON text, or None for no body.
+        body: as ``content_type`` says, or None for no body.
+        content_type: of the body.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
+    content_type: str = CONTENT_TYPES["json"]
 
     @property
     def target(self) -> str:
@@ -80,33 +92,60 @@ def build_request(action: Action, resource: Resource, args: Mapping[str, object]
     declared = {parameter.name: parameter for parameter in action.parameters}
     if any(name not in declared for name in args):
         raise Malformed(f"{action.id} takes no such argument", hint=f"it takes: {', '.join(declared) or 'none'}")
-    path_values = dict(zip(resource.type.fields, resource.values, strict=True))
-    query: list[tuple[str, str]] = []
-    body: dict[str, object] = {}
+    parts = _Parts(action)
+    for source, field in zip(action.sources, resource.values, strict=True):
+        parts.place_field(action, source, field)
     for name, parameter in declared.items():
-        if name not in args:
-            if parameter.required:
-                raise Malformed(f"{action.id} needs the argument {name}")
-            continue
-        value = check_value(parameter, args[name])
-        if parameter.where == "path":
-            path_values[name] = _scalar_text(value)
-        elif parameter.where == "query":
-            query.append((name, _query_text(parameter, value)))
-        else:
-            body[name] = value
+        if name in args:
+            parts.place_argument(parameter, check_value(parameter, args[name]))
+        elif parameter.required:
+            raise Malformed(f"{action.id} needs the argument {name}")
     request = OutgoingRequest(
         method=action.method,
-        path=fill_template(action.path, path_values),
-        query=tuple(sorted(query)),
-        body=_encode_body(action, body),
+        path=fill_template(action.path, parts.path),
+        query=tuple(sorted(parts.query)),
+        body=_encode_body(action, parts.body),
+        content_type=CONTENT_TYPES[action.body_format],
     )
     if len(request.target) > TARGET_LENGTH_MAX:
         raise LimitExceeded("target_length_max", TARGET_LENGTH_MAX, len(request.target))
     return request
 
 
-def check_value(parameter: Parameter, value: object) -> str | int | bool | list[str]:
+class _Parts:
+    """The parts of one request while they are collected. What the action fixes is there from the beginning."""
+
+    __slots__ = ("body", "path", "query")
+
+    def __init__(self, action: Action) -> None:
+        self.path: dict[str, str] = {}
+        self.query: list[tuple[str, str]] = list(action.fixed_query)
+        self.body: dict[str, Value] = dict(action.fixed_body)
+
+    def place_field(self, action: Action, source: FieldSource, field: str) -> None:
+        match source.where:
+            case "path":
+                self.path[source.name] = field
+            case "query":
+                check_text(field, source.name)
+                self.query.append((source.name, field))
+            case "body":
+                self.body[source.name] = field
+            case "constant":
+                if field != source.name:
+                    raise NotCovered(f"{action.id} acts on {source.name} only")
+
+    def place_argument(self, parameter: Parameter, value: Value) -> None:
+        match parameter.where:
+            case "path":
+                self.path[parameter.wire] = _scalar_text(value)
+            case "query":
+                self.query += [(parameter.wire, text) for text in _query_texts(parameter, value)]
+            case "body":
+                self.body[parameter.wire] = value
+
+
+def check_value(parameter: Parameter, value: object) -> Value:
     """The value, if it is what the parameter declares.
 
     Raises:
@@ -132,7 +171,54 @@ def check_value(parameter: Parameter, value: object) -> str | int | bool | list[
                 for item in strings:
                     _check_string(parameter, item)
                 return strings
+        case "string_map" if isinstance(value, dict):
+            return _checked_map(parameter, value)
+        case "json":
+            return _checked_json(parameter, value)
     raise Malformed(f"argument {parameter.name} must be {_TYPE_NAMES[parameter.type]}")
+
+
+def _checked_map(parameter: Parameter, value: dict[object, object]) -> dict[str, str]:
+    if len(value) > parameter.max_items:
+        raise LimitExceeded(f"max_items of {parameter.name}", parameter.max_items, len(value))
+    checked: dict[str, str] = {}
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str) or not matches(_MAP_NAME, name):
+            raise Malformed(
+                f"argument {parameter.name} must be {_TYPE_NAMES['string_map']}, names of letters, digits, _ and -"
+            )
+        _check_string(parameter, text)
+        checked[name] = text
+    return checked
+
+
+def _checked_json(parameter: Parameter, value: object) -> object:
+    _check_json(parameter, value, 0)
+    try:
+        size = len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise Malformed(f"argument {parameter.name} holds an integer or a text that JSON cannot carry") from error
+    if size > parameter.max_length:
+        raise LimitExceeded(f"max_length of {parameter.name}", parameter.max_length, size)
+    return value
+
+
+def _check_json(parameter: Parameter, value: object, depth: int) -> None:
+    """Lists and maps of texts, integers, booleans and null; what the request digest admits, and nothing else."""
+    if depth > JSON_DEPTH_MAX:
+        raise LimitExceeded(f"json_depth_max of {parameter.name}", JSON_DEPTH_MAX)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str) or "\0" in name:
+                raise Malformed(f"argument {parameter.name} holds a name that is not text")
+            _check_json(parameter, inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_json(parameter, inner, depth + 1)
+    elif isinstance(value, str):
+        _check_text(parameter, value)
+    elif value is not None and not isinstance(value, bool | int):
+        raise Malformed(f"argument {parameter.name} must be {_TYPE_NAMES['json']}")
 
 
 def _check_string(parameter: Parameter, text: str) -> None:
@@ -142,25 +228,32 @@ def _check_string(parameter: Parameter, text: str) -> None:
         raise Malformed(f"argument {parameter.name} must be one of {', '.join(parameter.enum)}")
     if parameter.pattern and not matches(parameter.pattern, text):
         raise Malformed(f"argument {parameter.name} is not spelled as its pattern demands")
+    _check_text(parameter, text)
+
+
+def _check_text(parameter: Parameter, text: str) -> None:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise Malformed(f"argument {parameter.name} holds a NUL or a lone surrogate")
 
 
-def _scalar_text(value: str | int | bool | list[str]) -> str:
+def _scalar_text(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
-def _query_text(parameter: Parameter, value: str | int | bool | list[str]) -> str:
+def _query_texts(parameter: Parameter, value: Value) -> list[str]:
     if not isinstance(value, list):
-        text = _scalar_text(value)
-    elif any("," in item for item in value):
+        texts = [_scalar_text(value)]
+    elif parameter.repeats:
+        texts = [str(item) for item in value]
+    elif any("," in str(item) for item in value):
         raise Malformed(f"an item of {parameter.name} must not hold a comma, which would make it two items")
     else:
-        text = ",".join(value)
-    check_text(text, parameter.name)
-    return text
+        texts = [",".join(str(item) for item in value)]
+    for text in texts:
+        check_text(text, parameter.name)
+    return texts
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:
@@ -174,18 +267,24 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
         if not part.startswith("{"):
             segments.append(part)
             continue
-        name = part.strip("{+}")
+        name, suffix = field_of(part)
         # only {+name} may spread over several segments; in {name} a slash is refused by check_segment
         for text in values[name].split("/") if part.startswith("{+") else [values[name]]:
             check_segment(text, name)
-            segments.append(encode_segment(text))
+            segments.append(encode_segment(text) + suffix)
     return "/" + "/".join(segments)
 
 
-def _encode_body(action: Action, members: Mapping[str, object]) -> bytes | None:
-    if not any(parameter.where == "body" for parameter in action.parameters):
+def field_of(part: str) -> tuple[str, str]:
+    """Reads one part of a template: the field's name, and what the segment ends with (``{id}:move``: id and :move)."""
+    name, _, suffix = part.partition("}")
+    return name.strip("{+"), suffix
+
+
+def _encode_body(action: Action, members: Mapping[str, Value]) -> bytes | None:
+    if not action.has_body:
         return None
-    body = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    body = write_body(action.body_format, members)
     if len(body) > BODY_BYTES_MAX:
         raise LimitExceeded("body_bytes_max", BODY_BYTES_MAX, len(body))
     return body

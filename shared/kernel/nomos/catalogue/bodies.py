@@ -1,0 +1,136 @@
+"""Bodies of requests: how members at dotted paths are written, and how they are read back.
+
+Two formats: ``json``, one object with sorted keys; ``form``, pairs in the order of their paths, where a member ``b`` of
+``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``. Each value has one
+spelling in each, and what was not written so is not read: a second spelling could mean something else upstream.
+
+Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, cast
+from urllib.parse import quote, unquote
+
+import orjson
+
+from nomos.catalogue.model import BodyFormat
+from nomos.errors import Malformed
+
+#: A value at a dotted path.
+Value = str | int | bool | list[str] | dict[str, str] | object
+
+CONTENT_TYPES: Final[Mapping[BodyFormat, str]] = {
+    "json": "application/json",
+    "form": "application/x-www-form-urlencoded",
+}
+_PAIR_NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)((?:\[[A-Za-z0-9_-]+\])*)")
+
+
+def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
+    """The body that holds each value at its dotted path.
+
+    Args:
+        body_format: ``json`` or ``form``; a form holds text, integers, booleans, and lists and maps of texts.
+        members: dotted path to value. No path is the beginning of another.
+    """
+    if body_format == "form":
+        pairs = [pair for path, value in sorted(members.items()) for pair in _pairs(_bracketed(path), value)]
+        return "&".join(f"{quote(name, safe='[]')}={quote(text, safe='')}" for name, text in pairs).encode()
+    tree: dict[str, object] = {}
+    for path, value in members.items():
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            inner = node.setdefault(parent, {})
+            if not isinstance(inner, dict):  # the loader refuses such paths
+                raise Malformed(f"{path} lies inside another member")
+            node = inner
+        node[last] = value
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+
+
+def read_body(body_format: BodyFormat, body: bytes, paths: Mapping[str, str]) -> dict[str, Value]:
+    """The values at their dotted paths.
+
+    Args:
+        body_format: as it was written.
+        body: the bytes on the wire.
+        paths: every path that may stand there, to the type of its value.
+
+    Raises:
+        Malformed: something else stands there, or not in the one spelling of :func:`write_body`.
+    """
+    found = _read_form(body, paths) if body_format == "form" else dict(_leaves(_parsed(body), "", paths))
+    if write_body(body_format, found) != body:
+        raise Malformed("the body is not in its one spelling")
+    return found
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed("the body is not JSON") from error
+
+
+def _leaves(node: object, path: str, paths: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
+    if path in paths:
+        yield path, node
+        return
+    if not isinstance(node, dict):
+        raise Malformed("the body holds what is not declared")
+    for name, inner in node.items():
+        if "." in name:
+            raise Malformed("the body holds a name with a dot")
+        yield from _leaves(inner, f"{path}.{name}" if path else name, paths)
+
+
+def _read_form(body: bytes, paths: Mapping[str, str]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for pair in body.decode("ascii", "surrogateescape").split("&") if body else []:
+        raw_name, _, raw_value = pair.partition("=")
+        name = _PAIR_NAME.fullmatch(unquote(raw_name, errors="surrogateescape"))
+        value = unquote(raw_value, errors="surrogateescape")
+        if name is None:
+            raise Malformed("the form holds a name that is not declared")
+        parts = [name[1], *re.findall(r"\[([^\]]+)\]", name[2])]
+        whole, parent = ".".join(parts), ".".join(parts[:-1])
+        if paths.get(parent) == "string_list":
+            # whether the indexes count up shows when the body is written again
+            cast(list[str], found.setdefault(parent, [])).append(value)
+        elif paths.get(parent) == "string_map":
+            cast(dict[str, str], found.setdefault(parent, {}))[parts[-1]] = value
+        elif whole not in paths or whole in found:
+            raise Malformed("the form holds what is not declared, or holds it twice")
+        else:
+            found[whole] = _scalar(paths[whole], value)
+    return found
+
+
+def _scalar(kind: str, text: str) -> Value:
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(text, text)
+    if kind == "integer" and re.fullmatch(r"-?(?:0|[1-9][0-9]{0,15})", text):
+        return int(text)
+    return text
+
+
+def _bracketed(path: str) -> str:
+    first, *rest = path.split(".")
+    return first + "".join(f"[{name}]" for name in rest)
+
+
+def _pairs(name: str, value: Value) -> Iterator[tuple[str, str]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield f"{name}[{index}]", str(item)
+    elif isinstance(value, dict):
+        for key, item in sorted(value.items()):
+            yield f"{name}[{key}]", str(item)
+    elif isinstance(value, bool):
+        yield name, "true" if value else "false"
+    else:
+        yield name, str(value)
