@@ -10,6 +10,8 @@ import msgspec
 from nomos.catalogue import Catalogue
 from nomos.errors import Malformed, NotPermitted, UnknownAction
 from nomos_proxy.destination import parse_development_origin
+from nomos_proxy.echo import PASSWORD_CHARS_MIN
+from nomos_proxy.headers import check_credential
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, CredentialStore
@@ -71,6 +73,9 @@ class ProxyAdmin:
         content = bearer.reveal()
         if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
+        check_credential(self._catalogue.connectors[p.connector].auth, bearer)
+        if self._catalogue.connectors[p.connector].auth.kind == "basic":
+            _check_password(content)
         if p.base_url:
             if self._settings.environment != "development":
                 raise NotPermitted("another origin than the connector's is for development only")
@@ -92,3 +97,8 @@ class ProxyAdmin:
         await self._refresh()
         found = self._connections.of_tenant(by.tenant)
         return {"connections": [{"name": c.name, "connector": c.connector} for c in found]}
+
+
+def _check_password(content: bytes) -> None:
+    if len(content.partition(b":")[2]) < PASSWORD_CHARS_MIN:
+        raise Malformed(f"a password is at least {PASSWORD_CHARS_MIN} characters: a shorter one hides in any answer")

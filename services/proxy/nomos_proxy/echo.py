@@ -22,6 +22,8 @@ from nomos_runtime.secret import Secret
 MARK: Final = b"[redacted:credential]"
 #: Encodings inside encodings that are undone.
 ROUNDS: Final = 2
+#: What stands after a credential's first colon is searched for on its own from this length on.
+PASSWORD_CHARS_MIN: Final = 8
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _PRINTABLE: Final = frozenset(range(0x20, 0x7F))
 _NOT_PRINTABLE: Final = bytes(b for b in range(256) if b not in _PRINTABLE)
@@ -34,14 +36,13 @@ class EchoGuard:
 
     def __init__(self, bearer: Secret) -> None:
         plain = bearer.reveal()
-        forms = {plain, quote(plain, safe="").encode(), quote_plus(plain).encode()}
-        for shift in range(3):
-            # Characters that also depend on the neighbours of the credential are left out.
-            encoded = base64.b64encode(bytes(shift) + plain + bytes(2))
-            sure = encoded[(shift * 8 + 5) // 6 : (shift + len(plain)) * 8 // 6]
-            forms |= {sure, sure.translate(_TO_URL)}
+        forms = _forms_of(plain)
+        _, colon, password = plain.partition(b":")
+        if colon and len(password) >= PASSWORD_CHARS_MIN:
+            # of `user:password` the second half is as good as the whole
+            forms |= _forms_of(password)
         self._forms = tuple(sorted(forms, key=len, reverse=True))
-        self._hex = plain.hex().encode()
+        self._hex = (password if len(password) >= PASSWORD_CHARS_MIN else plain).hex().encode()
 
     def __repr__(self) -> str:
         return "EchoGuard(redacted)"
@@ -85,6 +86,16 @@ class EchoGuard:
 
     def _stands_in(self, view: bytes) -> bool:
         return any(form in view for form in self._forms) or self._hex in view.lower()
+
+
+def _forms_of(plain: bytes) -> set[bytes]:
+    forms = {plain, quote(plain, safe="").encode(), quote_plus(plain).encode()}
+    for shift in range(3):
+        # Characters that also depend on the neighbours of the credential are left out.
+        encoded = base64.b64encode(bytes(shift) + plain + bytes(2))
+        sure = encoded[(shift * 8 + 5) // 6 : (shift + len(plain)) * 8 // 6]
+        forms |= {sure, sure.translate(_TO_URL)}
+    return forms
 
 
 def _decoded(view: bytes) -> bytes:

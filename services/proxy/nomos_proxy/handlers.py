@@ -185,7 +185,8 @@ class Broker:
             total_seconds=min(Limits().total_seconds, left_ms / 1000),
             body_bytes=self._settings.body_bytes_max,
         )
-        return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers)
+        auth = plan.connector.auth
+        return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers, auth=auth)
 
     async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, echo: EchoGuard) -> Returned:
         # First the credential, which nobody else may see; then, at the sanitizer, everything else.

@@ -3,15 +3,17 @@
 Out: what the proxy writes itself and what a connector declares. In: what an agent can use; never cookies, locations
 (they carry signed addresses) or anything about the connection.
 
-Sources: RFC 9110 sections 5.5 and 7.6.1; RFC 6750 section 2.1 (bearer token syntax).
+Sources: RFC 9110 sections 5.5 and 7.6.1; RFC 6750 section 2.1 (bearer token syntax); RFC 7617 (basic).
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 from typing import Final
 
+from nomos.catalogue import Auth, OutgoingRequest
 from nomos.catalogue.load import FORBIDDEN_HEADERS
 from nomos.errors import DestinationRefused
 from nomos_proxy.answer import Headers
@@ -29,39 +31,65 @@ ANSWER_HEADERS: Final = frozenset({
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,1022}[!-~])?")
 _BEARER: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+_KEY: Final = re.compile(rb"[!-~]+")
+_USER_AND_PASSWORD: Final = re.compile(rb"[!-9;-~]+:[!-~]+")
 
 
 def outgoing_headers(
-    authority: str, bearer: Secret, body: bytes | None, declared: Headers
+    authority: str, credential: Secret, auth: Auth, request: OutgoingRequest, declared: Headers
 ) -> list[tuple[bytes, bytes]]:
     """All headers of a request, in the order in which they are sent.
 
     Args:
         authority: value of ``Host``.
-        bearer: the credential.
-        body: None for a request without one.
+        credential: what ``auth`` presents.
+        auth: how the connector presents it.
+        request: what is sent.
         declared: the connector's headers and an idempotency key; lower-case names.
 
     Raises:
-        DestinationRefused: a declared header may not be set, or the credential is not a bearer token.
+        DestinationRefused: a declared header may not be set, or the credential is none of its kind.
     """
-    if _BEARER.fullmatch(bearer.reveal()) is None:
-        raise DestinationRefused("the stored credential is not a bearer token")
+    check_credential(auth, credential)
     headers = [(b"host", authority.encode("ascii"))]
     # an encoded body could not be searched for secrets, nor its size be known before it is decoded
     headers.append((b"accept-encoding", b"identity"))
     names = set()
     for name, value in declared:
-        if name in FORBIDDEN_HEADERS or name in names or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        is_ours = name in FORBIDDEN_HEADERS or name == auth.header or name in names
+        if is_ours or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise DestinationRefused("a request header that a connector may not set")
         names.add(name)
         headers.append((name.encode("ascii"), value.encode("ascii")))
-    if body is not None:
-        headers.append((b"content-type", b"application/json"))
-        headers.append((b"content-length", str(len(body)).encode("ascii")))
+    if request.body is not None:
+        headers.append((b"content-type", request.content_type.encode("ascii")))
+        headers.append((b"content-length", str(len(request.body)).encode("ascii")))
+    elif request.method in ("POST", "PUT", "PATCH"):
+        # RFC 9110 section 8.6: a method that may have content says that there is none
+        headers.append((b"content-length", b"0"))
     # last, when nothing can fail any more: a traceback that shows local variables must not find it
-    headers.append((b"authorization", b"Bearer " + bearer.reveal()))
+    headers.append((auth.header.encode("ascii"), auth.prefix.encode("ascii") + _presented(auth, credential)))
     return headers
+
+
+def check_credential(auth: Auth, credential: Secret) -> None:
+    """Refuses a credential that could not stand in its header, or would stand there for something else.
+
+    Raises:
+        DestinationRefused: not a bearer token, not ``user:password``, or not printable ASCII without spaces.
+    """
+    if auth.kind == "basic":
+        is_of_kind, what = _USER_AND_PASSWORD.fullmatch(credential.reveal()), "user:password"
+    elif auth.prefix == "Bearer ":
+        is_of_kind, what = _BEARER.fullmatch(credential.reveal()), "a bearer token"
+    else:
+        is_of_kind, what = _KEY.fullmatch(credential.reveal()), "a key of printable ASCII characters without spaces"
+    if is_of_kind is None:
+        raise DestinationRefused(f"the stored credential is not {what}")
+
+
+def _presented(auth: Auth, credential: Secret) -> bytes:
+    return base64.b64encode(credential.reveal()) if auth.kind == "basic" else credential.reveal()
 
 
 def passing_headers(received: Iterable[tuple[bytes, bytes]]) -> Headers:

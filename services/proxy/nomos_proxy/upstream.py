@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Set
+from typing import Final
 
-from nomos.catalogue import OutgoingRequest
+from nomos.catalogue import Auth, OutgoingRequest
 from nomos.errors import LimitExceeded, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
@@ -26,6 +27,9 @@ from nomos_proxy.headers import outgoing_headers
 from nomos_proxy.pool import Pool, PoolLimits
 from nomos_proxy.wire import Wire
 from nomos_runtime.secret import Secret
+
+#: RFC 6750: how most providers take a credential.
+BEARER: Final = Auth()
 
 
 class Upstreams:
@@ -55,16 +59,24 @@ class Upstreams:
         self._is_closed = False
 
     async def call(
-        self, origin: Origin, request: OutgoingRequest, bearer: Secret, limits: Limits, headers: Headers = ()
+        self,
+        origin: Origin,
+        request: OutgoingRequest,
+        credential: Secret,
+        limits: Limits,
+        headers: Headers = (),
+        *,
+        auth: Auth = BEARER,
     ) -> UpstreamResponse:
         """Makes one call.
 
         Args:
             origin: scheme, host and port: the connector's, or a development origin.
             request: from :func:`nomos.catalogue.build_request`.
-            bearer: the credential; stands in the ``Authorization`` header and nowhere else.
+            credential: stands in the header that ``auth`` names and nowhere else.
             limits: bounds of this call.
             headers: the connector's headers, and the idempotency key where the action has one.
+            auth: how the connector presents the credential.
 
         Returns:
             The complete answer, whatever its status.
@@ -80,7 +92,7 @@ class Upstreams:
         written = WireRequest(
             method=request.method,
             target=target,
-            headers=outgoing_headers(origin.authority, bearer, request.body, headers),
+            headers=outgoing_headers(origin.authority, credential, auth, request, headers),
             body=request.body,
         )
         pool = self._pool(origin)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from nomos.catalogue.derive import derive_resource
 from nomos.catalogue.load import load_catalogue, parse_connector
-from nomos.catalogue.model import Action, Catalogue, Connector, Parameter, Resource, ResourceType, Risk
+from nomos.catalogue.model import Action, Auth, Catalogue, Connector, Parameter, Resource, ResourceType, Risk
 from nomos.catalogue.request import OutgoingRequest, build_request
 
 __all__ = [
     "Action",
+    "Auth",
     "Catalogue",
     "Connector",
     "OutgoingRequest",

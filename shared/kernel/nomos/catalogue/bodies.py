@@ -1,8 +1,8 @@
 """Bodies of requests: how members at dotted paths are written, and how they are read back.
 
-Two formats: ``json``, one object with sorted keys; ``form``, pairs in the order of their paths, where a member ``b`` of
+Formats: ``json``, one object with sorted keys; ``form``, pairs in the order of their paths, where a member ``b`` of
 ``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``. Each value has one
-spelling in each, and what was not written so is not read: a second spelling could mean something else upstream.
+spelling in each. ``mail`` and ``mail_draft`` are JSON around a message of :mod:`nomos.catalogue.mail`. What was not written so is not read: a second spelling could mean something else upstream.
 
 Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
 """
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
+from nomos.catalogue.mail import PARTS, read_mail, write_mail
 from nomos.catalogue.model import BodyFormat
 from nomos.errors import Malformed
 
@@ -25,6 +26,8 @@ Value = str | int | bool | list[str] | dict[str, str] | object
 CONTENT_TYPES: Final[Mapping[BodyFormat, str]] = {
     "json": "application/json",
     "form": "application/x-www-form-urlencoded",
+    "mail": "application/json",
+    "mail_draft": "application/json",
 }
 _PAIR_NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)((?:\[[A-Za-z0-9_-]+\])*)")
 
@@ -39,6 +42,8 @@ def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
     if body_format == "form":
         pairs = [pair for path, value in sorted(members.items()) for pair in _pairs(_bracketed(path), value)]
         return "&".join(f"{quote(name, safe='[]')}={quote(text, safe='')}" for name, text in pairs).encode()
+    if body_format in ("mail", "mail_draft"):
+        return _write_mail(body_format, members)
     tree: dict[str, object] = {}
     for path, value in members.items():
         *parents, last = path.split(".")
@@ -63,9 +68,34 @@ def read_body(body_format: BodyFormat, body: bytes, paths: Mapping[str, str]) ->
     Raises:
         Malformed: something else stands there, or not in the one spelling of :func:`write_body`.
     """
-    found = _read_form(body, paths) if body_format == "form" else dict(_leaves(_parsed(body), "", paths))
+    if body_format == "form":
+        found = _read_form(body, paths)
+    elif body_format == "json":
+        found = dict(_leaves(_parsed(body), "", paths))
+    else:
+        found = _read_mail(body_format, _parsed(body), paths)
     if write_body(body_format, found) != body:
         raise Malformed("the body is not in its one spelling")
+    return found
+
+
+def _write_mail(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
+    message: dict[str, object] = {"raw": write_mail({name: members[name] for name in PARTS if name in members})}
+    if "thread" in members:
+        message["threadId"] = members["thread"]
+    tree = message if body_format == "mail" else {"message": message}
+    return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+
+
+def _read_mail(body_format: BodyFormat, tree: object, paths: Mapping[str, str]) -> dict[str, Value]:
+    message = tree.get("message") if body_format == "mail_draft" and isinstance(tree, dict) else tree
+    if not isinstance(message, dict) or not isinstance(message.get("raw"), str):
+        raise Malformed("the body holds no message")
+    found: dict[str, Value] = read_mail(message["raw"])
+    if "threadId" in message:
+        found["thread"] = message["threadId"]
+    if not set(found) <= set(paths):
+        raise Malformed("the message holds what is not declared")
     return found
 
 

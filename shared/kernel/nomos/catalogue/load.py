@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
     Action,
     Auth,
@@ -50,10 +51,12 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _CEDAR_TYPE: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,39}(?:::[A-Z][A-Za-z0-9]{0,39}){1,3}")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TEMPLATE: Final = re.compile(
-    r"(?:/(?:[A-Za-z0-9_-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
+    r"(?:/(?:[A-Za-z0-9_@-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
 )
 _QUERY_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}(?:\[[A-Za-z0-9_]{0,40}\])*")
 _BODY_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}){0,5}")
+#: In a form a list of objects has numbered members, ``items[0][price]``.
+_FORM_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.(?:0|[A-Za-z_][A-Za-z0-9_-]{0,63})){0,5}")
 _POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
 _HEADER_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
@@ -394,14 +397,27 @@ def _check_names(what: str, action: Action) -> None:
     body += [source.name for source in action.sources if source.where == "body"]
     if any(_QUERY_NAME.fullmatch(name) is None for name in query):
         raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
-    if any(_BODY_PATH.fullmatch(path) is None for path in body):
+    one_path = _FORM_PATH if action.body_format == "form" else _BODY_PATH
+    if any(one_path.fullmatch(path) is None for path in body):
         raise MalformedCatalogue(f"{what}: a path that a body cannot carry")
     if len(set(query)) != len(query) or len(set(body)) != len(body):
         raise MalformedCatalogue(f"{what}: a name of the query or body stands for two things")
     if any(other.startswith(f"{path}.") for path in body for other in body):
         raise MalformedCatalogue(f"{what}: a member of the body lies inside another one")
+    if action.body_format.startswith("mail"):
+        _check_mail(what, action)
     if action.body_format == "form" and any(p.where == "body" and p.type == "json" for p in action.parameters):
         raise MalformedCatalogue(f"{what}: a form cannot carry a json argument")
+
+
+def _check_mail(what: str, action: Action) -> None:
+    """A mail is made of its own parts, each of its own type."""
+    types = {p.wire: p.type for p in action.parameters if p.where == "body"}
+    may = {**dict.fromkeys((*PARTS, "thread"), "string"), **dict.fromkeys(("to", "cc", "bcc"), "string_list")}
+    if action.fixed_body or not {"to", "subject", "text"} <= set(types) <= set(may):
+        raise MalformedCatalogue(f"{what}: a mail has to, subject and text, and may have cc, bcc, in_reply_to, thread")
+    if any(may[name] != kind for name, kind in types.items()):
+        raise MalformedCatalogue(f"{what}: to, cc and bcc are lists of strings, the rest of a mail are strings")
 
 
 def _check_unambiguous(actions: list[Action]) -> None:
@@ -414,9 +430,26 @@ def _check_unambiguous(actions: list[Action]) -> None:
 
 
 def _is_told_apart(one: Action, other: Action) -> bool:
-    """Whether something that each fixes differs, so that no request has both."""
-    pairs = ((dict(one.fixed_query), dict(other.fixed_query)), (dict(one.fixed_body), dict(other.fixed_body)))
-    return any(name in theirs and theirs[name] != value for mine, theirs in pairs for name, value in mine.items())
+    """Whether no request is of both: each fixes a member otherwise, or one needs a member that the other refuses."""
+    mine, theirs = _fixed(one), _fixed(other)
+    if any(name in theirs and theirs[name] != value for name, value in mine.items()):
+        return True
+    return bool(_needed(one) - _known(other) or _needed(other) - _known(one))
+
+
+def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:
+    query = {("query", name): value for name, value in action.fixed_query}
+    return {**query, **{("body", name): value for name, value in action.fixed_body}}
+
+
+def _needed(action: Action) -> set[tuple[str, str]]:
+    """The members without which a request is not of ``action``."""
+    derived = {(s.where, s.name) for s in action.sources if s.where in ("query", "body")}
+    return {*derived, *_fixed(action)}
+
+
+def _known(action: Action) -> set[tuple[str, str]]:
+    return {*_needed(action), *((parameter.where, parameter.wire) for parameter in action.parameters)}
 
 
 def _can_match_same_path(one: Action, other: Action) -> bool:

@@ -29,7 +29,7 @@ INTEGER_MAX: Final = 2**53 - 1
 #: Shapes of an argument.
 ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json"]
 #: How a request's body is written.
-BodyFormat = Literal["json", "form"]
+BodyFormat = Literal["json", "form", "mail", "mail_draft"]
 
 
 class Risk(StrEnum):
