@@ -15,6 +15,7 @@ from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue, UnknownAc
 
 CONNECTORS = Path(__file__).parents[3] / "connectors"
 
+CATALOGUE = load_catalogue(CONNECTORS)
 MINIMAL = """
 connector: demo
 title: Demo
@@ -30,20 +31,14 @@ actions:
 
 
 def test_the_shipped_connector_loads_with_every_risk_class_that_it_promises() -> None:
-    catalogue = load_catalogue(CONNECTORS)
-    assert len(catalogue.actions) >= 12
-    assert {action.risk for action in catalogue.actions.values()} == {
-        Risk.READ,
-        Risk.WRITE,
-        Risk.DESTRUCTIVE,
-        Risk.PERMISSION,
-    }
+    catalogue = CATALOGUE
+    assert {action.risk for action in catalogue.actions.values()} == set(Risk)
     assert catalogue.action("github:repos.delete").risk.is_high_stakes
     assert catalogue.action("github:issues.list").command == "/github/issues/list"
 
 
 def test_each_action_is_found_by_its_command() -> None:
-    catalogue = load_catalogue(CONNECTORS)
+    catalogue = CATALOGUE
     for action in catalogue.actions.values():
         assert catalogue.action_of_command(action.command) is action
 
@@ -53,12 +48,12 @@ def test_each_action_is_found_by_its_command() -> None:
 )
 def test_a_command_that_names_no_action_is_refused(command: str) -> None:
     with pytest.raises(UnknownAction):
-        load_catalogue(CONNECTORS).action_of_command(command)
+        CATALOGUE.action_of_command(command)
 
 
 def test_an_unknown_action_is_refused() -> None:
     with pytest.raises(UnknownAction):
-        load_catalogue(CONNECTORS).action("github:repos.explode")
+        CATALOGUE.action("github:repos.explode")
 
 
 @pytest.mark.parametrize(
@@ -93,16 +88,16 @@ def test_an_unknown_action_is_refused() -> None:
 )
 def test_a_resource_has_one_spelling(text: str) -> None:
     with pytest.raises(UnknownResource):
-        load_catalogue(CONNECTORS).parse_resource(text)
+        CATALOGUE.parse_resource(text)
 
 
 def test_a_resource_text_has_a_limit() -> None:
     with pytest.raises(LimitExceeded):
-        load_catalogue(CONNECTORS).parse_resource("github:repo/acme/" + "a" * 600)
+        CATALOGUE.parse_resource("github:repo/acme/" + "a" * 600)
 
 
 def test_a_resource_gives_its_cedar_entity() -> None:
-    resource = load_catalogue(CONNECTORS).parse_resource("github:repo/acme/site.web_1")
+    resource = CATALOGUE.parse_resource("github:repo/acme/site.web_1")
     assert (resource.type.cedar, resource.id) == ("GitHub::Repo", "acme/site.web_1")
 
 
@@ -166,6 +161,73 @@ def test_a_connector_that_could_be_misread_is_refused(replace: str, by: str) -> 
     assert replace in MINIMAL
     with pytest.raises(MalformedCatalogue):
         parse_connector(MINIMAL.replace(replace, by, 1).encode())
+
+
+POST = """
+connector: demo
+title: Demo
+scheme: https
+host: api.demo.example
+port: 443
+auth: {header: x-api-key}
+parameters:
+  note: {where: body, max_length: 9}
+resource_types:
+  thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
+actions:
+  things.note: {title: N, method: POST, path: "/notes", risk: write, resource: thing, derive: {thing: {body: a.thing}}, uses: [note]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("replace", "by"),
+    [
+        ("uses: [note]", "uses: [note, note]"),
+        ("uses: [note]", "uses: [other]"),
+        ("uses: [note]", "uses: [note], parameters: {note: {where: body}}"),
+        ("uses: [note]", "parameters: {thing: {where: body}}"),
+        ("uses: [note]", "parameters: {x: {where: body, wire: a.thing}}"),
+        ("uses: [note]", "parameters: {x: {where: body, wire: a}}"),
+        ("uses: [note]", "parameters: {x: {where: body, wire: a.thing.b}}"),
+        ("uses: [note]", "parameters: {x: {where: body, wire: 'a..b'}}"),
+        ("uses: [note]", "parameters: {x: {where: body, repeats: true}}"),
+        ("uses: [note]", "parameters: {x: {where: query, type: json}}"),
+        ("uses: [note]", "parameters: {x: {where: query, wire: 'a b'}}"),
+        ("uses: [note]", "fixed: {body: {a.thing: x}}"),
+        ("uses: [note]", "body: form, parameters: {x: {where: body, type: json}}"),
+        ("uses: [note]", "body: mail"),
+        ("uses: [note]", "pagination: {parameter: note, kind: cursor, next: /n}"),
+        ("uses: [note]", "uses: [note], pagination: {parameter: note, kind: page}"),
+        ("uses: [note]", "uses: [note], pagination: {parameter: note, kind: cursor}"),
+        ("uses: [note]", "uses: [note], pagination: {parameter: note, kind: cursor, next: n}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {thing: {body: a, query: b}}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {thing: {constant: X1}}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {other: {body: a}}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {thing: {}}"),
+        ("derive: {thing: {body: a.thing}}, ", ""),
+        ("method: POST", "method: DELETE"),
+        ("uses: [note]}", "uses: [note]}\n  things.again: {title: A, method: POST, path: /notes, risk: write, "
+         "resource: thing, derive: {thing: {body: a.thing}}}"),
+    ],
+)  # fmt: skip
+def test_a_request_that_could_be_read_two_ways_is_refused(replace: str, by: str) -> None:
+    assert parse_connector(POST.encode()).auth.header == "x-api-key"
+    assert replace in POST
+    with pytest.raises(MalformedCatalogue):
+        parse_connector(POST.replace(replace, by, 1).encode())
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "fixed: {body: {kind: other}}, derive: {thing: {body: a.thing}}",
+        "derive: {thing: {body: another}}",
+    ],
+)
+def test_two_actions_share_a_path_where_no_request_is_of_both(second: str) -> None:
+    first = POST.replace("uses: [note]", "fixed: {body: {kind: one}}")
+    both = f"{first}  things.more: {{title: M, method: POST, path: /notes, risk: write, resource: thing, {second}}}\n"
+    assert len(parse_connector(both.encode()).actions) == 2
 
 
 def test_a_repeated_key_is_refused_with_its_line() -> None:

@@ -25,7 +25,7 @@ from nomos.errors import DestinationRefused, LimitExceeded, Malformed, NomosErro
 
 CATALOGUE: Catalogue = load_catalogue(Path(__file__).parents[3] / "connectors")
 GITHUB = CATALOGUE.connectors["github"]
-ACTIONS = sorted(CATALOGUE.actions.values(), key=lambda action: action.id)
+ACTIONS = sorted(GITHUB.actions.values(), key=lambda action: action.id)
 REPO = CATALOGUE.parse_resource("github:repo/acme/site")
 
 

@@ -1,8 +1,9 @@
 """Bodies of requests: how members at dotted paths are written, and how they are read back.
 
 Formats: ``json``, one object with sorted keys; ``form``, pairs in the order of their paths, where a member ``b`` of
-``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``. Each value has one
-spelling in each. ``mail`` and ``mail_draft`` are JSON around a message of :mod:`nomos.catalogue.mail`. What was not written so is not read: a second spelling could mean something else upstream.
+``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``; ``mail`` and
+``mail_draft``, JSON around a message of :mod:`nomos.catalogue.mail`. Each value has one spelling in each. What was not
+written so is not read: a second spelling could mean something else upstream.
 
 Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
 """
