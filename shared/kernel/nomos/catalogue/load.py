@@ -175,8 +175,20 @@ def parse_connector(content: bytes) -> Connector:
     """
     from nomos.catalogue.yaml12 import parse_yaml  # noqa: PLC0415 - only who loads a catalogue needs a YAML parser
 
+    return build_connector(parse_yaml(content))
+
+
+def build_connector(members: object) -> Connector:
+    """The connector that a file's members declare.
+
+    Args:
+        members: what stands in the file, as maps, lists, texts, integers and truth values.
+
+    Raises:
+        MalformedCatalogue, LimitExceeded: as :func:`parse_connector`.
+    """
     try:
-        file = msgspec.convert(parse_yaml(content), _ConnectorFile, strict=True)
+        file = msgspec.convert(members, _ConnectorFile, strict=True)
     except msgspec.ValidationError as error:
         raise MalformedCatalogue(str(error)[:200]) from error
     _check_origin(file)
@@ -424,9 +436,14 @@ def _check_unambiguous(actions: list[Action]) -> None:
     by_method: dict[str, list[Action]] = {}
     for one in actions:
         for other in by_method.setdefault(one.method, []):
-            if _can_match_same_path(one, other) and not _is_told_apart(one, other):
+            if may_meet(one, other):
                 raise MalformedCatalogue(f"{other.id} and {one.id} can both match one path")
         by_method[one.method].append(one)
+
+
+def may_meet(one: Action, other: Action) -> bool:
+    """Whether some request could be of both actions."""
+    return one.method == other.method and _can_match_same_path(one, other) and not _is_told_apart(one, other)
 
 
 def _is_told_apart(one: Action, other: Action) -> bool:

@@ -19,6 +19,7 @@ PLUGINS = {
     "bench": "measure",
     "doctor": "check an installation",
     "operator": "make an operator's credentials; your passkeys and sessions on pages",
+    "connector": "what may be called at which provider; check, try and draft a connector's file",
     "replay": "evaluate recorded decisions again",
     "policy explain": "which policies decide a request, and what would change the answer",
     "policy test": "compare the answers of a policy set with a table of expected ones",
@@ -29,9 +30,10 @@ PLUGINS = {
     "policy impact": "what a candidate set would have answered to everything that a tenant was asked",
 }
 #: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
-DISTRIBUTIONS = dict.fromkeys(
-    ("replay", "policy explain", "policy test", "policy lint", "policy pack"), "nomos-authz-policy"
-)
+DISTRIBUTIONS = {
+    **dict.fromkeys(("replay", "policy explain", "policy test", "policy lint", "policy pack"), "nomos-authz-policy"),
+    "connector": "nomos-authz-proxy",
+}
 #: Processes that a command may be told to use.
 PROCESSES_MAX = 64
 _Group = argparse._SubParsersAction
