@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from nomos.catalogue import load_catalogue
+from nomos.catalogue import Rate, load_catalogue
 from nomos.events import CONNECTION_ADDED, PII_SET, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import tls_context
+from nomos_proxy.gate import Gate, GateLimits
 from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
@@ -54,6 +55,12 @@ class Proxy:
         issuers, revocations = Issuers(), Revocations()
         credentials = CredentialStore(events, self._vault)
         personal = PersonalData()
+        gate = Gate(
+            GateLimits(
+                tenant=Rate(calls=2 * s.tenant_calls_per_second, seconds=2),
+                agent=Rate(calls=2 * s.agent_calls_per_second, seconds=2),
+            )
+        )
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
 
@@ -73,6 +80,7 @@ class Proxy:
             parts.directory.apply(fact)
             if fact.type == TENANT_CLOSED:
                 credentials.forget(fact.tenant)
+                gate.forget(fact.tenant)
 
         await parts.follow({"identity": identify, "minting": apply_minted, NAME: apply})
         if self._vault.is_rotating:
@@ -92,6 +100,7 @@ class Proxy:
             upstreams=upstreams,
             personal=personal,
             check_fresh=parts.check_fresh,
+            gate=gate,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
         admin = ProxyAdmin(

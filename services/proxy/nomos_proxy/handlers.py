@@ -1,7 +1,7 @@
 """The edge of proxy: one invocation to one upstream call.
 
-    verify chain -> plan (build, derive, compare) -> mark used -> journal the attempt -> call -> journal the end
-                                                                                     -> sanitize -> answer
+    verify chain -> plan (build, derive, compare) -> gate (rates, circuit) -> mark used -> journal the attempt
+        -> call -> journal the end -> sanitize -> answer
 
 What is durable at each crash point:
 
@@ -42,6 +42,7 @@ from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.domain import CallPlan, CallState, attempted, finished, folded, plan_call
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
+from nomos_proxy.gate import Gate
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.personal import PersonalData
 from nomos_proxy.replay import ReplaySet
@@ -83,6 +84,7 @@ class Broker:
         upstreams: Upstreams,
         personal: PersonalData,
         check_fresh: Callable[[], None],
+        gate: Gate,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -97,6 +99,7 @@ class Broker:
         self._upstreams = upstreams
         self._personal = personal
         self._check_fresh = check_fresh
+        self._gate = gate
 
     async def invoke(self, caller: Caller, command: Command) -> Returned:
         """Runs one invocation of the agent that the bus names.
@@ -111,12 +114,18 @@ class Broker:
         self._check_fresh()
         agent = self._directory.agent(caller.tenant, caller.name)
         plan = self._plan(agent, command)
-        credential = await self._credentials.credential(plan.connection)
-        await self._replay.use(plan.replay_key)
-        attempt = _envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
-        # Written ahead: from here on the log knows of the call, whatever happens to this process.
-        await self._journal.append([attempt])
-        return await self._call(agent, command, plan, credential, attempt.id)
+        passage = self._gate.enter(agent.agent, plan)
+        try:
+            credential = await self._credentials.credential(plan.connection)
+            await self._replay.use(plan.replay_key)
+            attempt = _envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
+            # Written ahead: from here on the log knows of the call, whatever happens to this process.
+            await self._journal.append([attempt])
+            end = await self._made(command, plan, credential)
+            passage.end(end)
+        finally:
+            passage.leave()
+        return await self._ended(agent, command, plan, credential, attempt.id, end)
 
     def _plan(self, agent: AgentFacts, command: Invoke) -> CallPlan:
         now = int(time.time())
@@ -137,18 +146,27 @@ class Broker:
         connection = self._connections.find(agent.tenant, verified.connection)
         return plan_call(verified, self._catalogue, connection, via=via)
 
-    async def _call(
-        self, agent: AgentFacts, command: Invoke, plan: CallPlan, credential: Credential, cause: str
-    ) -> Returned:
-        end: UpstreamResponse | NomosError
-        answer: Returned | None = None
+    async def _made(self, command: Invoke, plan: CallPlan, credential: Credential) -> UpstreamResponse | NomosError:
+        """The answer of the call, or the error that took its place."""
         try:
-            end = await self._send(command, plan, credential.bearer)
+            return await self._send(command, plan, credential.bearer)
         except NomosError as e:
-            end = e
+            return e
         except Exception as e:  # noqa: BLE001 - a fault of ours, perhaps after the first byte: the log and the agent hear so
             observe.say("proxy", observe.REQUEST_FAULT, error=type(e).__name__, verb="call")
-            end = UnknownOutcome("the service failed during the call; it may or may not have taken effect")
+            return UnknownOutcome("the service failed during the call; it may or may not have taken effect")
+
+    async def _ended(  # noqa: PLR0917 - one call, as far as it has come
+        self,
+        agent: AgentFacts,
+        command: Invoke,
+        plan: CallPlan,
+        credential: Credential,
+        cause: str,
+        end: UpstreamResponse | NomosError,
+    ) -> Returned:
+        """Records how a call ended, and gives its answer."""
+        answer: Returned | None = None
         event = finished(plan, end)
         if isinstance(end, UpstreamResponse):
             try:

@@ -33,6 +33,10 @@ class PoolLimits(Struct, frozen=True, kw_only=True):
     upstreams: int = 64
 
 
+class PoolFull(UpstreamFailed):
+    """No connection of this process was free in time. Says nothing about the upstream."""
+
+
 class Pool:
     """Connections to one origin."""
 
@@ -58,7 +62,7 @@ class Pool:
             DestinationRefused: the origin's addresses are not allowed.
         """
         if self._waiting >= self._limits.waiting and self._free.locked():
-            raise UpstreamFailed(f"more than {self._limits.waiting} calls wait for a connection to this upstream")
+            raise PoolFull(f"more than {self._limits.waiting} calls wait for a connection to this upstream")
         self._waiting += 1
         try:
             await self._free.acquire()

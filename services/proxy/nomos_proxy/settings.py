@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from nomos_runtime.settings import ServiceSettings
 
 
@@ -13,6 +17,8 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         environment: ``production``, or ``development``, which alone lets a connection name another origin.
         nonce_ttl_seconds: how long a used delegation or invocation is remembered; longer than both live.
         sanitize_timeout_ms: bound of one request to the sanitizer, milliseconds.
+        tenant_calls_per_second: calls of one tenant; twice as many may come at once. Each replica counts apart.
+        agent_calls_per_second: calls of one agent, likewise.
         body_bytes_max: largest body that an upstream's answer may have, bytes; one bus message carries it.
     """
 
@@ -20,4 +26,6 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
     environment: str = "production"
     nonce_ttl_seconds: int = 180
     sanitize_timeout_ms: int = 5_000
+    tenant_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    agent_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     body_bytes_max: int = 700_000

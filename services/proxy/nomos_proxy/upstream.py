@@ -24,7 +24,7 @@ from nomos_proxy.destination import Origin, check_request
 from nomos_proxy.dial import Dialer, Resolver, system_resolver
 from nomos_proxy.exchange import Limits, StaleConnection, WireRequest, exchange
 from nomos_proxy.headers import outgoing_headers
-from nomos_proxy.pool import Pool, PoolLimits
+from nomos_proxy.pool import Pool, PoolFull, PoolLimits
 from nomos_proxy.wire import Wire
 from nomos_runtime.secret import Secret
 
@@ -128,7 +128,7 @@ async def _acquire(pool: Pool, limits: Limits, deadline: float, *, fresh: bool =
         async with asyncio.timeout_at(deadline):
             return await pool.acquire(limits.connect_seconds, fresh=fresh)
     except TimeoutError as error:
-        raise UpstreamFailed("no connection to the upstream was free in time") from error
+        raise PoolFull("no connection to the upstream was free in time") from error
 
 
 async def _exchange(pool: Pool, wire: Wire, written: WireRequest, limits: Limits, deadline: float) -> UpstreamResponse:

@@ -25,6 +25,10 @@ class NomosError(Exception):
         self.hint = hint
 
 
+def _again(retry_after_ms: int) -> str | None:
+    return f"again in {retry_after_ms / 1000:g} seconds" if retry_after_ms else None
+
+
 class Malformed(NomosError):
     """Input that is not what its format says. Raised by parsers only."""
 
@@ -253,6 +257,22 @@ class JournalUnavailable(Unavailable):
     code = "journal_unavailable"
 
 
+class RateLimited(Refused):
+    """More calls than a rate allows, or sooner than the provider asked for. Nothing was used up.
+
+    Attributes:
+        retry_after_ms: when a call fits again, milliseconds from now; 0 where nobody said.
+    """
+
+    code = "rate_limited"
+
+    def __init__(
+        self, detail: str, *, cause: str | None = None, hint: str | None = None, retry_after_ms: int = 0
+    ) -> None:
+        super().__init__(detail, cause=cause, hint=hint or _again(retry_after_ms))
+        self.retry_after_ms = retry_after_ms
+
+
 class StalePolicy(Unavailable):
     """This replica cannot prove that its policies and revocations are fresh."""
 
@@ -263,6 +283,22 @@ class UpstreamFailed(Unavailable):
     """The upstream could not be reached or broke the protocol before the request was sent."""
 
     code = "upstream_failed"
+
+
+class CircuitOpen(UpstreamFailed):
+    """The upstream failed several times in a row and is left alone for a while. Nothing was used up.
+
+    Attributes:
+        retry_after_ms: when it is tried again, milliseconds from now; 0 where nobody said.
+    """
+
+    code = "circuit_open"
+
+    def __init__(
+        self, detail: str, *, cause: str | None = None, hint: str | None = None, retry_after_ms: int = 0
+    ) -> None:
+        super().__init__(detail, cause=cause, hint=hint or _again(retry_after_ms))
+        self.retry_after_ms = retry_after_ms
 
 
 class UnknownOutcome(Unavailable):

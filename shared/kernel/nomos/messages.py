@@ -169,11 +169,15 @@ class AuditRecords(msgspec.Struct, frozen=True, kw_only=True, tag="records"):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
-    """Any refusal or fault. ``code`` is stable (``nomos.errors``), ``detail`` is safe to show."""
+    """Any refusal or fault. ``code`` is stable (``nomos.errors``), ``detail`` is safe to show.
+
+    ``retry_after_ms`` says when it is worth another try, milliseconds from now; 0 where nothing is known.
+    """
 
     code: str
     detail: str = ""
     hint: str | None = None
+    retry_after_ms: int = 0
 
 
 class MintItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -397,4 +401,9 @@ def now_ms() -> int:
 
 def failure(error: NomosError) -> Failure:
     """The wire form of an error; its cause stays here."""
-    return Failure(code=error.code, detail=error.detail, hint=error.hint)
+    return Failure(
+        code=error.code,
+        detail=error.detail,
+        hint=error.hint,
+        retry_after_ms=getattr(error, "retry_after_ms", 0),
+    )

@@ -176,7 +176,7 @@ resource_types:
   thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
 actions:
   things.note:
-    {title: N, method: POST, path: "/notes", risk: write, resource: thing, derive: {thing: {body: a.thing}}, uses: [note]}
+    {title: N, method: POST, path: /notes, risk: write, resource: thing, derive: {thing: {body: a.thing}}, uses: [note]}
 """
 
 

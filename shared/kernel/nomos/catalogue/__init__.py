@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nomos.catalogue.derive import derive_resource
 from nomos.catalogue.load import load_catalogue, parse_connector
-from nomos.catalogue.model import Action, Auth, Catalogue, Connector, Parameter, Resource, ResourceType, Risk
+from nomos.catalogue.model import Action, Auth, Catalogue, Connector, Parameter, Rate, Resource, ResourceType, Risk
 from nomos.catalogue.request import OutgoingRequest, build_request
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Connector",
     "OutgoingRequest",
     "Parameter",
+    "Rate",
     "Resource",
     "ResourceType",
     "Risk",

@@ -31,6 +31,7 @@ from nomos.catalogue.model import (
     Pagination,
     Parameter,
     ParameterType,
+    Rate,
     ResourceType,
     Risk,
     matches,
@@ -123,6 +124,7 @@ class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
     fixed: _FixedFile = _FixedFile()
     graphql: str = ""
     idempotency_header: str | None = None
+    rate: Rate | None = None
     pagination: _PaginationFile | None = None
     scopes: tuple[str, ...] = ()
     notes: str = ""
@@ -138,6 +140,7 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     resource_types: dict[str, _ResourceFile]
     actions: dict[str, _ActionFile]
     headers: dict[str, str] = {}
+    rate: Rate | None = None
     parameters: dict[str, _ParameterFile] = {}
 
 
@@ -205,6 +208,7 @@ def build_connector(members: object) -> Connector:
         port=file.port,
         auth=_auth(file),
         headers=tuple(sorted(file.headers.items())),
+        rate=_checked_rate("the connector", file.rate),
         resource_types=MappingProxyType(types),
         actions=MappingProxyType({action.id: action for action in actions}),
     )
@@ -303,6 +307,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         fixed_query=tuple(sorted(file.fixed.query.items())),
         fixed_body=tuple(sorted(fixed_body.items())),
         idempotency_header=header,
+        rate=_checked_rate(what, file.rate),
         pagination=_pagination(what, file.pagination, declared),
         scopes=file.scopes,
         notes=file.notes,
@@ -310,6 +315,12 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
     _check_path(what, action)
     _check_names(what, action)
     return action
+
+
+def _checked_rate(what: str, rate: Rate | None) -> Rate | None:
+    if rate is not None and not (1 <= rate.calls <= 1_000_000 and 1 <= rate.seconds <= 86_400):
+        raise MalformedCatalogue(f"{what}: a rate is 1 to 1,000,000 calls in 1 to 86,400 seconds")
+    return rate
 
 
 def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile) -> dict[str, _ParameterFile]:

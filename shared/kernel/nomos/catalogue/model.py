@@ -142,6 +142,13 @@ class FieldSource(Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often: so many calls in so many seconds, and no more than so many at once."""
+
+    calls: int
+    seconds: int
+
+
 class Pagination(Struct, frozen=True, kw_only=True):
     """How the next page is asked for.
 
@@ -177,6 +184,7 @@ class Action(Struct, frozen=True, kw_only=True):
         fixed_query: names and values that every request carries.
         fixed_body: dotted paths and values that every body carries.
         idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
+        rate: how often one connection may run it, where less often than the connector.
         pagination: how the next page is asked for, where the answer comes in pages.
         scopes: what the provider must have granted to the credential; for people, not enforced here.
         notes: what who calls it should know about the answer.
@@ -195,6 +203,7 @@ class Action(Struct, frozen=True, kw_only=True):
     fixed_query: tuple[tuple[str, str], ...] = ()
     fixed_body: tuple[tuple[str, str | int | bool], ...] = ()
     idempotency_header: str | None = None
+    rate: Rate | None = None
     pagination: Pagination | None = None
     scopes: tuple[str, ...] = ()
     notes: str = ""
@@ -236,6 +245,7 @@ class Connector(Struct, frozen=True, kw_only=True):
         port: TCP port.
         auth: how the credential is presented.
         headers: constant request headers, lower-case names.
+        rate: how often one connection may call, as the provider documents it.
         resource_types: by kind.
         actions: by id.
     """
@@ -247,6 +257,7 @@ class Connector(Struct, frozen=True, kw_only=True):
     port: int
     auth: Auth
     headers: tuple[tuple[str, str], ...]
+    rate: Rate | None
     resource_types: Mapping[str, ResourceType]
     actions: Mapping[str, Action]
 

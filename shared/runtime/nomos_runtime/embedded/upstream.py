@@ -67,6 +67,10 @@ class FaultKind(StrEnum):
     """A chunk whose size is no number."""
     REDIRECT = "redirect"
     """302 to ``location``."""
+    BUSY = "busy"
+    """429, and to come again after ``delay_seconds``."""
+    DOWN = "down"
+    """503."""
     ENCODED = "encoded"
     """Says that its body is gzip."""
     UNFRAMED = "unframed"
@@ -83,6 +87,7 @@ class FaultKind(StrEnum):
 
 _KEEPING: Final = frozenset({
     FaultKind.NONE, FaultKind.SLOW, FaultKind.OVERSIZE, FaultKind.REDIRECT, FaultKind.SPLIT, FaultKind.CLOSE_KEPT,
+    FaultKind.BUSY, FaultKind.DOWN,
 })  # fmt: skip
 
 
@@ -274,6 +279,11 @@ def _broken(fault: Fault, good: bytes) -> bytes:
         case FaultKind.REDIRECT:
             location = fault.location.encode("ascii")
             return b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % location
+        case FaultKind.BUSY:
+            seconds = int(fault.delay_seconds)
+            return b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nRetry-After: %d\r\n\r\n" % seconds
+        case FaultKind.DOWN:
+            return b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
         case FaultKind.ENCODED:
             return b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
         case FaultKind.UNFRAMED:

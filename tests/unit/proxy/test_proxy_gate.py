@@ -1,0 +1,305 @@
+"""Rates, a provider's wait, and circuits: what passes, what is refused, and that nobody else pays for it."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from nomos.catalogue import Rate
+from nomos.errors import CircuitOpen, DestinationRefused, LimitExceeded, RateLimited, UnknownOutcome, UpstreamFailed
+from nomos_proxy.answer import AnswerRefused, UpstreamResponse
+from nomos_proxy.breaker import FAILURES_MAX, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Breaker
+from nomos_proxy.domain import CallPlan, ConnectionFacts, plan_call
+from nomos_proxy.gate import RETRY_AFTER_SECONDS_MAX, Gate, GateLimits, retry_after_seconds
+from nomos_proxy.pool import PoolFull
+from nomos_proxy.rates import RATE_KEYS_MAX, Allowance, Rates
+
+from .test_proxy_domain import CATALOGUE, CONNECTION, verified
+
+WIDE = Rate(calls=1_000_000, seconds=1)
+
+
+def plan(
+    action: str = "github:repos.get", *, tenant: str = "acme", connection: str = "github", rate: Rate | None = None
+) -> CallPlan:
+    facts = ConnectionFacts(tenant=tenant, name=connection, connector="github")
+    made = plan_call(verified(action), CATALOGUE, facts)
+    return msgspec.structs.replace(
+        made,
+        action=msgspec.structs.replace(made.action, rate=rate),
+        connector=msgspec.structs.replace(made.connector, rate=None),
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def gate(clock: Clock, *, tenant: Rate = WIDE, agent: Rate = WIDE) -> Gate:
+    return Gate(GateLimits(tenant=tenant, agent=agent), clock=clock)
+
+
+def answer(status: int, **headers: str) -> UpstreamResponse:
+    return UpstreamResponse(
+        status=status, headers=tuple((k.replace("_", "-"), v) for k, v in headers.items()), body=b""
+    )
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+@given(st.integers(1, 8), st.integers(1, 30), st.lists(st.floats(0, 20, allow_nan=False), max_size=60))
+def test_in_no_span_does_more_pass_than_a_burst_and_what_refilled(calls: int, seconds: int, gaps: list[float]) -> None:
+    rates, now, passed = Rates(), 0.0, []
+    allowance = Allowance(name="x", key=("x",), rate=Rate(calls=calls, seconds=seconds))
+    for gap in gaps:
+        now += gap
+        try:
+            rates.use("acme", [allowance], now)
+        except RateLimited as refused:
+            # what it says is true: just before it no call fits, and then one does
+            probe = Rates()
+            probe._full_at = {"acme": dict(rates._full_at["acme"])}
+            if refused.retry_after_ms > 2:
+                with pytest.raises(RateLimited):
+                    probe.use("acme", [allowance], now + (refused.retry_after_ms - 2) / 1000)
+            probe.use("acme", [allowance], now + refused.retry_after_ms / 1000)
+        else:
+            passed.append(now)
+    for first in range(len(passed)):
+        for last in range(first, len(passed)):
+            span = passed[last] - passed[first]
+            assert last - first + 1 <= calls + span * calls / seconds + 1e-3
+
+
+def test_a_call_that_one_rate_refuses_uses_up_no_other() -> None:
+    rates = Rates()
+    tight = Allowance(name="tight", key=("tight",), rate=Rate(calls=1, seconds=10))
+    wide = Allowance(name="wide", key=("wide",), rate=Rate(calls=3, seconds=10))
+    rates.use("acme", [wide, tight], 0.0)
+    for _ in range(50):
+        with pytest.raises(RateLimited, match="tight is 1 calls in 10 seconds"):
+            rates.use("acme", [wide, tight], 0.0)
+    rates.use("acme", [wide], 0.0)
+    rates.use("acme", [wide], 0.0)
+
+
+def test_a_tenant_that_makes_up_keys_reaches_its_own_bound_and_nobody_elses() -> None:
+    rates, slow = Rates(), Rate(calls=1, seconds=60)
+    for number in range(RATE_KEYS_MAX):
+        rates.use("flood", [Allowance(name="x", key=(str(number),), rate=slow)], 0.0)
+    with pytest.raises(LimitExceeded):
+        rates.use("flood", [Allowance(name="x", key=("one more",), rate=slow)], 1.0)
+    rates.use("acme", [Allowance(name="x", key=("one",), rate=slow)], 1.0)
+    # what is full again is forgotten
+    rates.use("flood", [Allowance(name="x", key=("one more",), rate=slow)], 61.0)
+    assert len(rates._full_at["flood"]) == 1
+
+
+def test_each_rate_counts_for_its_own(clock: Clock) -> None:
+    one = gate(clock, agent=Rate(calls=2, seconds=10))
+    for agent in ("a", "b"):
+        for _ in range(2):
+            one.enter(agent, plan())
+        with pytest.raises(RateLimited, match="the agent's rate is 2 calls in 10 seconds") as refused:
+            one.enter(agent, plan())
+        assert refused.value.retry_after_ms == 5000
+        assert refused.value.hint == "again in 5 seconds"
+    one.enter("a", plan(tenant="other"))
+    clock.now += 5
+    one.enter("a", plan())
+
+
+def test_a_tenant_has_a_rate_over_all_of_its_agents(clock: Clock) -> None:
+    one = gate(clock, tenant=Rate(calls=3, seconds=1))
+    for agent in ("a", "b", "c"):
+        one.enter(agent, plan())
+    with pytest.raises(RateLimited, match="the tenant's rate"):
+        one.enter("d", plan())
+    one.enter("a", plan(tenant="other"))
+
+
+def test_an_action_has_the_rate_that_its_connector_says_for_each_connection(clock: Clock) -> None:
+    one, slow = gate(clock), Rate(calls=1, seconds=60)
+    one.enter("a", plan(rate=slow))
+    with pytest.raises(RateLimited, match=r"the rate of github:repos\.get is 1 calls in 60 seconds"):
+        one.enter("b", plan(rate=slow))
+    one.enter("a", plan(connection="another", rate=slow))
+    one.enter("a", plan("github:issues.list"))
+
+
+# --- what a provider asks for -----------------------------------------------------------------------------------------
+def test_a_provider_that_asks_to_wait_is_left_alone_for_that_connection(clock: Clock) -> None:
+    one = gate(clock)
+    one.enter("a", plan()).end(answer(429, retry_after="30"))
+    with pytest.raises(RateLimited, match="the provider asked to wait") as refused:
+        one.enter("b", plan())
+    assert refused.value.retry_after_ms == 30_000
+    one.enter("a", plan(connection="another"))
+    one.enter("a", plan(tenant="other"))
+    clock.now += 30
+    one.enter("a", plan()).end(answer(200, retry_after="30"))
+    one.enter("a", plan())
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("", 0),
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("-7", 0),
+        ("7.5", 0),
+        ("99999999999999", 0),
+        ("86400", RETRY_AFTER_SECONDS_MAX),
+        ("soon", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", RETRY_AFTER_SECONDS_MAX),
+        ("\u0667", 0),
+    ],
+)
+def test_a_retry_after_is_read_or_ignored(value: str, seconds: float) -> None:
+    assert retry_after_seconds(value) == seconds
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    assert 55 < retry_after_seconds(formatdate(time.time() + 60, usegmt=True)) <= 61
+
+
+@given(st.text(max_size=40))
+def test_any_retry_after_is_a_bounded_wait(value: str) -> None:
+    assert 0 <= retry_after_seconds(value) <= RETRY_AFTER_SECONDS_MAX
+
+
+# --- circuits ---------------------------------------------------------------------------------------------------------
+class Circuits(RuleBasedStateMachine):
+    """Against a model that keeps the whole history: closed, or open until a moment, with at most one probe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker()
+        self.now = 0.0
+        self.running: list[bool] = []
+        self.failures, self.open_until, self.pause = 0, None, PAUSE_SECONDS
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 2.5, 70.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def enter(self) -> None:
+        may = self.open_until is None or (self.now >= self.open_until and True not in self.running)
+        try:
+            self.running.append(self.breaker.enter(self.now))
+        except CircuitOpen as refused:
+            assert not may
+            assert 0 < refused.retry_after_ms <= PAUSE_SECONDS_MAX * 1000
+        else:
+            assert may
+            assert self.running[-1] == (self.open_until is not None)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def succeed(self, data: st.DataObject) -> None:
+        self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.breaker.succeeded()
+        self.failures, self.open_until, self.pause = 0, None, PAUSE_SECONDS
+        self.running = [False for _ in self.running]
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        was_probe = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.breaker.failed(self.now, was_probe=was_probe)
+        self.failures += 1
+        if was_probe:
+            self.pause = min(self.pause * 2, PAUSE_SECONDS_MAX)
+            self.open_until = self.now + self.pause
+        elif self.open_until is None and self.failures >= FAILURES_MAX:
+            self.open_until = self.now + self.pause
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.breaker.left(was_probe=self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
+
+    @invariant()
+    def at_most_one_probe(self) -> None:
+        assert self.running.count(True) <= 1
+
+
+TestCircuits = Circuits.TestCase
+
+
+FAILURES = [
+    UpstreamFailed("not reached"),
+    UnknownOutcome("no answer"),
+    answer(502),
+    answer(503),
+    answer(504),
+]
+
+
+@pytest.mark.parametrize("how", FAILURES, ids=repr)
+def test_failures_in_a_row_open_the_circuit_of_one_tenant(clock: Clock, how: object) -> None:
+    one = gate(clock)
+    for _ in range(FAILURES_MAX):
+        one.enter("a", plan()).end(how)  # type: ignore[arg-type]
+    with pytest.raises(CircuitOpen):
+        one.enter("a", plan(connection="another"))
+    one.enter("a", plan(tenant="other"))
+    clock.now += PAUSE_SECONDS
+    probe = one.enter("a", plan())
+    with pytest.raises(CircuitOpen):
+        one.enter("a", plan())
+    probe.end(answer(200))
+    one.enter("a", plan())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [answer(200), answer(404), answer(500), DestinationRefused("x"), PoolFull("x"), AnswerRefused("too long", 200)],
+)
+def test_what_is_no_failure_of_the_upstream_opens_nothing(clock: Clock, how: object) -> None:
+    one = gate(clock)
+    for _ in range(3 * FAILURES_MAX):
+        one.enter("a", plan()).end(how)  # type: ignore[arg-type]
+    one.enter("a", plan())
+
+
+def test_a_probe_that_never_reached_the_upstream_is_made_again(clock: Clock) -> None:
+    one = gate(clock, agent=Rate(calls=FAILURES_MAX + 2, seconds=100))
+    for _ in range(FAILURES_MAX):
+        one.enter("a", plan()).end(UnknownOutcome("x"))
+    clock.now += PAUSE_SECONDS
+    one.enter("a", plan()).leave()
+    # refused by a rate while it held the probe
+    one.enter("a", plan()).leave()
+    with pytest.raises(RateLimited):
+        one.enter("a", plan())
+    one.enter("b", plan()).end(answer(200))
+
+
+def test_a_closed_tenant_leaves_nothing_behind(clock: Clock) -> None:
+    one = gate(clock, agent=Rate(calls=1, seconds=100))
+    one.enter("a", plan()).end(answer(429, retry_after="60"))
+    one.forget("acme")
+    one.enter("a", plan())
+
+
+def test_the_connection_of_the_plan_is_what_counts() -> None:
+    assert plan().connection == CONNECTION
