@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nomos import messages
+from nomos.agent import Denied
 from nomos.errors import CircuitOpen, RateLimited
 from nomos_proxy.breaker import FAILURES_MAX
 from nomos_runtime.embedded.upstream import Fault, FaultKind
@@ -73,3 +74,19 @@ async def test_an_upstream_that_is_down_is_left_alone_and_then_tried_again(scene
 def test_a_refusal_says_on_the_wire_when_to_come_again() -> None:
     failure = messages.failure(RateLimited("too often", retry_after_ms=1500))
     assert (failure.code, failure.hint, failure.retry_after_ms) == ("rate_limited", "again in 1.5 seconds", 1500)
+
+
+async def test_an_action_that_comes_in_pages_is_read_page_by_page_and_each_is_decided(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY)
+    bot = await scene.agent(tenant)
+    scene.upstream.fault = Fault(kind=FaultKind.PAGED)
+    try:
+        pages = [page async for page in bot.agent.pages("github:branches.list", REPO, {"per_page": 10})]
+        two = [page async for page in bot.agent.pages("github:branches.list", REPO, pages_max=2)]
+    finally:
+        scene.upstream.fault = Fault()
+    assert [page.next_args for page in pages] == [{"per_page": 10, "page": 2}, {"per_page": 10, "page": 3}, None]
+    assert len({page.decision for page in pages}) == 3
+    assert len(two) == 2
+    denied = [page async for page in bot.agent.pages("github:issues.create", REPO, {"title": "x"})]
+    assert [type(page) for page in denied] == [Denied]

@@ -82,6 +82,7 @@ class CallPlan(Struct, frozen=True, kw_only=True):
         request: what is sent.
         origin: where to.
         headers: the connector's constant headers, and the idempotency key where the action has one.
+        args: the signed arguments.
         replay_key: what must be unused, as text; marked used before the call, and never unmarked.
     """
 
@@ -96,6 +97,7 @@ class CallPlan(Struct, frozen=True, kw_only=True):
     request: OutgoingRequest
     origin: Origin
     headers: Headers
+    args: Mapping[str, object]
     replay_key: str
 
 
@@ -144,6 +146,7 @@ def plan_call(
         request=request,
         origin=connection.origin or origin_of(connector),
         headers=headers,
+        args=invocation.args,
         replay_key=key,
     )
 

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from nomos import messages
-from nomos.catalogue import Catalogue
+from nomos.catalogue import Catalogue, next_args
 from nomos.client import error_of
 from nomos.errors import (
     Expired,
@@ -252,6 +252,7 @@ class Broker:
             removed=folded(removed + reply.removed),
             noted=folded(reply.noted),
             invocation=plan.invocation,
+            next_args=next_args(plan.action, plan.args, reply.headers, reply.body),
         )
 
 

@@ -58,6 +58,10 @@ _approval = Decoder.of(messages.ApprovalReply, "approval reply")
 _revoke = Decoder.of(messages.RevokeReply, "revoke reply")
 
 
+#: Pages of :meth:`Agent.pages`, unless its caller says otherwise.
+PAGES_MAX = 100
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
     """The decision was allow; after :meth:`Agent.call` the upstream's answer is here too.
@@ -72,6 +76,7 @@ class Allowed:
         body: the cleaned body.
         removed: what the sanitizer took out: kind, rule, where, count, and for most secrets a fingerprint.
         noted: what it found and left, such as text that is addressed to a model: kind, rule, where, count.
+        next_args: the arguments of the next page; None where there is none, or none that can be told.
     """
 
     decision: str
@@ -83,6 +88,7 @@ class Allowed:
     body: bytes = b""
     removed: tuple[Mapping[str, object], ...] = field(default=())
     noted: tuple[Mapping[str, object], ...] = field(default=())
+    next_args: Mapping[str, object] | None = None
 
     def json(self) -> object:
         """The body as JSON; :class:`Malformed` when it is not."""
@@ -246,7 +252,39 @@ class Agent:
             body=reply.body,
             removed=tuple(reply.removed),
             noted=tuple(reply.noted),
+            next_args=reply.next_args,
         )
+
+    async def pages(
+        self,
+        action: str,
+        resource: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        connection: str = "",
+        pages_max: int = PAGES_MAX,
+        timeout_ms: int = REQUEST_MS,
+    ) -> AsyncIterator[Decision]:
+        """Calls an action page by page; each page is decided for itself.
+
+        Args:
+            action: one that comes in pages; any other gives one.
+            resource: as for :meth:`call`.
+            args: of the first page.
+            connection: as for :meth:`call`.
+            pages_max: pages after which it ends, however many there are.
+            timeout_ms: of each page.
+
+        Yields:
+            The pages in order; the last one is a decision that was not an allow, if one was not.
+        """
+        following: Mapping[str, object] | None = args or {}
+        for _ in range(pages_max):
+            page = await self.call(action, resource, following, connection=connection, timeout_ms=timeout_ms)
+            yield page
+            following = page.next_args if isinstance(page, Allowed) else None
+            if following is None:
+                return
 
     async def use(
         self,
@@ -271,6 +309,7 @@ class Agent:
             body=reply.body,
             removed=tuple(reply.removed),
             noted=tuple(reply.noted),
+            next_args=reply.next_args,
         )
 
     async def _invoke(

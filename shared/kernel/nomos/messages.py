@@ -130,7 +130,10 @@ class StepUpRequired(msgspec.Struct, frozen=True, kw_only=True, tag="step_up"):
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
-    """The upstream's answer after the sanitizer: ``removed`` was taken out, ``noted`` was found and left (ADR 0030)."""
+    """The upstream's answer after the sanitizer: ``removed`` was taken out, ``noted`` was found and left (ADR 0030).
+
+    ``next_args`` are the arguments of the next page, where there is one and the action says how to ask for it.
+    """
 
     status: int
     headers: list[tuple[str, str]]
@@ -138,6 +141,7 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
     removed: list[dict[str, object]]
     invocation: str
     noted: list[dict[str, object]] = []
+    next_args: dict[str, object] | None = None
 
 
 class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from nomos.catalogue.derive import derive_resource
 from nomos.catalogue.load import load_catalogue, parse_connector
 from nomos.catalogue.model import Action, Auth, Catalogue, Connector, Parameter, Rate, Resource, ResourceType, Risk
+from nomos.catalogue.pages import next_args
 from nomos.catalogue.request import OutgoingRequest, build_request
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "build_request",
     "derive_resource",
     "load_catalogue",
+    "next_args",
     "parse_connector",
 ]

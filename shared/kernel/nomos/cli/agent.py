@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
@@ -34,6 +36,10 @@ def authorize(args: Namespace) -> int:
 
 def call(args: Namespace) -> int:
     """``nomos call``: the body on standard output, what was removed and noted on standard error."""
+    if args.dry_run:
+        return _dry_run(args)
+    if args.creds is None:
+        raise Misconfigured("a call needs --creds FILE", hint="--dry-run prints the request without it")
     given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
 
     async def ask(agent: Agent) -> Decision:
@@ -48,6 +54,14 @@ def call(args: Namespace) -> int:
         )
 
     return _show(args, "call", _run(args.creds, ask))
+
+
+def _dry_run(args: Namespace) -> int:
+    """The request that would be sent, from the catalogue on this machine; nothing is asked and nothing sent."""
+    from nomos.cli.main import main
+
+    words = ["connector", "try", args.action, args.resource, "--args", args.args, "--connectors", args.connectors]
+    return main([*words, "--json"] if args.json else words)
 
 
 def _run(creds: str, ask: Callable[[Agent], Awaitable[Decision]]) -> Decision:
@@ -85,6 +99,7 @@ def _show(args: Namespace, command: str, decision: Decision) -> int:
                     "headers": decision.headers,
                     "removed": decision.removed,
                     "noted": decision.noted,
+                    "next_args": decision.next_args,
                     "body": decision.body.decode("utf-8", "replace"),
                 }
             code = Exit.YES
@@ -118,6 +133,8 @@ def _talk(command: str, decision: Decision) -> None:
             if decision.body and not decision.body.endswith(b"\n"):
                 sys.stdout.buffer.write(b"\n")
             sys.stdout.buffer.flush()
+            if decision.next_args is not None:
+                say(f"  there is a next page: --args {shlex.quote(json.dumps(decision.next_args))}")
         case Allowed():
             print(base64.urlsafe_b64encode(decision.delegation).rstrip(b"=").decode())
             say("allowed, until " + str(decision.expires_at))

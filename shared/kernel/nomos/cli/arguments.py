@@ -223,13 +223,16 @@ def calls(words: Words) -> None:
         sub = words.add(name, about, lazy("agent", name), context=False)
         sub.add_argument("action", help="for instance github:issues.list")
         sub.add_argument("resource", help="for instance github:repo/acme/site")
-        sub.add_argument("--creds", required=True, metavar="FILE")
+        sub.add_argument("--creds", required=name == "authorize", metavar="FILE")
         sub.add_argument("--args", default="{}", metavar="JSON")
         sub.add_argument("--connection", default="", metavar="NAME")
         sub.add_argument("--cosigner", metavar="FILE", help="cosigner delegation of an approved step-up")
         sub.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
         if name == "call":
             sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for a human")
+            doing = "print the request that would be sent, without credential; ask and send nothing"
+            sub.add_argument("--dry-run", action="store_true", help=doing)
+            sub.add_argument("--connectors", metavar="DIR", default="connectors", help="with --dry-run: the catalogue")
 
 
 def approvals(words: Words) -> None:

@@ -67,6 +67,8 @@ class FaultKind(StrEnum):
     """A chunk whose size is no number."""
     REDIRECT = "redirect"
     """302 to ``location``."""
+    PAGED = "paged"
+    """Good answers that name a next page, up to the third."""
     BUSY = "busy"
     """429, and to come again after ``delay_seconds``."""
     DOWN = "down"
@@ -87,7 +89,7 @@ class FaultKind(StrEnum):
 
 _KEEPING: Final = frozenset({
     FaultKind.NONE, FaultKind.SLOW, FaultKind.OVERSIZE, FaultKind.REDIRECT, FaultKind.SPLIT, FaultKind.CLOSE_KEPT,
-    FaultKind.BUSY, FaultKind.DOWN,
+    FaultKind.BUSY, FaultKind.DOWN, FaultKind.PAGED,
 })  # fmt: skip
 
 
@@ -106,6 +108,7 @@ class SeenRequest(Struct, frozen=True, kw_only=True):
     connection: int
     method: str
     path: str
+    query: str
     headers: dict[str, str]
     bearer_ok: bool
     body: bytes
@@ -212,14 +215,16 @@ class EmbeddedUpstream:
         if length > BODY_BYTES_MAX:
             raise ValueError("request body over the limit")
         body = await reader.readexactly(length)
-        path = target.partition("?")[0]
+        path, _, query = target.partition("?")
         if path == SEEN_PATH:
             writer.write(_rendered(Answer(status=200, body=[_public(seen) for seen in self.seen])))
             await writer.drain()
             return True
         is_right = headers.get("authorization") == f"Bearer {self._token}"
         kept = {name: value for name, value in headers.items() if name != "authorization"}
-        seen = SeenRequest(connection=number, method=method, path=path, headers=kept, bearer_ok=is_right, body=body)
+        seen = SeenRequest(
+            connection=number, method=method, path=path, query=query, headers=kept, bearer_ok=is_right, body=body
+        )
         self.seen.append(seen)
         if self.fault.kind is FaultKind.CLOSE_KEPT and not is_first:
             return False
@@ -252,6 +257,8 @@ class EmbeddedUpstream:
         if seen.bearer_ok:
             answer = self._github.answer(seen.method, seen.path, seen.body, self._token)
         good = _rendered(answer)
+        if fault.kind is FaultKind.PAGED and "page=3" not in seen.query.split("&"):
+            good = good.replace(b"\r\n", b'\r\nLink: <https://api.github.com/elsewhere?page=9>; rel="next"\r\n', 1)
         writer.write(_broken(fault, good))
         await writer.drain()
         return fault.kind in _KEEPING
