@@ -238,16 +238,18 @@ class Scene:
             await self.add_connection(name)
         return name
 
-    async def add_connection(self, tenant: str, name: str = "github") -> None:
+    async def add_connection(
+        self, tenant: str, name: str = "github", *, connector: str = "github", credential: str = ""
+    ) -> None:
         sealing = await self.operator.ask("proxy", "sealing-key", tenant)
         await self.operator.ask(
             "proxy",
             "connection-add",
             tenant,
-            connector="github",
+            connector=connector,
             name=name,
             base_url=self.upstream.origin,
-            sealed_bearer=seal_bearer(str(sealing["public_key"]), self.bearer),
+            sealed_bearer=seal_bearer(str(sealing["public_key"]), credential or self.bearer),
         )
 
     async def agent(self, tenant: str, name: str = "", *, connect: bool = True) -> Person:
