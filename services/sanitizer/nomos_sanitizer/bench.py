@@ -223,6 +223,7 @@ def _hostile() -> Iterator[tuple[str, list[bytes]]]:
         ("hostile: json escapes", b'["' + b"\\u0041" * (size // 6) + b'"]'),
         ("hostile: percent escapes", b"%41" * (size // 3)),
         ("hostile: entities", b"&#65;" * (size // 5)),
+        ("hostile: entities of two lengths", b"&#65;&#100;" * (size // 11)),
         ("hostile: a token in each 100 bytes", (b"ghp_" + b"a" * 36 + b" " + b"word " * 12) * (size // 100)),
         ("hostile: zero-width everywhere", "a\u200b".encode() * (size // 4)),
         ("hostile: brackets", b"[" * size),

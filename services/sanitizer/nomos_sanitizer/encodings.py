@@ -28,7 +28,8 @@ ESCAPE_PATTERN: Final = (
 )
 #: Runs of one kind come as one match: text that is encoded as a whole costs little more than its length.
 _ESCAPE: Final = re2.compile(
-    rb"(?:%[0-9A-Fa-f]{2})+|(?:\\u00[0-7][0-9A-Fa-f])+|(?:\\x[0-9A-Fa-f]{2})+|(?:\\\\)+|" + ESCAPE_PATTERN,
+    rb"(?:%[0-9A-Fa-f]{2})+|(?:\\u00[0-7][0-9A-Fa-f])+|(?:\\x[0-9A-Fa-f]{2})+|(?:\\\\)+"
+    rb"|(?:&#[1-9][0-9];)+|(?:&#1[01][0-9];)+|(?:&#[xX][2-7][0-9A-Fa-f];)+|" + ESCAPE_PATTERN,
     bytes_options(),
 )
 _SIMPLE: Final = {110: b"\n", 114: b"\r", 116: b"\t", 98: b"\b", 102: b"\f", 118: b"\v"}
@@ -82,6 +83,8 @@ def _code_unit(escape: bytes) -> int:
         return int(escape[2:], 16)
     if escape[:2] == b"&#":
         number = escape[2:].rstrip(b";")
+        if b";" in number:  # a run
+            return -1
         return _scalar(int(number[1:], 16) if number[:1] in b"xX" else int(number))
     return -1
 
@@ -95,7 +98,12 @@ def _decode(escape: bytes) -> tuple[bytes, int]:
     mark, kind = escape[0], escape[1]
     if mark == 0x25:  # %
         return bytes.fromhex(escape.replace(b"%", b"").decode("ascii")), 3
-    if mark == 0x26:  # &
+    if mark == 0x26 and kind == 0x23:  # a run of &#
+        numbers = escape.replace(b"&#", b"").rstrip(b";")
+        if numbers[0] in b"xX":
+            return bytes.fromhex(numbers.translate(None, b"xX;").decode("ascii")), 6
+        return bytes(map(int, numbers.split(b";"))), 5 if numbers[2:3] in (b";", b"") else 6
+    if mark == 0x26:
         return html5.get(escape[1:].decode("ascii"), escape.decode("ascii")).encode(), 0
     if kind == 0x75:  # \u00
         return bytes.fromhex(escape.replace(b"\\u00", b"").decode("ascii")), _UNICODE_ESCAPE
