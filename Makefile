@@ -2,7 +2,7 @@
 #
 #   make demo     the main job, step by step, on this machine        make check    lint, format, types, import contracts
 #   make test     every test                                         make up       everything on loopback, until Ctrl-C
-#   make bench    measure authorize, audit and verify                make lock     resolve requirements/*.in anew
+#   make bench    measure authorize, call, audit, ...                make lock     resolve requirements/*.in anew
 #
 # ARGS passes words on:  make demo ARGS=--json,  make test ARGS='tests/unit/ucan -k replay',  make bench BENCH=verify
 # `make differential` has Go's implementation of the log's formats check ours, and ours check Go's.
@@ -56,8 +56,9 @@ up: .venv/.run
 	@$(BIN)/nomos up $(ARGS)
 
 # What is measured, and with which sizes unless ARGS says others: together a few minutes.
-BENCH ?= authorize audit verify policy sanitize
+BENCH ?= authorize call audit verify policy sanitize
 BENCH_authorize := --seconds 3
+BENCH_call := --seconds 3
 BENCH_audit := --records 20000
 BENCH_verify := --records 10000,100000
 BENCH_sanitize := --seconds 1

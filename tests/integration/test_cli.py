@@ -1360,6 +1360,19 @@ def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
         assert {"policy", "minting", "audit", "nats-server", "postgres", "clients"} <= set(row["cpu_us"])
 
 
+def test_bench_measures_what_the_broker_adds_to_a_call(shell: Shell) -> None:
+    folders = ("--connectors", str(ROOT / "connectors"), "--bodies", str(ROOT / "tests" / "fixtures" / "github"))
+    report = shell.ok("bench", "call", "--json", "--seconds", "0.5", "--in-flight", "2", *folders).json
+    direct, call = report["rows"]
+    assert (direct["case"], call["case"]) == ("direct", "call")
+    for row in (direct, call):
+        assert row["requests"] > 0
+        assert row["errors"] == {}
+    assert call["p50_ms"] > direct["p50_ms"]
+    assert set(call["stages_p50_ms"]) == {"authorize", "invoke"}
+    assert {"proxy", "sanitizer", "upstream"} <= set(call["cpu_us"])
+
+
 def test_bench_measures_the_verifier(shell: Shell) -> None:
     report = shell.ok("bench", "verify", "--json", "--records", "300", "--connectors", str(ROOT / "connectors")).json
     assert (report["schema"], report["name"]) == ("nomos.bench/1", "verify")
@@ -1368,9 +1381,9 @@ def test_bench_measures_the_verifier(shell: Shell) -> None:
 
 
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
-    said = shell.nomos("bench", "call")
+    said = shell.nomos("bench", "everything")
     assert (said.code, said.out) == (USAGE, "")
-    assert "there is: audit, authorize, policy, sanitize, verify" in said.err
+    assert "there is: audit, authorize, call, policy, sanitize, verify" in said.err
     for text in ("0", "", "x", "1,,2", "-1", "9999"):
         with pytest.raises(Misconfigured):
             parse_in_flight(text)

@@ -73,12 +73,32 @@ async def measure(subject: Subject, case: str, in_flight: int, *, warmup_seconds
     Raises:
         Unavailable: a load process does not start, or gives no outcome.
     """
+    load = Load(creds="", in_flight=0, warmup_seconds=warmup_seconds, seconds=seconds, is_new=CASES[case])
+    measured, cpu = await run_load(subject, load, in_flight)
+    return _row(case, in_flight, measured, cpu)
+
+
+async def run_load(subject: Subject, load: Load, in_flight: int) -> tuple[list[Measured], dict[str, float]]:
+    """Runs a load in processes of its own.
+
+    Args:
+        subject: what is loaded; its agents are the load's.
+        load: what to do; ``creds`` and ``in_flight`` are filled in here.
+        in_flight: requests at once, over all processes.
+
+    Returns:
+        What each load process measured, and the processor seconds of the measurement by process.
+
+    Raises:
+        Unavailable: a load process does not start, or gives no outcome.
+    """
     clients = min(CLIENTS_MAX, in_flight)
     shares = [in_flight // clients + (number < in_flight % clients) for number in range(clients)]
     loads = [
-        Load(creds=str(creds), in_flight=share, warmup_seconds=warmup_seconds, seconds=seconds, is_new=CASES[case])
+        msgspec.structs.replace(load, creds=str(creds), in_flight=share)
         for creds, share in zip(subject.creds, shares, strict=False)
     ]
+    warmup_seconds, seconds = load.warmup_seconds, load.seconds
     running = [await _start(load) for load in loads]
     try:
         for process in running:
@@ -93,7 +113,7 @@ async def measure(subject: Subject, case: str, in_flight: int, *, warmup_seconds
     finally:
         for process in running:
             await _end(process)
-    return _row(case, in_flight, measured, {name: after[name] - before[name] for name in after})
+    return measured, {name: after[name] - before[name] for name in after}
 
 
 def _row(case: str, in_flight: int, measured: Sequence[Measured], cpu: dict[str, float]) -> Row:

@@ -9,7 +9,7 @@ from typing import Final
 import uvloop
 
 from nomos.cli.output import say
-from nomos_runtime.bench import authorize, verify
+from nomos_runtime.bench import authorize, call, verify
 from nomos_runtime.bench.load import CLIENT
 from nomos_runtime.bench.subject import Subject
 from nomos_runtime.bench.synthetic import TENANTS
@@ -77,3 +77,37 @@ class VerifyBench:
     def lines(self, rows: list[verify.Row]) -> list[str]:
         """The outcome as lines."""
         return verify.table(rows)
+
+
+class CallBench:
+    """A call through the broker, against the same call made directly."""
+
+    WITH: Final[dict[str, object]] = {
+        "client": CLIENT,
+        "warmup_seconds": WARMUP_SECONDS,
+        "upstream": "recorded answers on loopback, in a process of its own, in Python",
+    }
+
+    def run(self, args: argparse.Namespace, folder: Path) -> list[call.Row]:
+        """Measures."""
+        return uvloop.run(self._run(args, folder, parse_in_flight(args.in_flight)))
+
+    async def _run(self, args: argparse.Namespace, folder: Path, in_flight: list[int]) -> list[call.Row]:
+        say("nomos: starting servers, services and an upstream of its own")
+        bodies = Path(args.bodies)
+        subject = await Subject.start(folder, Path(args.connectors), authorize.CLIENTS_MAX, broker_bodies=bodies)
+        rows = []
+        try:
+            for number in dict.fromkeys(in_flight):
+                for case in call.CASES:
+                    say(f"nomos: {case}, {number} in flight, {args.seconds:g} s")
+                    rows.append(
+                        await call.measure(subject, case, number, warmup_seconds=WARMUP_SECONDS, seconds=args.seconds)
+                    )
+        finally:
+            await subject.stop()
+        return rows
+
+    def lines(self, rows: list[call.Row]) -> list[str]:
+        """The outcome as lines."""
+        return call.table(rows)

@@ -5,19 +5,23 @@ and writes ``ready``; on the next line of input it warms up, measures and writes
 input ends it ends. A closed loop: a request follows the answer to the one before it, so ``in_flight`` bounds the load.
 
 It is a lean client: nats-py on uvloop with the agent's own messages and credentials. It leaves out what
-:class:`nomos.agent.Agent` adds (repeating, errors as classes), and it does not verify the delegation.
+:class:`nomos.agent.Agent` adds (repeating, errors as classes), and it does not verify the delegation. A ``call`` is an
+authorization and a signed invocation of it; ``direct`` is the same HTTP request to the same upstream, without anything
+of ours in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import nats
@@ -25,10 +29,13 @@ import nats.errors
 import uvloop
 from nats.aio.client import Client
 
-from nomos.creds import read_creds
+from nomos.creds import Credentials, read_creds
 from nomos.errors import NomosError
 from nomos.ids import new_id
-from nomos.messages import Allowed, Authorize, AuthorizeReply, Decoder, Failure, encode, now_ms
+from nomos.keys import SigningKey
+from nomos.messages import Allowed, Authorize, AuthorizeReply, Decoder, Failure, Invoke, Returned, encode, now_ms
+from nomos.ucan.delegation import parse_delegation
+from nomos.ucan.grant import sign_request
 
 CLIENT: Final = "nats-py on uvloop with nomos.messages; closed loop; delegations are not verified"
 REQUEST_SECONDS: Final = 5.0
@@ -36,7 +43,9 @@ ACTION: Final = "github:issues.list"
 #: Repositories that requests go round through when they are not to be new each time.
 REPOSITORIES: Final = 200
 
+_OK: Final = 200
 _reply = Decoder.of(AuthorizeReply, "authorize reply")
+_returned = Decoder.of(Returned | Failure, "invoke reply")
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +57,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         warmup_seconds: before anything counts.
         seconds: what counts.
         is_new: whether each request names a resource that was never asked for.
+        what: ``authorize``, ``call`` or ``direct``.
+        connection: of a ``call``; empty for the connector's own.
+        origin: of a ``direct`` request, ``http://127.0.0.1:PORT``.
+        token_file: holds the bearer of a ``direct`` request.
     """
 
     creds: str
@@ -55,14 +68,22 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     warmup_seconds: float
     seconds: float
     is_new: bool
+    what: Literal["authorize", "call", "direct"] = "authorize"
+    connection: str = ""
+    origin: str = ""
+    token_file: str = ""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured: latencies in microseconds of the requests that were allowed, and what else came back."""
+    """What was measured: latencies in microseconds of the requests that were allowed, and what else came back.
+
+    ``stages_us`` holds the parts of them that the client can tell apart, by name.
+    """
 
     latencies_us: list[int]
     errors: dict[str, int]
     seconds: float
+    stages_us: dict[str, list[int]] = {}
 
 
 def _requests(load: Load) -> Iterator[tuple[str, dict[str, object]]]:
@@ -74,14 +95,17 @@ def _requests(load: Load) -> Iterator[tuple[str, dict[str, object]]]:
         yield f"github:repo/acme/repo-{number % REPOSITORIES}", {"state": "open", "page": 1 + number % 10_000}
 
 
+#: One request: None where it went as it should, else what came back.
+_Ask = Callable[[], Awaitable[str | None]]
+
+
 class _Measurement:
     """The loops and what they have seen."""
 
-    def __init__(self, client: Client, subject: str, load: Load) -> None:
-        self._client = client
-        self._subject = subject
+    def __init__(self, asks: Sequence[_Ask], load: Load, stages: dict[str, list[int]]) -> None:
+        self._asks = asks
         self._load = load
-        self._requests = _requests(load)
+        self._stages = stages
         self._latencies: list[int] = []
         self._errors: dict[str, int] = {}
         self._from = self._until = 0.0
@@ -89,13 +113,15 @@ class _Measurement:
     async def run(self) -> Measured:
         self._from = time.perf_counter() + self._load.warmup_seconds
         self._until = self._from + self._load.seconds
-        await asyncio.gather(*(self._loop() for _ in range(self._load.in_flight)))
-        return Measured(latencies_us=self._latencies, errors=self._errors, seconds=self._load.seconds)
+        await asyncio.gather(*(self._loop(ask) for ask in self._asks))
+        return Measured(
+            latencies_us=self._latencies, errors=self._errors, seconds=self._load.seconds, stages_us=self._stages
+        )
 
-    async def _loop(self) -> None:
+    async def _loop(self, ask: _Ask) -> None:
         began = time.perf_counter()
         while began < self._until:
-            failed = await self._ask()
+            failed = await ask()
             ended = time.perf_counter()
             # Counted by its end: what began in the warm-up and ends in the measurement is work of the measurement.
             if self._from <= ended < self._until:
@@ -105,21 +131,113 @@ class _Measurement:
                     self._errors[failed] = self._errors.get(failed, 0) + 1
             began = ended
 
-    async def _ask(self) -> str | None:
-        """None where the answer is allow; else what it was."""
+
+class _Agent:
+    """Requests of one agent over the bus."""
+
+    def __init__(self, client: Client, creds: Credentials, load: Load) -> None:
+        self._client = client
+        self._creds = creds
+        self._load = load
+        self._requests = _requests(load)
+        self._key = SigningKey(creds.agent_seed or b"")
+        #: Microseconds of the parts of a call.
+        self.stages: dict[str, list[int]] = {"authorize": [], "invoke": []} if load.what == "call" else {}
+
+    async def authorize(self) -> str | None:
+        """One authorization."""
         resource, args = next(self._requests)
+        answer = await self._authorized(resource, args)
+        return None if isinstance(answer, Allowed) else answer
+
+    async def call(self) -> str | None:
+        """One authorization and its use."""
+        resource, args = next(self._requests)
+        began = time.perf_counter()
+        allowed = await self._authorized(resource, args)
+        if not isinstance(allowed, Allowed):
+            return allowed
+        between = time.perf_counter()
+        failed = await self._invoked(resource, args, allowed.delegation)
+        self.stages["authorize"].append(int((between - began) * 1e6))
+        self.stages["invoke"].append(int((time.perf_counter() - between) * 1e6))
+        return failed
+
+    async def _invoked(self, resource: str, args: dict[str, object], delegation: bytes) -> str | None:
+        subject = parse_delegation(delegation).subject
+        if subject is None:
+            return "no subject"
+        invocation = sign_request(
+            self._key, subject=subject, action=ACTION, resource=resource, args=args, proofs=[delegation],
+            now=int(time.time()), ttl_seconds=30, nonce=os.urandom(12), connection=self._load.connection or "github",
+        )  # fmt: skip
         deadline_ms = now_ms() + int(REQUEST_SECONDS * 1000)
-        command = Authorize(v=1, id=new_id("rq"), deadline_ms=deadline_ms, action=ACTION, resource=resource, args=args)
+        command = Invoke(v=1, id=new_id("rq"), deadline_ms=deadline_ms, invocation=invocation, proofs=[delegation])
         try:
-            answer = await self._client.request(self._subject, encode(command), timeout=REQUEST_SECONDS)
+            answer = await self._client.request(
+                f"req.invoke.{self._creds.name}", encode(command), timeout=REQUEST_SECONDS
+            )
+            reply = _returned.decode(answer.data)
+        except (TimeoutError, nats.errors.Error) as e:
+            return type(e).__name__
+        except NomosError as e:
+            return e.code
+        if not isinstance(reply, Returned):
+            return reply.code if isinstance(reply, Failure) else type(reply).__name__
+        return None if reply.status == _OK else f"status {reply.status}"
+
+    async def _authorized(self, resource: str, args: dict[str, object]) -> Allowed | str:
+        deadline_ms = now_ms() + int(REQUEST_SECONDS * 1000)
+        command = Authorize(
+            v=1, id=new_id("rq"), deadline_ms=deadline_ms, action=ACTION, resource=resource, args=args,
+            connection=self._load.connection,
+        )  # fmt: skip
+        try:
+            answer = await self._client.request(
+                f"req.authorize.{self._creds.name}", encode(command), timeout=REQUEST_SECONDS
+            )
             reply = _reply.decode(answer.data)
         except (TimeoutError, nats.errors.Error) as e:
             return type(e).__name__
         except NomosError as e:
             return e.code
         if isinstance(reply, Allowed):
-            return None
+            return reply
         return reply.code if isinstance(reply, Failure) else type(reply).__name__
+
+
+class _Direct:
+    """The same requests, straight to the upstream over a connection of its own."""
+
+    def __init__(self, load: Load) -> None:
+        self._requests = _requests(load)
+        self._at = urlsplit(load.origin)
+        self._token = Path(load.token_file).read_text(encoding="ascii").strip()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self) -> str | None:
+        """One request."""
+        resource, args = next(self._requests)
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await self._get(resource.removeprefix("github:repo/"), args)
+        except (OSError, EOFError, TimeoutError, ValueError) as e:
+            self._streams = None
+            return type(e).__name__
+
+    async def _get(self, repository: str, args: dict[str, object]) -> str | None:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._at.hostname, self._at.port)
+        reader, writer = self._streams
+        query = "&".join(f"{name}={value}" for name, value in args.items())
+        writer.write(
+            f"GET /repos/{repository}/issues?{query} HTTP/1.1\r\nHost: {self._at.netloc}\r\n"
+            f"Authorization: Bearer {self._token}\r\n\r\n".encode("ascii")
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = next(line for line in head.split("\r\n") if line.lower().startswith("content-length:"))
+        await reader.readexactly(int(length.partition(":")[2]))
+        return None if head.startswith("HTTP/1.1 200 ") else head[9:12]
 
 
 async def _main() -> None:
@@ -133,10 +251,14 @@ async def _main() -> None:
         inbox_prefix=f"_INBOX.{creds.name}".encode(),
         allow_reconnect=False,
     )
+    agent = _Agent(client, creds, load)
+    asks: Sequence[_Ask] = [agent.call if load.what == "call" else agent.authorize] * load.in_flight
+    if load.what == "direct":
+        asks = [_Direct(load).get for _ in range(load.in_flight)]
     try:
         print("ready", flush=True)
         await loop.run_in_executor(None, sys.stdin.readline)
-        measured = await _Measurement(client, f"req.authorize.{creds.name}", load).run()
+        measured = await _Measurement(asks, load, agent.stages).run()
     finally:
         await client.close()
     sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")

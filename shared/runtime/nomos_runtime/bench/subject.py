@@ -7,18 +7,32 @@ needs. One tenant with two apps, some agents, and a policy set as a small compan
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Final, Self
 
+from nomos.bearer import seal_bearer
 from nomos.creds import USER, Credentials, Nkey, write_creds
 from nomos.keys import SigningKey
 from nomos.operator import Operator
+from nomos_runtime.embedded.process import ServerProcess
 from nomos_runtime.launch import ServiceProcess
 from nomos_runtime.local import Local
 
 #: In the order of their start-up: the others follow identity's facts.
 SERVICES: Final = ("identity", "minting", "audit", "stepup", "policy")
+#: What a call needs besides.
+BROKER: Final = ("sanitizer", "proxy")
+#: One agent is measured at a load that its default rate would refuse.
+UNLIMITED: Final = {
+    "NOMOS_PROXY_TENANT_CALLS_PER_SECOND": "1000000",
+    "NOMOS_PROXY_AGENT_CALLS_PER_SECOND": "1000000",
+}
+#: How long the upstream may take to listen.
+UPSTREAM_SECONDS: Final = 20.0
 TENANT: Final = "acme"
 APP: Final = "triage"
 #: Ten policies. A request of the load meets those that its scope fits; the first permits it.
@@ -77,24 +91,30 @@ forbid (principal, action in Action::"risk:permission", resource);
 class Subject:
     """The running installation. Build with :meth:`start`, end with :meth:`stop`."""
 
-    def __init__(self, local: Local, agents: int) -> None:
+    def __init__(self, local: Local, agents: int, broker_bodies: Path | None = None) -> None:
         self.local = local
+        self._bodies = broker_bodies
+        self._upstream: ServerProcess | None = None
+        #: Where the upstream listens; empty without a broker.
+        self.origin = ""
+        self.token_file = local.directory / "upstream-token"
         self.processes: list[ServiceProcess] = []
         self.creds = [local.directory / f"bench-{number}.creds" for number in range(agents)]
 
     @classmethod
-    async def start(cls, folder: Path, connectors: Path, agents: int) -> Self:
+    async def start(cls, folder: Path, connectors: Path, agents: int, *, broker_bodies: Path | None = None) -> Self:
         """Starts servers and services and creates what the load needs. Call from the main thread.
 
         Args:
             folder: empty; everything is below it.
             connectors: folder of the connector catalogue.
             agents: how many agents to create.
+            broker_bodies: recorded answers of an upstream; where given, the broker and that upstream run too.
 
         Raises:
             Unavailable: something does not serve; its log is the cause.
         """
-        subject = cls(Local(folder / "installation", connectors=connectors), agents)
+        subject = cls(Local(folder / "installation", connectors=connectors), agents, broker_bodies)
         try:
             await subject._start()
         except BaseException:
@@ -106,7 +126,10 @@ class Subject:
         await self.local.start()
         logs = self.local.directory / "run"
         logs.mkdir(mode=0o700)
-        self.processes = [ServiceProcess(name, self.local.environment(name), logs) for name in SERVICES]
+        if self._bodies is not None:
+            await self._start_upstream(self._bodies)
+        services = SERVICES if self._bodies is None else (*SERVICES, *BROKER)
+        self.processes = [ServiceProcess(name, self.local.environment(name) | UNLIMITED, logs) for name in services]
         await asyncio.gather(*(p.wait() for p in self.processes))
         await self.local.name_operator()
         async with await Operator.connect(self.local.operator_creds) as operator:
@@ -116,6 +139,23 @@ class Subject:
             for path in self.creds:
                 await self._create_agent(operator, path)
             await operator.ask("policy", "put", TENANT, text=POLICIES, why="measurement")
+
+    async def _start_upstream(self, bodies: Path) -> None:
+        self.token_file.write_text(os.urandom(24).hex(), encoding="ascii")
+        ready = self.local.directory / "upstream-ready"
+        command = [sys.executable, "-m", "nomos_runtime.embedded.upstream", "--bodies", str(bodies),
+                   "--token-file", str(self.token_file), "--ready-file", str(ready)]  # fmt: skip
+        self._upstream = ServerProcess("upstream", command, log=self.local.directory / "upstream.log")
+        await asyncio.to_thread(self._upstream.wait_until, ready.exists, UPSTREAM_SECONDS)
+        self.origin = str(json.loads(ready.read_text(encoding="utf-8"))["origin"])
+
+    async def add_connection(self, name: str) -> None:
+        """A connection to the upstream; each has the connector's rate for itself."""
+        async with await Operator.connect(self.local.operator_creds) as operator:
+            key = (await operator.ask("proxy", "sealing-key"))["public_key"]
+            bearer = seal_bearer(str(key), self.token_file.read_text(encoding="ascii"))
+            await operator.ask("proxy", "connection-add", TENANT, connector="github", name=name,
+                               sealed_bearer=bearer, base_url=self.origin)  # fmt: skip
 
     async def _create_agent(self, operator: Operator, path: Path) -> None:
         user, seed = Nkey.new(USER), os.urandom(32)
@@ -127,7 +167,8 @@ class Subject:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids by name, of the services and the bus's server."""
-        return {p.label: p.pid for p in self.processes} | {"nats-server": self.local.nats.pid}
+        upstream = {} if self._upstream is None else {"upstream": self._upstream.pid}
+        return {p.label: p.pid for p in self.processes} | {"nats-server": self.local.nats.pid} | upstream
 
     @property
     def families(self) -> dict[str, int]:
@@ -137,4 +178,6 @@ class Subject:
     async def stop(self) -> None:
         """Ends everything."""
         await asyncio.gather(*(p.stop() for p in self.processes))
+        if self._upstream is not None:
+            self._upstream.stop(signal.SIGTERM)
         self.local.stop()

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-flight", default=IN_FLIGHT, metavar="N,N", help=f"requests at once (default {IN_FLIGHT})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for each row (default {SECONDS:g})")
     parser.add_argument("--records", default="", metavar="N,N", help="sizes of the log (audit, verify)")
+    parser.add_argument(
+        "--bodies", metavar="DIR", default="tests/fixtures/github", help="the upstream's answers (call)"
+    )
     parser.add_argument("--connectors", metavar="DIR", default="connectors", help="the connector catalogue")
 
 
