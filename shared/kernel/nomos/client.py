@@ -52,9 +52,7 @@ def error_of(reply: Failure) -> NomosError:
     cls = _BY_CODE.get(reply.code, NomosError)
     if cls is errors.LimitExceeded:
         return RemoteLimit(reply.detail, hint=reply.hint)
-    if issubclass(cls, errors.RateLimited | errors.CircuitOpen):
-        return cls(reply.detail, hint=reply.hint, retry_after_ms=reply.retry_after_ms)
-    return cls(reply.detail, hint=reply.hint)
+    return cls(reply.detail, hint=reply.hint, retry_after_ms=reply.retry_after_ms)
 
 
 class NoAnswer(Unavailable):

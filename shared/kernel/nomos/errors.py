@@ -14,19 +14,25 @@ from typing import ClassVar
 
 
 class NomosError(Exception):
-    """Root of every error that Nomos raises on purpose."""
+    """Root of every error that Nomos raises on purpose.
+
+    Attributes:
+        detail: safe to show the caller.
+        cause: for the operator alone.
+        hint: what to do next.
+        retry_after_ms: when another try is worth it, milliseconds from now; 0 where nobody knows.
+    """
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, detail: str = "", *, cause: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, cause: str | None = None, hint: str | None = None, retry_after_ms: int = 0
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.cause = cause
-        self.hint = hint
-
-
-def _again(retry_after_ms: int) -> str | None:
-    return f"again in {retry_after_ms / 1000:g} seconds" if retry_after_ms else None
+        self.hint = hint or (f"again in {retry_after_ms / 1000:g} seconds" if retry_after_ms else None)
+        self.retry_after_ms = retry_after_ms
 
 
 class Malformed(NomosError):
@@ -258,19 +264,9 @@ class JournalUnavailable(Unavailable):
 
 
 class RateLimited(Refused):
-    """More calls than a rate allows, or sooner than the provider asked for. Nothing was used up.
-
-    Attributes:
-        retry_after_ms: when a call fits again, milliseconds from now; 0 where nobody said.
-    """
+    """More calls than a rate allows, or sooner than the provider asked for. Nothing was used up."""
 
     code = "rate_limited"
-
-    def __init__(
-        self, detail: str, *, cause: str | None = None, hint: str | None = None, retry_after_ms: int = 0
-    ) -> None:
-        super().__init__(detail, cause=cause, hint=hint or _again(retry_after_ms))
-        self.retry_after_ms = retry_after_ms
 
 
 class StalePolicy(Unavailable):
@@ -286,19 +282,9 @@ class UpstreamFailed(Unavailable):
 
 
 class CircuitOpen(UpstreamFailed):
-    """The upstream failed several times in a row and is left alone for a while. Nothing was used up.
-
-    Attributes:
-        retry_after_ms: when it is tried again, milliseconds from now; 0 where nobody said.
-    """
+    """The upstream failed several times in a row and is left alone for a while. Nothing was used up."""
 
     code = "circuit_open"
-
-    def __init__(
-        self, detail: str, *, cause: str | None = None, hint: str | None = None, retry_after_ms: int = 0
-    ) -> None:
-        super().__init__(detail, cause=cause, hint=hint or _again(retry_after_ms))
-        self.retry_after_ms = retry_after_ms
 
 
 class UnknownOutcome(Unavailable):

@@ -409,5 +409,5 @@ def failure(error: NomosError) -> Failure:
         code=error.code,
         detail=error.detail,
         hint=error.hint,
-        retry_after_ms=getattr(error, "retry_after_ms", 0),
+        retry_after_ms=error.retry_after_ms,
     )

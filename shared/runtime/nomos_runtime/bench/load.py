@@ -33,7 +33,18 @@ from nomos.creds import Credentials, read_creds
 from nomos.errors import NomosError
 from nomos.ids import new_id
 from nomos.keys import SigningKey
-from nomos.messages import Allowed, Authorize, AuthorizeReply, Decoder, Failure, Invoke, Returned, encode, now_ms
+from nomos.messages import (
+    Allowed,
+    Authorize,
+    AuthorizeReply,
+    Command,
+    Decoder,
+    Failure,
+    Invoke,
+    Returned,
+    encode,
+    now_ms,
+)
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
 
@@ -173,17 +184,9 @@ class _Agent:
         )  # fmt: skip
         deadline_ms = now_ms() + int(REQUEST_SECONDS * 1000)
         command = Invoke(v=1, id=new_id("rq"), deadline_ms=deadline_ms, invocation=invocation, proofs=[delegation])
-        try:
-            answer = await self._client.request(
-                f"req.invoke.{self._creds.name}", encode(command), timeout=REQUEST_SECONDS
-            )
-            reply = _returned.decode(answer.data)
-        except (TimeoutError, nats.errors.Error) as e:
-            return type(e).__name__
-        except NomosError as e:
-            return e.code
+        reply = await self._asked("invoke", command, _returned)
         if not isinstance(reply, Returned):
-            return reply.code if isinstance(reply, Failure) else type(reply).__name__
+            return _what_came(reply)
         return None if reply.status == _OK else f"status {reply.status}"
 
     async def _authorized(self, resource: str, args: dict[str, object]) -> Allowed | str:
@@ -192,18 +195,27 @@ class _Agent:
             v=1, id=new_id("rq"), deadline_ms=deadline_ms, action=ACTION, resource=resource, args=args,
             connection=self._load.connection,
         )  # fmt: skip
+        reply = await self._asked("authorize", command, _reply)
+        if isinstance(reply, Allowed):
+            return reply
+        return _what_came(reply)
+
+    async def _asked(self, verb: str, command: Command, decoder: Decoder) -> object:
+        """The answer, or the name of what came in its place."""
+        subject = f"req.{verb}.{self._creds.name}"
         try:
-            answer = await self._client.request(
-                f"req.authorize.{self._creds.name}", encode(command), timeout=REQUEST_SECONDS
-            )
-            reply = _reply.decode(answer.data)
+            answer = await self._client.request(subject, encode(command), timeout=REQUEST_SECONDS)
+            return decoder.decode(answer.data)
         except (TimeoutError, nats.errors.Error) as e:
             return type(e).__name__
         except NomosError as e:
             return e.code
-        if isinstance(reply, Allowed):
-            return reply
-        return reply.code if isinstance(reply, Failure) else type(reply).__name__
+
+
+def _what_came(reply: object) -> str:
+    if isinstance(reply, str):
+        return reply
+    return reply.code if isinstance(reply, Failure) else type(reply).__name__
 
 
 class _Direct:
