@@ -63,9 +63,8 @@ def draft_connector(document: object, name: str) -> Draft:
     for path, item in _object(root.get("paths")).items():
         for method in _METHODS:
             if method in _object(item):
-                made = reader.operation(str(path), method, _object(item))
-                if made is not None:
-                    actions[made[0]] = made[1]
+                action, one = reader.operation(str(path), method, _object(item))
+                actions[action] = one
     if len(actions) > ACTIONS_MAX:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(actions))
     members: dict[str, object] = {
@@ -110,7 +109,8 @@ class _Reader:
         self.review: list[str] = []
         self._names: set[str] = set()
 
-    def operation(self, path: str, method: str, item: Mapping[str, object]) -> tuple[str, dict[str, object]] | None:
+    def operation(self, path: str, method: str, item: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+        """The name and the members of one operation."""
         operation = _object(item[method])
         name = self._name(path, method, operation)
         fields = re.findall(r"\{([^{}]+)\}", path)
