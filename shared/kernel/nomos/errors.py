@@ -31,7 +31,9 @@ class NomosError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.cause = cause
-        self.hint = hint or (f"again in {retry_after_ms / 1000:g} seconds" if retry_after_ms else None)
+        if hint is None and retry_after_ms:
+            hint = f"again in {retry_after_ms / 1000:g} seconds"
+        self.hint = hint
         self.retry_after_ms = retry_after_ms
 
 
