@@ -118,9 +118,11 @@ def examine(data: bytes, budget: Budget) -> Visible:
         if name is None:
             continue
         budget.invisible()
-        start = done_bytes + len(text[done_chars:index].encode("utf-8", "surrogatepass"))
-        end = start + len(character.encode())
-        shadow.copy(data, done_bytes, start)
+        start = done_bytes
+        if index > done_chars:  # else right behind the one before, as in a run of them
+            start += len(text[done_chars:index].encode("utf-8", "surrogatepass"))
+            shadow.copy(data, done_bytes, start)
+        end = start + (1 if character < "\x80" else len(character.encode()))
         done_chars, done_bytes = index + 1, end
         if index < kept_until or name is _CONTROL:
             continue
