@@ -128,6 +128,7 @@ def _changed(request: OutgoingRequest) -> list[OutgoingRequest]:
         {"query": (*request.query, ("nomos_undeclared", "1"))},
         {"body": (request.body or b"") + b" "},
         {"body": None if request.body else b"{}"},
+        {"content_type": "text/plain"},
     ]
     if request.body and request.content_type == "application/json":
         members = orjson.loads(request.body)

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from nomos.catalogue.bodies import Value, read_body
+from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
 from nomos.catalogue.model import Action, Connector, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.request import OutgoingRequest, check_value, field_of
 from nomos.catalogue.segments import decode_segment
@@ -43,6 +43,8 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
     if request.method != action.method:
         raise NotCovered(f"{action.id} is a {action.method}, got {request.method}")
     path, question_mark, query = request.target.partition("?")
+    if request.content_type != CONTENT_TYPES[action.body_format]:
+        raise NotCovered(f"the body is not one of {action.id}")
     if question_mark and not query:
         raise NotCovered(f"the query is not one of {action.id}")
     found = _Found(
