@@ -227,12 +227,12 @@ class Breaking:
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         self._left -= 1
         breaks = self._left == 0
+        # Said before the call: what it writes may be seen, and the log stopped, before the call returns.
+        self.broke = self.broke or breaks
         if breaks and not self._after:
-            self.broke = True
             raise Unavailable("broken before")
         found = await method(*args)
         if breaks:
-            self.broke = True
             raise Unavailable("broken after")
         return found
 
