@@ -11,6 +11,7 @@ Pure: the clock is an argument.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from nomos.errors import CircuitOpen
@@ -25,57 +26,61 @@ PAUSE_SECONDS_MAX: Final = 60.0
 class Breaker:
     """The circuit of one upstream, for one tenant."""
 
-    __slots__ = ("_failures", "_is_probing", "_open_until", "_pause")
+    __slots__ = ("_failures", "_open_until", "_pause", "_probe", "_probes")
 
     def __init__(self) -> None:
         self._failures = 0
         self._pause = PAUSE_SECONDS
         self._open_until: float | None = None
-        self._is_probing = False
+        #: Number of the probe that runs, 0 for none. One that is overtaken by a success is a call like any other.
+        self._probe = 0
+        self._probes = 0
 
     @property
     def is_fresh(self) -> bool:
         """Whether it says the same as a new one, so that nothing is lost with it."""
         return self._failures == 0 and self._open_until is None
 
-    def enter(self, now: float) -> bool:
+    def enter(self, now: float) -> int:
         """Lets a call through.
 
         Returns:
-            Whether it is a probe. Who was let through calls :meth:`succeeded`, :meth:`failed` or :meth:`left`.
+            The number of the probe that it is; 0 for an ordinary call. Who was let through calls :meth:`succeeded`, or
+            :meth:`failed` or :meth:`left` with that number.
 
         Raises:
             CircuitOpen: the upstream is left alone for now.
         """
         if self._open_until is None:
-            return False
-        if self._is_probing or now < self._open_until:
+            return 0
+        if self._probe or now < self._open_until:
             wait = max(self._open_until - now, 0.0) or self._pause
             raise CircuitOpen(
                 "the upstream has failed several times in a row and is left alone for a while",
-                retry_after_ms=max(int(wait * 1000), 1),
+                retry_after_ms=math.ceil(wait * 1000),
             )
-        self._is_probing = True
-        return True
+        self._probes += 1
+        self._probe = self._probes
+        return self._probe
 
     def succeeded(self) -> None:
         """The upstream answered: the circuit is closed, whoever asked."""
         self._failures = 0
         self._pause = PAUSE_SECONDS
         self._open_until = None
-        self._is_probing = False
+        self._probe = 0
 
-    def failed(self, now: float, *, was_probe: bool) -> None:
+    def failed(self, now: float, *, probe: int) -> None:
         """The upstream failed."""
         self._failures += 1
-        if was_probe:
-            self._is_probing = False
+        if probe and probe == self._probe:
+            self._probe = 0
             self._pause = min(self._pause * 2, PAUSE_SECONDS_MAX)
             self._open_until = now + self._pause
         elif self._open_until is None and self._failures >= FAILURES_MAX:
             self._open_until = now + self._pause
 
-    def left(self, *, was_probe: bool) -> None:
+    def left(self, *, probe: int) -> None:
         """The call ended without reaching the upstream; a probe may be made again."""
-        if was_probe:
-            self._is_probing = False
+        if probe and probe == self._probe:
+            self._probe = 0

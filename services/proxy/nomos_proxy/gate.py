@@ -44,13 +44,13 @@ class GateLimits(Struct, frozen=True, kw_only=True):
 class Passage:
     """One call that was let through. :meth:`end` or :meth:`leave` is called once."""
 
-    __slots__ = ("_breaker", "_gate", "_is_over", "_plan", "_was_probe")
+    __slots__ = ("_breaker", "_gate", "_is_over", "_plan", "_probe")
 
-    def __init__(self, gate: Gate, plan: CallPlan, breaker: Breaker, *, was_probe: bool) -> None:
+    def __init__(self, gate: Gate, plan: CallPlan, breaker: Breaker, probe: int) -> None:
         self._gate = gate
         self._plan = plan
         self._breaker = breaker
-        self._was_probe = was_probe
+        self._probe = probe
         self._is_over = False
 
     def end(self, how: UpstreamResponse | NomosError) -> None:
@@ -61,22 +61,22 @@ class Passage:
                 if status in _ASKS_TO_WAIT:
                     self._gate.hold(self._plan, headers)
                 if status in _FAILED:
-                    self._breaker.failed(now, was_probe=self._was_probe)
+                    self._breaker.failed(now, probe=self._probe)
                 else:
                     self._breaker.succeeded()
             case PoolFull():
                 # our own crowd, not the upstream's fault
-                self._breaker.left(was_probe=self._was_probe)
+                self._breaker.left(probe=self._probe)
             case UpstreamFailed() | UnknownOutcome():
-                self._breaker.failed(now, was_probe=self._was_probe)
+                self._breaker.failed(now, probe=self._probe)
             case _:
-                self._breaker.left(was_probe=self._was_probe)
+                self._breaker.left(probe=self._probe)
         self._is_over = True
 
     def leave(self) -> None:
         """The call is over, however; without :meth:`end` it did not reach the upstream."""
         if not self._is_over:
-            self._breaker.left(was_probe=self._was_probe)
+            self._breaker.left(probe=self._probe)
             self._is_over = True
 
 
@@ -106,13 +106,13 @@ class Gate:
         if wait > 0:
             raise RateLimited("the provider asked to wait", retry_after_ms=math.ceil(wait * 1000))
         breaker = self._breaker(tenant, plan.origin)
-        was_probe = breaker.enter(now)
+        probe = breaker.enter(now)
         try:
             self._rates.use(tenant, self._allowances(agent, plan), now)
         except NomosError:
-            breaker.left(was_probe=was_probe)
+            breaker.left(probe=probe)
             raise
-        return Passage(self, plan, breaker, was_probe=was_probe)
+        return Passage(self, plan, breaker, probe)
 
     def hold(self, plan: CallPlan, headers: Headers) -> None:
         """Keeps a connection's calls back as long as the provider asked for, if it did."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from nomos.catalogue import Rate
 from nomos.errors import CircuitOpen, DestinationRefused, LimitExceeded, RateLimited, UnknownOutcome, UpstreamFailed
@@ -187,13 +187,14 @@ def test_any_retry_after_is_a_bounded_wait(value: str) -> None:
 
 # --- circuits ---------------------------------------------------------------------------------------------------------
 class Circuits(RuleBasedStateMachine):
-    """Against a model that keeps the whole history: closed, or open until a moment, with at most one probe."""
+    """Against a model that keeps who runs: closed, or open until a moment, with at most one probe that counts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = Breaker()
         self.now = 0.0
-        self.running: list[bool] = []
+        self.running: list[int] = []
+        self.probe = 0
         self.failures, self.open_until, self.pause = 0, None, PAUSE_SECONDS
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 2.5, 70.0]))
@@ -202,31 +203,40 @@ class Circuits(RuleBasedStateMachine):
 
     @rule()
     def enter(self) -> None:
-        may = self.open_until is None or (self.now >= self.open_until and True not in self.running)
+        may = self.open_until is None or (self.now >= self.open_until and not self.probe)
         try:
-            self.running.append(self.breaker.enter(self.now))
+            entered = self.breaker.enter(self.now)
         except CircuitOpen as refused:
             assert not may
             assert 0 < refused.retry_after_ms <= PAUSE_SECONDS_MAX * 1000
-        else:
-            assert may
-            assert self.running[-1] == (self.open_until is not None)
+            return
+        assert may
+        assert bool(entered) == (self.open_until is not None)
+        self.probe = entered or self.probe
+        self.running.append(entered)
+
+    def ended(self, data: st.DataObject) -> bool:
+        """Takes one of those that run; whether it is the probe that counts."""
+        self.ending = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        is_probe = self.ending != 0 and self.ending == self.probe
+        if is_probe:
+            self.probe = 0
+        return is_probe
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
-        self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.ended(data)
         self.breaker.succeeded()
-        self.failures, self.open_until, self.pause = 0, None, PAUSE_SECONDS
-        self.running = [False for _ in self.running]
+        self.failures, self.open_until, self.pause, self.probe = 0, None, PAUSE_SECONDS, 0
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
-        was_probe = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        self.breaker.failed(self.now, was_probe=was_probe)
+        is_probe = self.ended(data)
+        self.breaker.failed(self.now, probe=self.ending)
         self.failures += 1
-        if was_probe:
+        if is_probe:
             self.pause = min(self.pause * 2, PAUSE_SECONDS_MAX)
             self.open_until = self.now + self.pause
         elif self.open_until is None and self.failures >= FAILURES_MAX:
@@ -235,11 +245,26 @@ class Circuits(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        self.breaker.left(was_probe=self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
+        self.ended(data)
+        self.breaker.left(probe=self.ending)
 
-    @invariant()
-    def at_most_one_probe(self) -> None:
-        assert self.running.count(True) <= 1
+
+def test_a_probe_that_a_success_overtook_neither_opens_the_circuit_nor_ends_a_later_probe() -> None:
+    breaker = Breaker()
+    calls = [breaker.enter(0.0) for _ in range(FAILURES_MAX + 1)]
+    for call in calls[1:]:
+        breaker.failed(0.0, probe=call)
+    first = breaker.enter(PAUSE_SECONDS)
+    breaker.succeeded()
+    breaker.failed(PAUSE_SECONDS, probe=first)
+    # closed: one failure is not enough
+    for _ in range(FAILURES_MAX - 1):
+        breaker.failed(PAUSE_SECONDS, probe=breaker.enter(PAUSE_SECONDS))
+    second = breaker.enter(2 * PAUSE_SECONDS)
+    assert second > first
+    breaker.left(probe=first)
+    with pytest.raises(CircuitOpen):
+        breaker.enter(2 * PAUSE_SECONDS)
 
 
 TestCircuits = Circuits.TestCase
