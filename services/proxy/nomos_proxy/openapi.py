@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from nomos.catalogue import Action
-from nomos.catalogue.load import ACTIONS_MAX, build_connector, may_meet
+from nomos.catalogue.apart import may_meet
+from nomos.catalogue.load import ACTIONS_MAX, build_connector
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 
 #: References that are followed from one place.

@@ -37,8 +37,11 @@ def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
     """The body that holds each value at its dotted path.
 
     Args:
-        body_format: ``json`` or ``form``; a form holds text, integers, booleans, and lists and maps of texts.
+        body_format: a form holds texts, integers, booleans, and lists and maps of texts; a mail its own parts.
         members: dotted path to value. No path is the beginning of another.
+
+    Raises:
+        Malformed: a part of a mail cannot stand in its place.
     """
     if body_format == "form":
         pairs = [pair for path, value in sorted(members.items()) for pair in _pairs(_bracketed(path), value)]

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from nomos.catalogue.apart import may_meet
 from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
     Action,
@@ -450,65 +451,3 @@ def _check_unambiguous(actions: list[Action]) -> None:
             if may_meet(one, other):
                 raise MalformedCatalogue(f"{other.id} and {one.id} can both match one path")
         by_method[one.method].append(one)
-
-
-def may_meet(one: Action, other: Action) -> bool:
-    """Whether some request could be of both actions."""
-    return one.method == other.method and _can_match_same_path(one, other) and not _is_told_apart(one, other)
-
-
-def _is_told_apart(one: Action, other: Action) -> bool:
-    """Whether no request is of both: each fixes a member otherwise, or one needs a member that the other refuses."""
-    mine, theirs = _fixed(one), _fixed(other)
-    if any(name in theirs and theirs[name] != value for name, value in mine.items()):
-        return True
-    return bool(_needed(one) - _known(other) or _needed(other) - _known(one))
-
-
-def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:
-    query = {("query", name): value for name, value in action.fixed_query}
-    return {**query, **{("body", name): value for name, value in action.fixed_body}}
-
-
-def _needed(action: Action) -> set[tuple[str, str]]:
-    """The members without which a request is not of ``action``."""
-    derived = {(s.where, s.name) for s in action.sources if s.where in ("query", "body")}
-    return {*derived, *_fixed(action)}
-
-
-def _known(action: Action) -> set[tuple[str, str]]:
-    return {*_needed(action), *((parameter.where, parameter.wire) for parameter in action.parameters)}
-
-
-def _can_match_same_path(one: Action, other: Action) -> bool:
-    mine, theirs = one.path.split("/"), other.path.split("/")
-    for first, second in zip(mine, theirs, strict=False):
-        if first.startswith("{+") or second.startswith("{+"):
-            return True
-        if not _can_be_equal(one, first, other, second):
-            return False
-    # {+name} stands for at least one segment, so a template that ends before it matches other paths
-    return len(mine) == len(theirs)
-
-
-def _can_be_equal(one: Action, first: str, other: Action, second: str) -> bool:
-    if not first.startswith("{") and not second.startswith("{"):
-        return first == second
-    if first.startswith("{") and second.startswith("{"):
-        endings = (field_of(first)[1], field_of(second)[1])
-        # :verb against :verb; a field without an ending could end in anything
-        return not all(endings) or endings[0] == endings[1]
-    action, part, literal = (one, first, second) if first.startswith("{") else (other, second, first)
-    field, ending = field_of(part)
-    if not literal.endswith(ending):
-        return False
-    value = literal.removesuffix(ending)
-    patterns = dict(zip(action.resource_type.fields, action.resource_type.field_patterns, strict=True))
-    for parameter in action.parameters:
-        if parameter.name == field:
-            if parameter.type == "integer":
-                return value.isdigit()
-            return (not parameter.pattern or matches(parameter.pattern, value)) and (
-                not parameter.enum or value in parameter.enum
-            )
-    return matches(patterns[field], value)
