@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, result
 from nomos.cli.policies import put_text, shown_text
 from nomos.errors import Conflict, LimitExceeded, Misconfigured, NotFound
@@ -32,12 +33,9 @@ PACKS_MAX: Final = 500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``policy pack``."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = behind_the_verb()
     common.add_argument("--packs", metavar="DIR", default="packs", help="the folder of packs (default packs)")
     common.add_argument("--connectors", metavar="DIR", default="connectors", help="the catalogue (default connectors)")
-    # Of the command too: they may stand before the verb or behind it.
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     verbs.add_parser("list", parents=[common], help="the packs")
     show = verbs.add_parser("show", parents=[common], help="a pack's parameters, policies and tests")
     show.add_argument("pack")

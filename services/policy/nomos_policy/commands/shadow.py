@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from nomos.cli.admin import ask
+from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, result
 from nomos.cli.policies import save_draft
 from nomos.errors import Misconfigured
@@ -28,11 +29,8 @@ DRAFT: Final = "shadow"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``policy shadow``."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = behind_the_verb()
     common.add_argument("--tenant", required=True, metavar="T")
-    # Of the command too: they may stand before the verb or behind it.
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     start = verbs.add_parser("start", parents=[common], help="evaluate a candidate set beside the one in force")
     start.add_argument("file", metavar="FILE", nargs="?", help="the candidate policy set; it is kept as a draft")
     start.add_argument(

@@ -18,6 +18,7 @@ import yaml
 from nomos.catalogue import Action, Auth, Catalogue, Connector, build_request, derive_resource, load_catalogue
 from nomos.catalogue.load import parse_connector
 from nomos.cli.admin import parse_args_json, read_text
+from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, error, result, say
 from nomos.errors import Malformed, Misconfigured, NotFound
 from nomos.ids import parse_slug
@@ -31,11 +32,8 @@ DOCUMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``connector``."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = behind_the_verb()
     common.add_argument("--connectors", metavar="DIR", default="connectors", help="the catalogue (default connectors)")
-    # Of the command too: they may stand before the verb or behind it.
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     listed = verbs.add_parser("list", parents=[common], help="the connectors, or the actions of one")
     listed.add_argument("connector", nargs="?")
     shown = verbs.add_parser("show", parents=[common], help="one action: what it takes, acts on and risks")

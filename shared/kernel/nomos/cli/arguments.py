@@ -75,6 +75,14 @@ class Words:
         return sub
 
 
+def behind_the_verb() -> argparse.ArgumentParser:
+    """The options of every command, for the verbs of a plug-in: they may stand before the verb or behind it."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return common
+
+
 def plugin_of(words: Sequence[str]) -> str | None:
     """The plug-in command that a command line begins with, or None."""
     return next((name for name in (" ".join(words[:2]), *words[:1]) if name in PLUGINS), None)

@@ -88,7 +88,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured: latencies in microseconds of the requests that were allowed, and what else came back.
 
-    ``stages_us`` holds the parts of them that the client can tell apart, by name.
+    ``stages_us`` holds the parts of a call that the client can tell apart, by name; those of the warm-up are in it.
     """
 
     latencies_us: list[int]
