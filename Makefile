@@ -24,7 +24,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo strace chromium test interop check up bench differential lock clean
+.PHONY: help setup demo strace chromium provider test interop check up bench differential lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -99,6 +99,16 @@ chromium:
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || \
 		apt-get install -y --no-install-recommends chromium || \
 		{ apt-get update && apt-get install -y --no-install-recommends chromium; }
+
+# Connected accounts are tested against the npm package oidc-provider, which needs node. Fetches it once. Does nothing where
+# there is neither node nor an apt-get.
+provider: .venv/.test
+	@command -v node >/dev/null && command -v npm >/dev/null || ! command -v apt-get >/dev/null || \
+		apt-get install -y --no-install-recommends nodejs npm || \
+		{ apt-get update && apt-get install -y --no-install-recommends nodejs npm; }
+	@! command -v npm >/dev/null || test -d .venv/provider/node_modules/oidc-provider || { \
+		mkdir -p .venv/provider && cp tests/oauth/package.json .venv/provider && \
+		npm install --prefix .venv/provider --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error; }
 
 check: .venv/.test
 	$(BIN)/ruff check .

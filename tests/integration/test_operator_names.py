@@ -73,6 +73,11 @@ class Doer:
         await self.ask("proxy", "connection-add", connector="github", name="github", sealed_bearer=sealed,
                        base_url=self.scene.upstream.origin)  # fmt: skip
 
+    async def connection_replace(self) -> None:
+        sealing = await self.ask("proxy", "sealing-key")
+        sealed = seal_bearer(str(sealing["public_key"]), "another bearer".replace(" ", "-"))
+        await self.ask("proxy", "connection-replace", name="github", sealed_bearer=sealed)
+
     async def passkey_offer(self) -> None:
         self.offer = await self.ask("stepup", "passkey-offer", name="ada")
 
@@ -167,6 +172,13 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("minting", "revoke-tenant"): (lambda d: d.ask("minting", "revoke-tenant", why="leaked"), {"ucan.revoked-all"}),
     ("minting", "issuer-rotate"): (lambda d: d.ask("minting", "issuer-rotate", why="yearly"), {"ucan.issuer-rotated"}),
     ("proxy", "connection-add"): (Doer.connection_add, {"connection.added"}),
+    ("proxy", "connection-replace"): (Doer.connection_replace, {"connection.replaced"}),
+    ("proxy", "client-set"): (
+        lambda d: d.ask("proxy", "client-set", connector="github", client_id="ours"), {"oauth.client-set"}),
+    ("proxy", "connection-connect"): (
+        lambda d: d.ask("proxy", "connection-connect", connector="github", name="account"), {"oauth.offered"}),
+    ("proxy", "connection-remove"): (
+        lambda d: d.ask("proxy", "connection-remove", name="github"), {"connection.removed"}),
     ("proxy", "pii-set"): (lambda d: d.ask("proxy", "pii-set", classes=["card"]), {"sanitizer.pii-set"}),
     ("stepup", "approver-add"): (
         lambda d: d.ask("stepup", "approver-add", name="ada"), {"approver.added", SUBJECT_NAMED}),
@@ -206,7 +218,8 @@ READING = {
     ("identity", "tenant-list"), ("identity", "key-list"), ("policy", "list"), ("policy", "show"),
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
-    ("proxy", "pii-show"),
+    ("proxy", "pii-show"), ("proxy", "connection-show"), ("proxy", "connection-renew"), ("proxy", "client-list"),
+    ("proxy", "key-progress"),
     ("stepup", "approver-list"), ("stepup", "approver-passkeys"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),

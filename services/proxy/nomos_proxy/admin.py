@@ -1,4 +1,4 @@
-"""Operators' verbs of proxy: add and list connections. A bearer goes in and never comes out."""
+"""Operators' verbs of proxy: add and list connections, replace a bearer. A bearer goes in and never comes out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Final
 import msgspec
 
 from nomos.catalogue import Catalogue
-from nomos.errors import Malformed, NotPermitted, UnknownAction
+from nomos.errors import Malformed, NotFound, NotPermitted, UnknownAction
 from nomos_proxy.destination import parse_development_origin
+from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import PASSWORD_CHARS_MIN
 from nomos_proxy.headers import check_credential
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, CredentialStore
 from nomos_runtime.responder import NoParams, Operator, Verb
+from nomos_runtime.secret import Secret
 
 #: A bearer shorter than this cannot be told from ordinary text in an answer.
 BEARER_CHARS_MIN: Final = 8
@@ -28,6 +30,13 @@ class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: str
     sealed_bearer: str
     base_url: str = ""
+
+
+class ReplaceParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A connection's name, and the bearer that takes the place of its own, sealed to ``sealing-key``."""
+
+    name: str
+    sealed_bearer: str
 
 
 class ProxyAdmin:
@@ -55,6 +64,7 @@ class ProxyAdmin:
         return {
             "sealing-key": (NoParams, self.sealing_key),
             "connection-add": (AddParams, self.add),
+            "connection-replace": (ReplaceParams, self.replace),
             "connection-list": (NoParams, self.list),
         }
 
@@ -69,17 +79,8 @@ class ProxyAdmin:
             raise UnknownAction(
                 f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
             )
-        bearer = self._intake.open(p.sealed_bearer)
-        content = bearer.reveal()
-        if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
-            raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
-        check_credential(self._catalogue.connectors[p.connector].auth, bearer)
-        if self._catalogue.connectors[p.connector].auth.kind == "basic":
-            _check_password(content)
-        if p.base_url:
-            if self._settings.environment != "development":
-                raise NotPermitted("another origin than the connector's is for development only")
-            parse_development_origin(p.base_url)
+        bearer = self._bearer(p.connector, p.sealed_bearer)
+        check_base_url(self._settings, p.base_url)
         await self._credentials.add(
             by.tenant,
             connector=p.connector,
@@ -96,7 +97,56 @@ class ProxyAdmin:
         """The connections of the tenant, without their credentials."""
         await self._refresh()
         found = self._connections.of_tenant(by.tenant)
-        return {"connections": [{"name": c.name, "connector": c.connector} for c in found]}
+        return {"connections": [listed(c) for c in found]}
+
+    async def replace(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Puts another bearer in place of a connection's."""
+        p = msgspec.convert(params, ReplaceParams)
+        await self._refresh()
+        connection = self._connections.find(by.tenant, p.name)
+        bearer = self._bearer(connection.connector, p.sealed_bearer)
+        await self._credentials.replace(connection, bearer, actor=by.actor, corr=by.request)
+        await self._refresh()
+        return {"tenant": by.tenant, "connector": connection.connector, "name": p.name}
+
+    def _bearer(self, connector: str, sealed: str) -> Secret:
+        """Opens a bearer, and checks that it can stand where the connector presents it."""
+        if connector not in self._catalogue.connectors:
+            raise NotFound("the connector of this connection is not in the catalogue any more")
+        bearer, auth = self._intake.open(sealed), self._catalogue.connectors[connector].auth
+        content = bearer.reveal()
+        if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
+            raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
+        check_credential(auth, bearer)
+        if auth.kind == "basic":
+            _check_password(content)
+        return bearer
+
+
+def listed(connection: ConnectionFacts) -> dict[str, object]:
+    """A connection as operators see it."""
+    state = "ready"
+    if connection.is_removed:
+        state = "removed"
+    elif not connection.is_open:
+        state = "closed"
+    elif connection.is_lost:
+        state = "lost"
+    method = "account" if connection.is_account else "bearer"
+    return {"name": connection.name, "connector": connection.connector, "method": method, "state": state}
+
+
+def check_base_url(settings: ProxySettings, base_url: str) -> None:
+    """Checks another origin than the connector's.
+
+    Raises:
+        NotPermitted: this is no development installation.
+        Misconfigured: it is no origin.
+    """
+    if base_url:
+        if settings.environment != "development":
+            raise NotPermitted("another origin than the connector's is for development only")
+        parse_development_origin(base_url)
 
 
 def _check_password(content: bytes) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import Rate, load_catalogue
-from nomos.events import CONNECTION_ADDED, PII_SET, TENANT_CLOSED
+from nomos.events import PII_SET, TENANT_CLOSED
 from nomos.messages import Fact
+from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import tls_context
@@ -18,11 +19,19 @@ from nomos_proxy.gate import Gate, GateLimits
 from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
+from nomos_proxy.keyadmin import KeyAdmin
+from nomos_proxy.keys import DataKeys
+from nomos_proxy.oauth.clients import Clients
+from nomos_proxy.oauth.connecting import Connecting
+from nomos_proxy.oauth.grants import Grants
+from nomos_proxy.oauth.renewing import Accounts
+from nomos_proxy.oauth.sweeping import Sweeper
+from nomos_proxy.pages.app import build_pages
 from nomos_proxy.personal import PersonalData, PersonalDataAdmin
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
-from nomos_proxy.store import Connections, CredentialStore
+from nomos_proxy.store import FOLLOWED, Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
@@ -30,8 +39,10 @@ from nomos_runtime.sealing import load_keyring
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load
 from nomos_runtime.vault import Keyring, Vault
+from nomos_web.server import WebServer
 
 NAME: Final = "proxy"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
 class Proxy:
@@ -45,15 +56,18 @@ class Proxy:
         self._catalogue = load_catalogue(Path(settings.connectors))
         self._parts: Parts | None = None
         self._upstreams: Upstreams | None = None
+        self._accounts: Accounts | None = None
+        self._pages: WebServer | None = None
 
     async def start(self) -> None:
         """Connects, learns the connections and the tenants' issuing keys, serves."""
         s = self._settings
         parts = self._parts = await Parts.open(NAME, s)
-        events = await parts.open_store()
+        events = await parts.open_store(MIGRATIONS)
         connections = Connections(is_development=s.environment == "development")
         issuers, revocations = Issuers(), Revocations()
-        credentials = CredentialStore(events, self._vault)
+        keys = DataKeys(events, self._vault)
+        credentials = CredentialStore(events, self._vault, keys)
         personal = PersonalData()
         gate = Gate(
             GateLimits(
@@ -64,13 +78,22 @@ class Proxy:
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
 
+        upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
+        clients = Clients(
+            catalogue=self._catalogue, connections=connections, credentials=credentials, upstreams=upstreams
+        )
+        grants = Grants(parts.opened_database, self._vault, keys)
+        accounts = self._accounts = Accounts(
+            grants=grants, clients=clients, credentials=credentials, journal=parts.journal
+        )
+
         def apply(fact: Fact) -> None:
             connections.apply(fact)
             personal.apply(fact)
             if s.environment == "development":
-                development_origins.update(c.origin for c in connections.of_tenant(fact.tenant) if c.origin)
+                development_origins.update(connections.origins(fact.tenant))
 
-        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (CONNECTION_ADDED, PII_SET)))
+        await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*FOLLOWED, PII_SET)))
 
         def apply_minted(fact: Fact) -> None:
             issuers.apply(fact)
@@ -79,13 +102,13 @@ class Proxy:
         def identify(fact: Fact) -> None:
             parts.directory.apply(fact)
             if fact.type == TENANT_CLOSED:
-                credentials.forget(fact.tenant)
+                for held in (keys, credentials, accounts):
+                    held.forget(fact.tenant)
                 gate.forget(fact.tenant)
 
         await parts.follow({"identity": identify, "minting": apply_minted, NAME: apply})
         if self._vault.is_rotating:
-            await parts.reseal(credentials.seal_again)
-        upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
+            await parts.reseal(keys.seal_again)
         broker = Broker(
             settings=s,
             bus=parts.bus,
@@ -96,6 +119,7 @@ class Proxy:
             revocations=revocations,
             connections=connections,
             credentials=credentials,
+            accounts=accounts,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
             personal=personal,
@@ -112,15 +136,64 @@ class Proxy:
             refresh=parts.refresh,
         )
         about_people = PersonalDataAdmin(settings=personal, store=events, refresh=parts.refresh)
-        await parts.serve_admin({**admin.verbs(), **about_people.verbs()}, either=("sealing-key",))
+        connecting = Connecting(
+            store=events,
+            vault=self._vault,
+            keys=keys,
+            clients=clients,
+            credentials=credentials,
+            grants=grants,
+            origin=s.pages_origin,
+            link_seconds=s.link_seconds,
+            refresh=parts.refresh,
+        )
+        sweeper = Sweeper(
+            grants=grants,
+            accounts=accounts,
+            clients=clients,
+            connections=connections,
+            journal=parts.journal,
+            is_closed=parts.directory.is_closed,
+        )
+        about_accounts = AccountAdmin(
+            settings=s,
+            connections=connections,
+            credentials=credentials,
+            intake=self._intake,
+            clients=clients,
+            connecting=connecting,
+            grants=grants,
+            accounts=accounts,
+            sweeper=sweeper,
+            refresh=parts.refresh,
+        )
+        about_keys = KeyAdmin(keys, parts.directory)
+        await parts.serve_admin(
+            {**admin.verbs(), **about_people.verbs(), **about_accounts.verbs(), **about_keys.verbs()},
+            either=("sealing-key",),
+            installation=("key-progress",),
+            tables=("grants",),
+        )
+        parts.spawn(sweeper.run())
+        if s.pages_listen:
+            self._pages = build_pages(
+                s, responder=parts.responder, directory=parts.directory, service=NAME, connecting=connecting
+            )
+            await self._pages.start()
         await parts.serving()
 
     def faults(self) -> list[str]:
         """Why proxy cannot keep its promise now."""
-        return self._parts.faults() if self._parts else ["not started"]
+        if self._parts is None:
+            return ["not started"]
+        return [*self._parts.faults(), *(self._pages.faults() if self._pages else ())]
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._pages:
+            await self._pages.stop()
+        if self._accounts:
+            await self._accounts.close()
         if self._parts:
             await self._parts.close()
         if self._upstreams:

@@ -58,6 +58,12 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         connector: the connector that it belongs to.
         is_open: whether it may be used.
         origin: a development origin in place of the connector's, or None.
+        is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
+            credential is a bearer that somebody brought.
+        scopes: what was granted to it, where it is an account.
+        revision: rises with each replacement of the credential by a person.
+        is_lost: whether the provider refuses to renew it, until somebody connects it again.
+        is_removed: whether it was removed; then it is closed too.
     """
 
     tenant: str
@@ -65,6 +71,11 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     connector: str
     is_open: bool = True
     origin: Origin | None = None
+    is_account: bool = False
+    scopes: tuple[str, ...] = ()
+    revision: int = 1
+    is_lost: bool = False
+    is_removed: bool = False
 
 
 class CallPlan(Struct, frozen=True, kw_only=True):

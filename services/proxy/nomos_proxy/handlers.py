@@ -1,7 +1,7 @@
 """The edge of proxy: one invocation to one upstream call.
 
-    verify chain -> plan (build, derive, compare) -> gate (rates, circuit) -> mark used -> journal the attempt
-        -> call -> journal the end -> sanitize -> answer
+    verify chain -> plan (build, derive, compare) -> gate (rates, circuit) -> credential (renewed where its time is
+        over) -> mark used -> journal the attempt -> call -> journal the end -> sanitize -> answer
 
 What is durable at each crash point:
 
@@ -39,17 +39,18 @@ from nomos.ids import new_id
 from nomos.messages import MESSAGE_BYTES_MAX, Command, Decoder, Failure, Invoke, Returned, Sanitize, now_ms
 from nomos.ucan.verify import verify_invocation
 from nomos_proxy.answer import UpstreamResponse
-from nomos_proxy.domain import CallPlan, CallState, attempted, finished, folded, plan_call
+from nomos_proxy.domain import CallPlan, CallState, ConnectionFacts, attempted, finished, folded, plan_call
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
 from nomos_proxy.gate import Gate
 from nomos_proxy.issuers import Issuers
+from nomos_proxy.oauth.renewing import Accounts
 from nomos_proxy.personal import PersonalData
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, Credential, CredentialStore
-from nomos_proxy.upstream import Upstreams
+from nomos_proxy.upstream import BEARER, Upstreams
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
@@ -63,6 +64,7 @@ _sanitized: Final = Decoder.of(messages.Sanitized | Failure, "sanitize reply")
 ANSWER_OVERHEAD_BYTES: Final = 64_000
 #: What is left of a deadline for sanitizing, journaling and answering, milliseconds.
 AFTER_CALL_MS: Final = 200
+UNAUTHORIZED: Final = 401
 
 
 class Broker:
@@ -80,6 +82,7 @@ class Broker:
         revocations: Revocations,
         connections: Connections,
         credentials: CredentialStore,
+        accounts: Accounts,
         replay: ReplaySet,
         upstreams: Upstreams,
         personal: PersonalData,
@@ -95,6 +98,7 @@ class Broker:
         self._revocations = revocations
         self._connections = connections
         self._credentials = credentials
+        self._accounts = accounts
         self._replay = replay
         self._upstreams = upstreams
         self._personal = personal
@@ -116,12 +120,12 @@ class Broker:
         plan = self._plan(agent, command)
         passage = self._gate.enter(agent.agent, plan)
         try:
-            credential = await self._credentials.credential(plan.connection)
+            credential = await self._credential(plan.connection, command)
             await self._replay.use(plan.replay_key)
             attempt = _envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
             # Written ahead: from here on the log knows of the call, whatever happens to this process.
             await self._journal.append([attempt])
-            end = await self._made(command, plan, credential)
+            end, credential = await self._made(command, plan, credential)
             passage.end(end)
         finally:
             passage.leave()
@@ -146,15 +150,34 @@ class Broker:
         connection = self._connections.find(agent.tenant, verified.connection)
         return plan_call(verified, self._catalogue, connection, via=via)
 
-    async def _made(self, command: Invoke, plan: CallPlan, credential: Credential) -> UpstreamResponse | NomosError:
-        """The answer of the call, or the error that took its place."""
+    async def _credential(self, connection: ConnectionFacts, command: Invoke) -> Credential:
+        if not connection.is_account:
+            return await self._credentials.credential(connection)
+        return await self._accounts.credential(connection, within_seconds=_seconds_left(command))
+
+    async def _made(
+        self, command: Invoke, plan: CallPlan, credential: Credential
+    ) -> tuple[UpstreamResponse | NomosError, Credential]:
+        """The answer of the call, or the error that took its place; and the credential that it was made with last.
+
+        An upstream that takes an account's token no more has done nothing (401): the token is renewed, and the same
+        request is sent once more.
+        """
         try:
-            return await self._send(command, plan, credential.bearer)
+            end = await self._send(command, plan, credential.bearer)
+            if end.status == UNAUTHORIZED and plan.connection.is_account:
+                left = _seconds_left(command)
+                other = await self._accounts.after_refusal(plan.connection, credential, within_seconds=left)
+                if other is not None:
+                    credential = other
+                    end = await self._send(command, plan, credential.bearer)
+            return end, credential
         except NomosError as e:
-            return e
+            return e, credential
         except Exception as e:  # noqa: BLE001 - a fault of ours, perhaps after the first byte: the log and the agent hear so
             observe.say("proxy", observe.REQUEST_FAULT, error=type(e).__name__, verb="call")
-            return UnknownOutcome("the service failed during the call; it may or may not have taken effect")
+            fault = UnknownOutcome("the service failed during the call; it may or may not have taken effect")
+            return fault, credential
 
     async def _ended(  # noqa: PLR0917 - one call, as far as it has come
         self,
@@ -195,15 +218,16 @@ class Broker:
         return answer
 
     async def _send(self, command: Invoke, plan: CallPlan, bearer: Secret) -> UpstreamResponse:
-        left_ms = command.deadline_ms - now_ms() - AFTER_CALL_MS
-        if left_ms <= 0:
+        left = _seconds_left(command)
+        if left <= 0:
             raise Expired("the deadline of this request is over; nothing was sent")
         limits = msgspec.structs.replace(
             Limits(),
-            total_seconds=min(Limits().total_seconds, left_ms / 1000),
+            total_seconds=min(Limits().total_seconds, left),
             body_bytes=self._settings.body_bytes_max,
         )
-        auth = plan.connector.auth
+        # What a provider's token endpoint gives is a bearer, whatever the connector's keys are (RFC 6750).
+        auth = BEARER if plan.connection.is_account else plan.connector.auth
         return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers, auth=auth)
 
     async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, echo: EchoGuard) -> Returned:
@@ -254,6 +278,11 @@ class Broker:
             invocation=plan.invocation,
             next_args=next_args(plan.action, plan.args, reply.headers, reply.body),
         )
+
+
+def _seconds_left(command: Invoke) -> float:
+    """Seconds in which a call may still be under way."""
+    return (command.deadline_ms - now_ms() - AFTER_CALL_MS) / 1000
 
 
 def _envelope(agent: AgentFacts, corr: str, cause: str, kind: str, event: dict[str, object]) -> Envelope:

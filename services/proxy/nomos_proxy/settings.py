@@ -19,6 +19,11 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         sanitize_timeout_ms: bound of one request to the sanitizer, milliseconds.
         tenant_calls_per_second: calls of one tenant; twice as many may come at once. Each replica counts apart.
         agent_calls_per_second: calls of one agent, likewise.
+        pages_listen: ``address:port`` on which the pages are served by which accounts are connected; empty serves none.
+        pages_origin: their origin, as a browser writes it. Providers send browsers back to ``/connected`` there.
+        pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless the origin is ``http://localhost``.
+        pages_tls_key: path of its key, PEM.
+        link_seconds: how long a link works by which an account is connected.
         body_bytes_max: largest body that an upstream's answer may have, bytes; one bus message carries it.
     """
 
@@ -28,4 +33,9 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
     sanitize_timeout_ms: int = 5_000
     tenant_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     agent_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    pages_listen: str = ""
+    pages_origin: str = "http://localhost:8642"
+    pages_tls_cert: str = ""
+    pages_tls_key: str = ""
+    link_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900
     body_bytes_max: int = 700_000

@@ -1,43 +1,103 @@
-"""Connections: their facts as events, their credentials sealed beside them. Opened credentials stay in this process."""
+"""Connections: their facts as events, their credentials sealed beside them. Opened credentials stay in this process.
+
+A name is given once, since policies and records speak of it: the credential behind it can be replaced, and a removed
+connection's name is not given again.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
-from nomos.errors import Conflict, NotFound, Unavailable
-from nomos.events import CONNECTION_ADDED, Actor, Envelope
+from msgspec import Struct, structs
+
+from nomos.errors import Conflict, LimitExceeded, NotFound, Unavailable
+from nomos.events import (
+    CONNECTION_ADDED,
+    CONNECTION_LOST,
+    CONNECTION_REMOVED,
+    CONNECTION_REPLACED,
+    OAUTH_CLIENT_SET,
+    Actor,
+    Envelope,
+)
 from nomos.ids import new_id, parse_slug
 from nomos.messages import Fact
-from nomos_proxy.destination import parse_development_origin
+from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import EchoGuard
-from nomos_runtime.eventstore import EventStore
+from nomos_proxy.keys import DataKeys
+from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
-from nomos_runtime.vault import PURPOSE_BEARER, DataKey, Place, Vault
+from nomos_runtime.vault import PURPOSE_BEARER, Place, Vault
 
-DATA_KEY: Final = "data-key"
+#: One stream for all connections of a tenant: of two first connections one loses, and finds the other's data key.
+STREAM: Final = "connections"
+#: Facts of the proxies that are folded here.
+FOLLOWED: Final = (CONNECTION_ADDED, CONNECTION_REPLACED, CONNECTION_LOST, CONNECTION_REMOVED, OAUTH_CLIENT_SET)
+#: Bytes of a bearer: a header's value.
+BEARER_BYTES_MAX: Final = 8_192
+
+
+class ClientFacts(Struct, frozen=True, kw_only=True):
+    """As which client a tenant asks a provider. ``origin`` takes the place of the provider's, in development only."""
+
+    tenant: str
+    connector: str
+    client_id: str
+    has_secret: bool
+    origin: Origin | None = None
 
 
 class Connections:
-    """The replica's fold of the proxies' own feed: which connections there are."""
+    """The replica's fold of the proxies' own feed: which connections and clients there are."""
 
     def __init__(self, *, is_development: bool = False) -> None:
         self._is_development = is_development
         self._facts: dict[tuple[str, str], ConnectionFacts] = {}
+        self._clients: dict[tuple[str, str], ClientFacts] = {}
 
     def apply(self, fact: Fact) -> None:
         """Folds one fact."""
+        event = fact.event
+        if fact.type == OAUTH_CLIENT_SET:
+            self._clients[fact.tenant, str(event["connector"])] = ClientFacts(
+                tenant=fact.tenant,
+                connector=str(event["connector"]),
+                client_id=str(event["client_id"]),
+                has_secret=bool(event["has_secret"]),
+                origin=self._origin(event),
+            )
+            return
+        if fact.type not in FOLLOWED:
+            return
+        at = (fact.tenant, str(event["name"]))
         if fact.type == CONNECTION_ADDED:
-            event = fact.event
-            base = str(event.get("base_url", ""))
-            self._facts[fact.tenant, str(event["name"])] = ConnectionFacts(
+            origin = self._origin(event)
+            self._facts[at] = ConnectionFacts(
                 tenant=fact.tenant,
                 name=str(event["name"]),
                 connector=str(event["connector"]),
                 # One that was added in development is closed in production: its credential goes nowhere else.
-                is_open=self._is_development or not base,
-                origin=parse_development_origin(base) if base else None,
+                is_open=self._is_development or origin is None,
+                origin=origin,
+                is_account=event.get("method") == "oauth",
+                scopes=_texts(event.get("scopes")),
             )
+            return
+        known = self._facts[at]
+        if fact.type == CONNECTION_REPLACED:
+            scopes = _texts(event.get("scopes"))
+            self._facts[at] = structs.replace(known, revision=known.revision + 1, is_lost=False, scopes=scopes)
+        elif fact.type == CONNECTION_LOST:
+            self._facts[at] = structs.replace(known, is_lost=True)
+        else:
+            self._facts[at] = structs.replace(known, is_open=False, is_removed=True)
+
+    def _origin(self, event: Mapping[str, object]) -> Origin | None:
+        base = str(event.get("base_url") or "")
+        return parse_development_origin(base) if base else None
 
     def find(self, tenant: str, name: str) -> ConnectionFacts:
         """The connection ``name`` of ``tenant``.
@@ -54,6 +114,33 @@ class Connections:
         """The connections of ``tenant``."""
         return [facts for (of, _), facts in self._facts.items() if of == tenant]
 
+    def client(self, tenant: str, connector: str) -> ClientFacts:
+        """The tenant's client at the provider of ``connector``.
+
+        Raises:
+            NotFound: none is set, or it was set in development.
+        """
+        found = self._clients.get((tenant, connector))
+        if found is None or (found.origin is not None and not self._is_development):
+            raise NotFound(
+                f"this tenant has no client at the provider of {connector}",
+                hint="register one there, then: nomos connection client --tenant T ...",
+            )
+        return found
+
+    def clients(self, tenant: str) -> list[ClientFacts]:
+        """The clients of ``tenant``."""
+        return [facts for (of, _), facts in self._clients.items() if of == tenant]
+
+    def origins(self, tenant: str) -> set[Origin]:
+        """The development origins of the tenant's connections and clients."""
+        named = [one.origin for one in self.of_tenant(tenant)] + [one.origin for one in self.clients(tenant)]
+        return {origin for origin in named if origin is not None}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, list) else ()
+
 
 class Credential:
     """An opened bearer, and the search for it in answers."""
@@ -65,14 +152,19 @@ class Credential:
         self.echo = echo
 
 
-class CredentialStore:
-    """Seals and opens credentials. A tenant's data key is made with its first connection, by compare-and-set."""
+#: What is decided of a tenant's connections as they stand: the type of an event and its payload. Raises a refusal.
+Decide = Callable[[Sequence[StoredEvent]], tuple[str, dict[str, object]]]
 
-    def __init__(self, store: EventStore, vault: Vault) -> None:
+
+class CredentialStore:
+    """Seals and opens bearers, and appends to the tenants' connections."""
+
+    def __init__(self, store: EventStore, vault: Vault, keys: DataKeys) -> None:
         self._store = store
         self._vault = vault
-        self._data_keys: dict[str, DataKey] = {}
-        self._bearers: dict[tuple[str, str], Credential] = {}
+        self._keys = keys
+        #: By tenant and name: the revision of the connection, and its opened credential.
+        self._bearers: dict[tuple[str, str], tuple[int, Credential]] = {}
         self._closed: set[str] = set()
 
     async def add(
@@ -82,34 +174,107 @@ class CredentialStore:
 
         Raises:
             Conflict: the name is taken.
+            LimitExceeded: the bearer is too long.
         """
         parse_slug(name, "connection")
-        sealed: dict[str, bytes] = {}
-        data_key = await self._data_key(tenant)
-        if data_key is None:
-            wrapped = self._vault.new_data_key(tenant)
-            sealed[DATA_KEY] = wrapped
-            data_key = self._vault.open_data_key(tenant, wrapped)
-        record = self._vault.seal(data_key, _place(tenant, name, connector), bearer)
-        sealed[f"bearer/{name}"] = record
-        event: dict[str, object] = {"connector": connector, "name": name, "key_id": data_key.id.hex()}
-        if base_url:
-            event["base_url"] = base_url
-        envelope = Envelope(
-            id=new_id("ev"), type=CONNECTION_ADDED, tenant=tenant, actor=actor, corr=corr, cause="", event=event
-        )
-        # One stream for all connections of a tenant: of two first connections one loses and finds the data key.
-        history = await self._store.load(tenant, "connections")
-        if any(s.envelope.event["name"] == name for s in history):
-            raise Conflict(f"connection {name} exists", hint="names are given once")
-        version = len(history)
-        if DATA_KEY in sealed and version:
+
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            check_free(history, name)
+            event: dict[str, object] = {"connector": connector, "name": name}
+            return CONNECTION_ADDED, event | ({"base_url": base_url} if base_url else {})
+
+        seals = _bearer_at(tenant, name, connector, bearer)
+        await self.change(tenant, decide, seals=seals, actor=actor, corr=corr)
+
+    async def replace(self, connection: ConnectionFacts, bearer: Secret, *, actor: Actor, corr: str) -> None:
+        """Puts another bearer in place of a connection's.
+
+        Raises:
+            NotFound: there is no such connection.
+            Conflict: its tokens come from the provider.
+            LimitExceeded: the bearer is too long.
+        """
+        name = connection.name
+
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            if added(history, name).get("method") == "oauth":
+                raise Conflict("the tokens of this connection come from the provider", hint="nomos connection connect")
+            return CONNECTION_REPLACED, {"name": name}
+
+        seals = _bearer_at(connection.tenant, name, connection.connector, bearer)
+        await self.change(connection.tenant, decide, seals=seals, actor=actor, corr=corr)
+
+    async def remove(
+        self,
+        connection: ConnectionFacts,
+        *,
+        actor: Actor,
+        corr: str,
+        also: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        """Closes a connection for good and destroys its bearer; ``also`` as :meth:`change`.
+
+        Raises:
+            NotFound: there is no such connection.
+        """
+        tenant, name = connection.tenant, connection.name
+
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            added(history, name)
+            return CONNECTION_REMOVED, {"name": name}
+
+        async def destroy(c: Any) -> None:
+            await c.execute("DELETE FROM sealed WHERE tenant = $1 AND name = $2", tenant, f"bearer/{name}")
+            if also is not None:
+                await also(c)
+
+        await self.change(tenant, decide, also=destroy, actor=actor, corr=corr)
+        self._bearers.pop((tenant, name), None)
+
+    async def change(
+        self,
+        tenant: str,
+        decide: Decide,
+        *,
+        actor: Actor,
+        corr: str,
+        seals: Mapping[str, tuple[Place, Secret]] = MappingProxyType({}),
+        also: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        """Appends one event to the tenant's connections, with what is sealed for it, in one transaction.
+
+        Args:
+            tenant: whose.
+            decide: the event; it is given the tenant's connections as they stand.
+            actor: who changes them.
+            corr: the request.
+            seals: what is sealed under the tenant's data key: by name, its place and content.
+            also: what else is done in the transaction.
+
+        Raises:
+            Conflict: somebody else changed them at the same moment.
+            Unavailable: the tenant's data key has been destroyed.
+        """
+        key, new = await self._keys.of_or_new(tenant) if seals else (None, {})
+        history = await self.history(tenant)
+        kind, event = decide(history)
+        if new and history:
             raise Unavailable("the data key of this tenant has been destroyed")
-        await self._store.append(tenant, "connections", version, [envelope], sealed)
-        self._keep(tenant, data_key)
+        sealed = dict(new)
+        if key is not None:
+            event["key_id"] = key.id.hex()
+            sealed |= {name: self._vault.seal(key, place, content) for name, (place, content) in seals.items()}
+        envelope = Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=event)
+        await self._store.append(tenant, STREAM, len(history), [envelope], sealed, also=also)
+        if key is not None:
+            self._keys.keep(key)
+
+    async def history(self, tenant: str) -> Sequence[StoredEvent]:
+        """The tenant's connections as they stand, event by event."""
+        return await self._store.load(tenant, STREAM)
 
     async def credential(self, connection: ConnectionFacts) -> Credential:
-        """The opened credential of a connection, from memory after the first use.
+        """The opened bearer of a connection, from memory after the first use.
 
         Raises:
             CredentialUnreadable: the record does not open here.
@@ -117,49 +282,66 @@ class CredentialStore:
         """
         at = (connection.tenant, connection.name)
         known = self._bearers.get(at)
-        if known is not None:
-            return known
-        data_key = await self._data_key(connection.tenant)
-        record = await self._store.sealed(connection.tenant, f"bearer/{connection.name}")
-        if data_key is None or record is None:
-            raise NotFound("the credential of this connection has been destroyed")
+        if known is not None and known[0] == connection.revision:
+            return known[1]
         place = _place(connection.tenant, connection.name, connection.connector)
-        bearer = self._vault.open(data_key, place, record)
-        opened = Credential(bearer, EchoGuard(bearer))
+        opened = credential_of(await self.unsealed(connection.tenant, f"bearer/{connection.name}", place))
         if connection.tenant not in self._closed:
-            self._bearers[at] = opened
+            self._bearers[at] = (connection.revision, opened)
         return opened
 
-    def seal_again(self, tenant: str, name: str, record: bytes) -> bytes | None:
-        """A data key under the current environment key; None for what is under it, and for bearers.
-
-        Bearers are sealed under their tenant's data key, which does not change.
+    async def unsealed(self, tenant: str, name: str, place: Place) -> Secret:
+        """What was sealed with an event.
 
         Raises:
-            CredentialUnreadable: a data key that does not open.
+            CredentialUnreadable: the record does not open here.
+            NotFound: it has been destroyed.
         """
-        return self._vault.rewrap(tenant, record) if name == DATA_KEY else None
+        key = await self._keys.of(tenant)
+        record = await self._store.sealed(tenant, name)
+        if key is None or record is None:
+            raise NotFound("the credential of this connection has been destroyed")
+        return self._vault.open(key, place, record)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing opened of a closed tenant in memory from now on."""
         self._closed.add(tenant)
-        self._data_keys.pop(tenant, None)
         for at in [one for one in self._bearers if one[0] == tenant]:
             del self._bearers[at]
 
-    async def _data_key(self, tenant: str) -> DataKey | None:
-        known = self._data_keys.get(tenant)
-        if known is None:
-            wrapped = await self._store.sealed(tenant, DATA_KEY)
-            if wrapped is None:
-                return None
-            known = self._vault.open_data_key(tenant, wrapped)
-            self._keep(tenant, known)
-        return known
 
-    def _keep(self, tenant: str, data_key: DataKey) -> None:
-        if tenant not in self._closed:
-            self._data_keys[tenant] = data_key
+def credential_of(bearer: Secret) -> Credential:
+    """An opened bearer, with what searches for it."""
+    return Credential(bearer, EchoGuard(bearer))
+
+
+def check_free(history: Sequence[StoredEvent], name: str) -> None:
+    """Checks that a name has not been given.
+
+    Raises:
+        Conflict: it has.
+    """
+    if any(e.envelope.type == CONNECTION_ADDED and e.envelope.event["name"] == name for e in history):
+        raise Conflict(f"connection {name} exists", hint="names are given once")
+
+
+def added(history: Sequence[StoredEvent], name: str) -> dict[str, object]:
+    """How the connection ``name`` was added.
+
+    Raises:
+        NotFound: there is none, or it was removed.
+    """
+    named = [e.envelope for e in history if e.envelope.event.get("name") == name]
+    if not named or any(e.type == CONNECTION_REMOVED for e in named):
+        raise NotFound("this tenant has no such connection")
+    return named[0].event
+
+
+def _bearer_at(tenant: str, name: str, connector: str, bearer: Secret) -> dict[str, tuple[Place, Secret]]:
+    size = len(bearer.reveal())
+    if size > BEARER_BYTES_MAX:
+        raise LimitExceeded("bearer_bytes_max", BEARER_BYTES_MAX, size)
+    return {f"bearer/{name}": (_place(tenant, name, connector), bearer)}
 
 
 def _place(tenant: str, name: str, connector: str) -> Place:

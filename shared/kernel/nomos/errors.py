@@ -223,6 +223,12 @@ class NotFresh(Refused):
     code = "not_fresh"
 
 
+class ConnectionLost(Refused):
+    """The provider does not renew the tokens of this connection any more. A person must connect the account again."""
+
+    code = "connection_lost"
+
+
 class PolicyDenied(Refused):
     """Cedar said no."""
 

@@ -52,8 +52,30 @@ ISSUED_REVOKED: Final = "ucan.revoked-all"
 CALL_ATTEMPTED: Final = "proxy.attempted"
 #: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes, noted}
 CALL_FINISHED: Final = "proxy.finished"
-#: {connector, name, key_id, base_url}
+#: {connector, name, key_id, base_url, method, scopes}: ``method`` is ``oauth`` where somebody connected an account.
 CONNECTION_ADDED: Final = "connection.added"
+#: {name, key_id, scopes}: a person put another credential in place of a connection's.
+CONNECTION_REPLACED: Final = "connection.replaced"
+#: {name, code}: the provider refuses to renew; somebody must connect the account again.
+CONNECTION_LOST: Final = "connection.lost"
+#: {name}: closed for good; its credential is destroyed, and revoked where the provider takes it back.
+CONNECTION_REMOVED: Final = "connection.removed"
+#: {connector, client_id, has_secret, key_id, base_url}: as which client the tenant asks a provider from now on.
+OAUTH_CLIENT_SET: Final = "oauth.client-set"
+#: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url}: a link by which an account may be connected.
+CONNECT_OFFERED: Final = "oauth.offered"
+#: {flow, state_sha256, browser_sha256, at}: one browser opened it and goes to the provider.
+CONNECT_BEGUN: Final = "oauth.begun"
+#: {flow, at}: the browser came back with a code, which is used now and never again.
+CONNECT_RETURNED: Final = "oauth.returned"
+#: {flow, outcome: connected|denied|failed, code, at}
+CONNECT_ENDED: Final = "oauth.ended"
+#: {connection, generation, at}: the provider is asked for new tokens; written ahead.
+CREDENTIAL_RENEWING: Final = "credential.renewing"
+#: {connection, generation, outcome: renewed|refused|failed|unknown, code, expires_at, at}
+CREDENTIAL_RENEWED: Final = "credential.renewed"
+#: {connection, outcome: revoked|failed|unsupported, tries, code, at}: a removed connection's tokens are given back.
+CREDENTIAL_REVOKED: Final = "credential.revoked"
 #: {classes}: the classes of personal data that are removed from the tenant's answers from now on.
 PII_SET: Final = "sanitizer.pii-set"
 # identity

@@ -79,7 +79,25 @@ _SPELLED: Final[Mapping[str, str]] = {
         "code: text?, withheld: text?, noted: list?"
     ),
     events.PII_SET: "classes: list",
-    events.CONNECTION_ADDED: "connector: text, name: text, key_id: text, base_url: text?",
+    events.CONNECTION_ADDED: (
+        "connector: text, name: text, key_id: text, base_url: text?, method: text?, scopes: list?"
+    ),
+    events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?",
+    events.CONNECTION_LOST: "name: text, code: text",
+    events.CONNECTION_REMOVED: "name: text",
+    events.OAUTH_CLIENT_SET: ("connector: text, client_id: text, has_secret: flag, key_id: text, base_url: text?"),
+    events.CONNECT_OFFERED: (
+        "flow: text, connector: text, name: text, scopes: list, link_sha256: text, expires_at: integer, at: integer, "
+        "base_url: text?"
+    ),
+    events.CONNECT_BEGUN: "flow: text, state_sha256: text, browser_sha256: text, at: integer",
+    events.CONNECT_RETURNED: "flow: text, at: integer",
+    events.CONNECT_ENDED: "flow: text, outcome: text, code: text, at: integer",
+    events.CREDENTIAL_RENEWING: "connection: text, generation: integer, at: integer",
+    events.CREDENTIAL_RENEWED: (
+        "connection: text, generation: integer, outcome: text, code: text, expires_at: integer, at: integer"
+    ),
+    events.CREDENTIAL_REVOKED: "connection: text, outcome: text, tries: integer, code: text, at: integer",
     events.TENANT_CREATED: "account: text, roles: object, tenant: text",
     events.TENANT_CLOSED: "tenant: text, basis: text, at: integer",
     events.TENANT_ERASED: (

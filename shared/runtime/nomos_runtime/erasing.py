@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -86,8 +86,20 @@ class Erasing:
         refresh: Callable[[], Awaitable[None]],
         people: People | None,
         operators: People | None = None,
+        tables: Collection[str] = (),
     ) -> None:
-        """Takes what the verbs work on; ``operators`` are the people of ``_``, ``people`` those of a tenant."""
+        """Takes what the verbs work on.
+
+        Args:
+            service: its name.
+            store: of the service.
+            responder: knows the tenants.
+            directory: knows which are closed.
+            refresh: brings this replica's facts up to date.
+            people: those of a tenant.
+            operators: the people of ``_``.
+            tables: the service's own tables of tenants, beside those of the store.
+        """
         self._service = service
         self._store = store
         self._responder = responder
@@ -95,6 +107,7 @@ class Erasing:
         self._refresh = refresh
         self._people = people
         self._operators = operators
+        self._tables = tables
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
@@ -158,6 +171,7 @@ class Erasing:
             None if self._people is None else self._people.subjects,
             p.name,
             service=self._service,
+            tables=self._tables,
             basis=p.basis,
             by=by.actor,
             corr=by.request,
@@ -183,6 +197,7 @@ async def erase_tenant(
     tenant: str,
     *,
     service: str,
+    tables: Collection[str] = (),
     basis: str,
     by: Actor,
     corr: str,
@@ -212,7 +227,8 @@ async def erase_tenant(
         if await connection.fetchval(left, tenant, SUBJECT_KEY):
             # Their key must not go without a record of its own.
             raise Conflict("a person was added while the tenant was erased", hint="run it again")
-        await connection.execute("DELETE FROM sealed WHERE tenant = $1", tenant)
+        for table in ("sealed", *tables):
+            await connection.execute(f"DELETE FROM {table} WHERE tenant = $1", tenant)  # noqa: S608 - names of ours
 
     event: dict[str, object] = {
         "at": now,

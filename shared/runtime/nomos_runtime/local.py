@@ -99,6 +99,7 @@ class Local:
         self.seaweed = EmbeddedSeaweed(self.directory / "weed") if archive else None
         self.pages_port = pages_port or self._reserve_port("pages-port")
         self.policy_pages_port = self._reserve_port("policy-pages-port")
+        self.connect_pages_port = self._reserve_port("connect-pages-port")
         self.bus_url = self.nats.url
         self.installation: Installation | None = None
         self._tap: BusTap | None = None
@@ -191,6 +192,11 @@ class Local:
         """The origin of operators' pages of policy."""
         return f"http://localhost:{self.policy_pages_port}"
 
+    @property
+    def connect_pages_origin(self) -> str:
+        """The origin of the pages by which accounts are connected."""
+        return f"http://localhost:{self.connect_pages_port}"
+
     def _reserve_port(self, name: str) -> int:
         # It is named before a service listens on it. Somebody else may take it first; then the service says so.
         kept = self.directory / name
@@ -224,6 +230,11 @@ class Local:
                 "NOMOS_POLICY_PAGES_LISTEN": f"{LOOPBACK}:{self.policy_pages_port}",
                 "NOMOS_POLICY_PAGES_ORIGIN": self.policy_pages_origin,
                 "NOMOS_POLICY_SIGN_IN_SITE": self.pages_origin,
+            }
+        if service == "proxy":
+            env |= {
+                "NOMOS_PROXY_PAGES_LISTEN": f"{LOOPBACK}:{self.connect_pages_port}",
+                "NOMOS_PROXY_PAGES_ORIGIN": self.connect_pages_origin,
             }
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]

@@ -33,6 +33,7 @@ FEED_FAULT: Final = "feed_fault"
 FEED_CAUGHT_UP: Final = "feed_caught_up"
 MIGRATED: Final = "store_migrated"
 STORE_RESEALED: Final = "store_resealed"
+CREDENTIAL_FAULT: Final = "credential_fault"
 OUTBOX_WAITING: Final = "outbox_waiting"
 REFUSAL_UNRECORDED: Final = "refusal_unrecorded"
 

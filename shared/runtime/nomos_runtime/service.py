@@ -67,6 +67,13 @@ class Parts:
             raise RuntimeError("this service owns no state")
         return self._store
 
+    @property
+    def opened_database(self) -> Database:
+        """The service's database; there once :meth:`open_store` has run."""
+        if self.database is None:
+            raise RuntimeError("this service owns no state")
+        return self.database
+
     async def open_store(self, *migrations: Path) -> EventStore:
         """Opens Postgres, brings the schema up to date and publishes what a crash left waiting."""
         self.database = await Database.open(self.bus.service, self.settings.database_url)
@@ -130,6 +137,7 @@ class Parts:
         unnamed: Collection[str] = (),
         people: People | None = None,
         operators: People | None = None,
+        tables: Collection[str] = (),
     ) -> None:
         """Serves the service's admin verbs, ``ready``, and where it has a store what erases. See :func:`serve_admin`.
 
@@ -141,6 +149,7 @@ class Parts:
             unnamed: as there.
             people: whom the service knows in a tenant, if it knows people.
             operators: whom it knows in the installation.
+            tables: the service's own tables of tenants, which an erasure empties of the tenant.
         """
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
@@ -156,6 +165,7 @@ class Parts:
                 refresh=self.refresh,
                 people=people,
                 operators=operators,
+                tables=tables,
             ).verbs()
         self.verbs = {**verbs, **erasing, "ready": (NoParams, ready)}
         await serve_admin(

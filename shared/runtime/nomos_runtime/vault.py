@@ -37,14 +37,17 @@ KEY_ID_BYTES: Final = 8
 NONCE_BYTES: Final = 24
 TAG_BYTES: Final = 16
 _HEAD_BYTES: Final = 1 + KEY_ID_BYTES + NONCE_BYTES
-#: Bytes of a credential. Bearer tokens of known providers stay under 4 KiB.
-CREDENTIAL_BYTES_MAX: Final = 8_192
+#: Bytes of a sealed content: two tokens of the longest kind, and what was granted with them. What a provider has handed
+#: out once must fit, or it would be lost.
+CREDENTIAL_BYTES_MAX: Final = 40_960
 #: Environment keys on one ring: the current one and those that a rotation has not emptied yet.
 KEYRING_KEYS_MAX: Final = 8
 
 #: What a record is for; the first part of its associated data.
 PURPOSE_BEARER: Final = "bearer-v1"
 PURPOSE_REFRESH: Final = "refresh-token-v1"
+PURPOSE_CLIENT: Final = "oauth-client-v1"
+PURPOSE_FLOW: Final = "oauth-flow-v1"
 _PURPOSE_DATA_KEY: Final = "tenant-data-key-v1"
 
 

@@ -37,6 +37,7 @@ from nomos.catalogue.model import (
     Risk,
     matches,
 )
+from nomos.catalogue.oauth import OAuthFile, build_oauth
 from nomos.catalogue.request import field_of
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 from nomos.ids import parse_slug
@@ -142,6 +143,7 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     actions: dict[str, _ActionFile]
     headers: dict[str, str] = {}
     rate: Rate | None = None
+    oauth: OAuthFile | None = None
     parameters: dict[str, _ParameterFile] = {}
 
 
@@ -210,6 +212,7 @@ def build_connector(members: object) -> Connector:
         auth=_auth(file),
         headers=tuple(sorted(file.headers.items())),
         rate=_checked_rate("the connector", file.rate),
+        oauth=None if file.oauth is None else build_oauth(file.oauth),
         resource_types=MappingProxyType(types),
         actions=MappingProxyType({action.id: action for action in actions}),
     )

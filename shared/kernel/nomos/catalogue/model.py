@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from nomos.catalogue.oauth import OAuth
 from nomos.catalogue.segments import check_segment
 from nomos.errors import DestinationRefused, LimitExceeded, UnknownAction, UnknownResource
 
@@ -246,6 +247,7 @@ class Connector(Struct, frozen=True, kw_only=True):
         auth: how the credential is presented.
         headers: constant request headers, lower-case names.
         rate: how often one connection may call, as the provider documents it.
+        oauth: how an account is connected; None where only a credential that somebody brings is taken.
         resource_types: by kind.
         actions: by id.
     """
@@ -258,6 +260,7 @@ class Connector(Struct, frozen=True, kw_only=True):
     auth: Auth
     headers: tuple[tuple[str, str], ...]
     rate: Rate | None
+    oauth: OAuth | None = None
     resource_types: Mapping[str, ResourceType]
     actions: Mapping[str, Action]
 

@@ -1,4 +1,4 @@
-"""Operators' commands: tenants, apps, agents, keys, policies, connections. Each is one verb of one service."""
+"""Operators' commands: tenants, apps, agents, keys, policies. Each is one verb of one service."""
 
 from __future__ import annotations
 
@@ -158,33 +158,6 @@ def key_revoke(args: Namespace) -> int:
     """``nomos key revoke --tenant T KEY``."""
     done = ask(args, "identity", "key-revoke", args.tenant, key=args.key, why=args.why)
     result(args, "key revoke", done, [f"key of {done['role']} {done['name']} revoked and disconnected"])
-    return Exit.YES
-
-
-def connection_add(args: Namespace) -> int:
-    """``nomos connection add``: the bearer crosses the bus sealed to the proxy's key; it is never printed."""
-    from nomos.bearer import seal_bearer
-
-    token = read_text(args.token_file, "token file").strip()
-    sealed = seal_bearer(ask(args, "proxy", "sealing-key")["public_key"], token)
-    made = ask(
-        args,
-        "proxy",
-        "connection-add",
-        args.tenant,
-        connector=args.connector,
-        name=args.name,
-        sealed_bearer=sealed,
-        base_url=args.base_url,
-    )
-    result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
-    return Exit.YES
-
-
-def connection_list(args: Namespace) -> int:
-    """``nomos connection list --tenant T``."""
-    found = ask(args, "proxy", "connection-list", args.tenant)
-    result(args, "connection list", found, [f"{c['name']:<24} {c['connector']}" for c in found["connections"]])
     return Exit.YES
 
 

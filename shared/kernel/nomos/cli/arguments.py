@@ -205,18 +205,51 @@ def policies(words: Words) -> None:
     sub.add_argument("draft")
     sub.add_argument("--why", default="")
 
-    group = words.group("connection", "connections to upstreams")
-    sub = words.add("add", "store a bearer, sealed", lazy("admin", "connection_add"), group=group, tenant=True)
-    sub.add_argument("--connector", required=True)
-    sub.add_argument("--name", required=True)
-    sub.add_argument("--token-file", required=True, metavar="FILE")
-    sub.add_argument("--base-url", default="", help="development only: another origin than the connector's")
-    words.add("list", "list connections", lazy("admin", "connection_list"), group=group, tenant=True)
-
     group = words.group("sanitize", "what is removed from answers")
     doing = "say or set which personal data is removed"
     sub = words.add("pii", doing, lazy("sanitize", "pii"), group=group, tenant=True)
     sub.add_argument("classes", nargs="?", metavar="CLASSES", help="card, iban, email, phone with commas, or none")
+
+
+def connections(words: Words) -> None:
+    """Bearers and accounts."""
+    group = words.group("connection", "connections to upstreams")
+    elsewhere = "development only: another origin than the connector's"
+    doing = "store a bearer, sealed"
+    sub = words.add("add", doing, lazy("connections", "connection_add"), group=group, tenant=True)
+    sub.add_argument("--connector", required=True)
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--token-file", required=True, metavar="FILE")
+    sub.add_argument("--base-url", default="", help=elsewhere)
+    doing = "put another bearer in place of a connection's"
+    sub = words.add("replace", doing, lazy("connections", "connection_replace"), group=group, tenant=True)
+    sub.add_argument("name")
+    sub.add_argument("--token-file", required=True, metavar="FILE")
+    words.add("list", "list connections", lazy("connections", "connection_list"), group=group, tenant=True)
+    doing = "show a connection's state; exit 1 where it cannot be used"
+    sub = words.add("show", doing, lazy("connections", "connection_show"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "set the tenant's client at a provider, or list what is set"
+    sub = words.add("client", doing, lazy("connections", "connection_client"), group=group, tenant=True)
+    sub.add_argument("--connector", default="")
+    sub.add_argument("--client-id", default="", metavar="ID")
+    sub.add_argument("--secret-file", default="", metavar="FILE", help="none for a public client")
+    sub.add_argument("--base-url", default="", help="development only: another origin than the provider's")
+    doing = "give a link by which somebody connects an account, once"
+    sub = words.add("connect", doing, lazy("connections", "connection_connect"), group=group, tenant=True)
+    sub.add_argument("--connector", required=True)
+    sub.add_argument("--name", required=True, help="of the connection; one that is there is connected again")
+    sub.add_argument("--scope", action="append", default=[], help="instead of the connector's (again for more)")
+    sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="until somebody has done it")
+    sub.add_argument("--base-url", default="", help=elsewhere)
+    doing = "have the provider renew an account's tokens now"
+    sub = words.add("renew", doing, lazy("connections", "connection_renew"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "close a connection for good, and revoke an account's tokens"
+    sub = words.add("remove", doing, lazy("connections", "connection_remove"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "say how far the rotation of the token encryption key is"
+    words.add("keys", doing, lazy("connections", "connection_keys"), group=group)
 
 
 def _change(sub: argparse.ArgumentParser) -> None:
@@ -394,6 +427,7 @@ FAMILIES: tuple[Callable[[Words], None], ...] = (
     identities,
     people,
     policies,
+    connections,
     calls,
     approvals,
     notices,

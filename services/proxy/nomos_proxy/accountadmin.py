@@ -1,0 +1,161 @@
+"""Operators' verbs about accounts that somebody connects, and the end of a connection of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from nomos.errors import Conflict, NotFound
+from nomos_proxy.admin import check_base_url, listed
+from nomos_proxy.domain import ConnectionFacts
+from nomos_proxy.intake import BearerIntake
+from nomos_proxy.oauth.clients import Clients
+from nomos_proxy.oauth.connecting import Connecting
+from nomos_proxy.oauth.grants import Grants
+from nomos_proxy.oauth.renewing import Accounts
+from nomos_proxy.oauth.sweeping import Sweeper
+from nomos_proxy.settings import ProxySettings
+from nomos_proxy.store import Connections, CredentialStore
+from nomos_runtime.responder import NoParams, Operator, Verb
+from nomos_runtime.secret import Secret
+
+#: How long an operator's command waits for a provider.
+WAIT_SECONDS: Final = 8.0
+
+
+class ClientParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A client at a connector's provider; its secret sealed to ``sealing-key``, or empty for a public client."""
+
+    connector: str
+    client_id: str
+    sealed_secret: str = ""
+    base_url: str = ""
+
+
+class ConnectParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose account, under which name, with which scopes (the connector's where empty)."""
+
+    connector: str
+    name: str
+    scopes: list[str] = []
+    base_url: str = ""
+
+
+class NameParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A connection's name."""
+
+    name: str
+
+
+class AccountAdmin:
+    """The verbs, by name, in :meth:`verbs`."""
+
+    def __init__(
+        self,
+        *,
+        settings: ProxySettings,
+        connections: Connections,
+        credentials: CredentialStore,
+        intake: BearerIntake,
+        clients: Clients,
+        connecting: Connecting,
+        grants: Grants,
+        accounts: Accounts,
+        sweeper: Sweeper,
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._connections = connections
+        self._credentials = credentials
+        self._intake = intake
+        self._clients = clients
+        self._connecting = connecting
+        self._grants = grants
+        self._accounts = accounts
+        self._sweeper = sweeper
+        self._refresh = refresh
+
+    def verbs(self) -> dict[str, Verb]:
+        """Verb name to parameters and handler."""
+        return {
+            "client-set": (ClientParams, self.client_set),
+            "client-list": (NoParams, self.client_list),
+            "connection-connect": (ConnectParams, self.connect),
+            "connection-show": (NameParams, self.show),
+            "connection-renew": (NameParams, self.renew),
+            "connection-remove": (NameParams, self.remove),
+        }
+
+    async def client_set(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Sets as which client the tenant asks a provider."""
+        p = msgspec.convert(params, ClientParams)
+        check_base_url(self._settings, p.base_url)
+        secret = self._intake.open(p.sealed_secret) if p.sealed_secret else Secret(b"")
+        await self._clients.set(
+            by.tenant,
+            connector=p.connector,
+            client_id=p.client_id,
+            secret=secret,
+            base_url=p.base_url,
+            actor=by.actor,
+            corr=by.request,
+        )
+        await self._refresh()
+        return {"tenant": by.tenant, "connector": p.connector, "redirect_uri": self._connecting.redirect_uri}
+
+    async def client_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """The tenant's clients, without their secrets."""
+        await self._refresh()
+        found = self._connections.clients(by.tenant)
+        shown = [{"connector": c.connector, "client_id": c.client_id, "has_secret": c.has_secret} for c in found]
+        return {"clients": shown, "redirect_uri": self._connecting.redirect_uri}
+
+    async def connect(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Makes a link by which somebody connects an account, once."""
+        p = msgspec.convert(params, ConnectParams)
+        check_base_url(self._settings, p.base_url)
+        if not self._settings.pages_listen:
+            raise Conflict("this installation serves no pages for it", hint="set NOMOS_PROXY_PAGES_LISTEN")
+        await self._refresh()
+        link, expires_at = await self._connecting.offer(
+            by.tenant,
+            connector=p.connector,
+            name=p.name,
+            scopes=tuple(p.scopes),
+            base_url=p.base_url,
+            by=by.actor,
+            corr=by.request,
+        )
+        return {"tenant": by.tenant, "name": p.name, "link": link, "expires_at": expires_at}
+
+    async def show(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """One connection: its state, and for an account its scopes and renewals."""
+        connection = await self._found(by, params)
+        shown = listed(connection)
+        if connection.is_account:
+            generation, renew_at = (await self._grants.renewed_at(by.tenant)).get(connection.name, (0, 0))
+            shown |= {"scopes": list(connection.scopes), "generation": generation, "renew_at": renew_at}
+        return shown
+
+    async def renew(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Has the provider renew an account's tokens now."""
+        connection = await self._found(by, params)
+        if not connection.is_account or connection.is_removed:
+            raise NotFound("there is no such account to renew", hint="nomos connection list --tenant T")
+        generation = await self._accounts.now(connection, within_seconds=WAIT_SECONDS)
+        return {"name": connection.name, "generation": generation}
+
+    async def remove(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Closes a connection for good; an account's tokens are given back to the provider."""
+        connection = await self._found(by, params)
+        also = self._grants.ending(by.tenant, connection.name) if connection.is_account else None
+        await self._credentials.remove(connection, actor=by.actor, corr=by.request, also=also)
+        await self._refresh()
+        outcome = await self._sweeper.revoke(connection) if connection.is_account else "destroyed"
+        return {"name": connection.name, "outcome": outcome or "under way"}
+
+    async def _found(self, by: Operator, params: msgspec.Struct) -> ConnectionFacts:
+        await self._refresh()
+        return self._connections.find(by.tenant, msgspec.convert(params, NameParams).name)

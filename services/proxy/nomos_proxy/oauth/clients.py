@@ -1,0 +1,144 @@
+"""As which client a tenant asks a provider: its id as a fact, its secret sealed; and the request that it makes.
+
+Each tenant registers its own client: what one tenant's client is allowed, or loses, is nobody else's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from nomos.catalogue import Catalogue, Connector, OutgoingRequest
+from nomos.catalogue.oauth import Endpoint, OAuth
+from nomos.errors import LimitExceeded, Malformed, NotPermitted
+from nomos.events import OAUTH_CLIENT_SET, Actor
+from nomos_proxy.answer import UpstreamResponse
+from nomos_proxy.destination import Origin
+from nomos_proxy.exchange import Limits
+from nomos_proxy.oauth.protocol import ANSWER_BYTES_MAX, Client, TokenRequest
+from nomos_proxy.store import ClientFacts, Connections, CredentialStore
+from nomos_proxy.upstream import Upstreams
+from nomos_runtime.eventstore import StoredEvent
+from nomos_runtime.secret import Secret
+from nomos_runtime.vault import PURPOSE_CLIENT, Place
+
+#: Printable ASCII without spaces: what a provider hands out.
+_CLIENT_ID: Final = re.compile(r"[!-~]{1,255}")
+_SECRET: Final = re.compile(rb"[!-~]{8,1024}")
+#: Seconds of one request to a token endpoint. Far below the lease, so that it is over before another process asks.
+ASK_SECONDS: Final = 12.0
+
+
+class Party:
+    """One tenant's client at one provider, ready to ask."""
+
+    __slots__ = ("_upstreams", "client", "oauth", "origin")
+
+    def __init__(self, oauth: OAuth, client: Client, origin: Origin | None, upstreams: Upstreams) -> None:
+        self.oauth = oauth
+        self.client = client
+        #: In place of the provider's, in development only.
+        self.origin = origin
+        self._upstreams = upstreams
+
+    @property
+    def issuer(self) -> str:
+        """What ``iss`` must be; in development the origin that takes the provider's place."""
+        return str(self.origin) if self.origin is not None and self.oauth.issuer else self.oauth.issuer
+
+    def address(self, endpoint: Endpoint) -> str:
+        """Where a browser is sent."""
+        return str(endpoint) if self.origin is None else f"{self.origin}{endpoint.path}"
+
+    async def ask(self, endpoint: Endpoint, request: TokenRequest) -> UpstreamResponse:
+        """Posts a form.
+
+        Raises:
+            DestinationRefused, UpstreamFailed: nothing was sent.
+            UnknownOutcome: it was sent and no complete answer came back.
+            AnswerRefused: it was answered, and the answer is over a limit or badly framed.
+        """
+        origin = self.origin or Origin(scheme="https", host=endpoint.host, port=endpoint.port)
+        headers: Sequence[tuple[bytes, bytes]] = (
+            (b"host", origin.authority.encode("ascii")),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"nomos-proxy"),
+            (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"content-length", str(len(request.body)).encode("ascii")),
+            *request.headers,
+        )
+        limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
+        outgoing = OutgoingRequest(method="POST", path=endpoint.path, body=request.body)
+        return await self._upstreams.send(origin, outgoing, headers, limits)
+
+
+class Clients:
+    """Sets clients, and opens them."""
+
+    def __init__(
+        self, *, catalogue: Catalogue, connections: Connections, credentials: CredentialStore, upstreams: Upstreams
+    ) -> None:
+        self._catalogue = catalogue
+        self._connections = connections
+        self._credentials = credentials
+        self._upstreams = upstreams
+
+    def provider(self, connector: str) -> tuple[Connector, OAuth]:
+        """The connector and how its accounts are connected.
+
+        Raises:
+            NotPermitted: there is no such connector, or its accounts are not connected this way.
+        """
+        found = self._catalogue.connectors.get(connector)
+        able = [name for name, one in self._catalogue.connectors.items() if one.oauth is not None]
+        if found is None or found.oauth is None:
+            raise NotPermitted(f"accounts are connected to {', '.join(able) or 'no connector here'}")
+        return found, found.oauth
+
+    async def set(
+        self, tenant: str, *, connector: str, client_id: str, secret: Secret, base_url: str, actor: Actor, corr: str
+    ) -> None:
+        """Sets the tenant's client at a provider; an empty ``secret`` is a public client's.
+
+        Raises:
+            NotPermitted: accounts are not connected to such a connector.
+            Malformed, LimitExceeded: an id or secret that no provider hands out.
+        """
+        self.provider(connector)
+        content = secret.reveal()
+        if _CLIENT_ID.fullmatch(client_id) is None:
+            raise Malformed("a client's id is 1 to 255 printable ASCII characters without spaces")
+        if len(content) > 1024:
+            raise LimitExceeded("client_secret_bytes_max", 1024, len(content))
+        if content and _SECRET.fullmatch(content) is None:
+            raise Malformed("a client's secret is at least 8 printable ASCII characters without spaces")
+
+        def decide(_: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            event: dict[str, object] = {"connector": connector, "client_id": client_id, "has_secret": bool(content)}
+            return OAUTH_CLIENT_SET, event | ({"base_url": base_url} if base_url else {})
+
+        # A public client's empty secret is sealed too: the record of an earlier one must not stay behind.
+        seals = {_name(connector): (_place(tenant, connector), secret)}
+        await self._credentials.change(tenant, decide, seals=seals, actor=actor, corr=corr)
+
+    async def party(self, tenant: str, connector: str) -> Party:
+        """The tenant's client at the provider of ``connector``.
+
+        Raises:
+            NotFound: none is set, or its secret has been destroyed.
+            NotPermitted: accounts are not connected to such a connector (any more).
+            CredentialUnreadable: its secret does not open here.
+        """
+        _, oauth = self.provider(connector)
+        facts: ClientFacts = self._connections.client(tenant, connector)
+        secret = await self._credentials.unsealed(tenant, _name(connector), _place(tenant, connector))
+        return Party(oauth, Client(id=facts.client_id, secret=secret), facts.origin, self._upstreams)
+
+
+def _name(connector: str) -> str:
+    return f"oauth-client/{connector}"
+
+
+def _place(tenant: str, connector: str) -> Place:
+    return Place(purpose=PURPOSE_CLIENT, tenant=tenant, connection="", provider=connector)

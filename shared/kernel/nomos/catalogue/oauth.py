@@ -1,0 +1,155 @@
+"""How a provider lets somebody connect an account of theirs, as its connector file says (``oauth:``).
+
+Values only, checked when they are built. What is sent and what an answer means is the proxy's business. Endpoints come
+from the file and from nothing else: no metadata document is fetched, so nobody who answers for one can move them.
+
+Sources: RFC 6749 (endpoints, scopes), RFC 7009 (revocation), RFC 8707 (resource), RFC 9126 (pushed requests), RFC 9207
+(``iss``); OpenID Connect Core 1.0 (``sub``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from nomos.errors import MalformedCatalogue
+
+#: Scopes of one connection.
+SCOPES_MAX: Final = 64
+#: A scope, RFC 6749 appendix A.4, without the comma that some providers put between two.
+SCOPE: Final = re.compile(r"[!#-+\--\[\]-~]{1,200}")
+_ENDPOINT: Final = re.compile(
+    r"https://(?P<host>(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?(?P<path>(?:/[A-Za-z0-9._~-]+)*/?)"
+)
+_PARAMETER: Final = re.compile(r"[a-z][a-z_]{0,39}")
+_MEMBER: Final = re.compile(r"[a-z][a-z_]{0,39}(?:\.[a-z][a-z_]{0,39}){0,3}")
+_ERROR: Final = re.compile(r"[a-z_]{1,64}")
+#: What the proxy writes itself into a request for authorization.
+OWN_PARAMETERS: Final = frozenset({
+    "client_id", "client_secret", "code", "code_challenge", "code_challenge_method", "nonce", "redirect_uri",
+    "request", "request_uri", "resource", "response_mode", "response_type", "scope", "state",
+})  # fmt: skip
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """One address of a provider: https, a host, a port and a path without query."""
+
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"https://{self.host}{'' if self.port == 443 else f':{self.port}'}{self.path}"
+
+
+class OAuth(Struct, frozen=True, kw_only=True):
+    """How an account is connected.
+
+    Attributes:
+        authorize: where the browser goes.
+        token: where a code or a refresh token becomes an access token.
+        revoke: where a token is given back (RFC 7009); None where the provider has no such place.
+        push: where the request is pushed before the browser goes (RFC 9126); None where the provider takes none.
+        issuer: what ``iss`` must be wherever it is sent; empty where the provider has no such name.
+        is_iss_sent: whether the provider always sends ``iss`` with its answer, so that one without is refused.
+        client: how the client says who it is: ``basic`` in a header, or ``post`` in the form. One without a secret
+            names itself only.
+        scopes: asked for unless the operator says others.
+        separator: between two scopes: a space as RFC 6749 says, or a comma.
+        extra: further parameters of the request for authorization.
+        resource: the API that tokens are for (RFC 8707); empty where the provider knows no such parameter.
+        account: where an answer says whose account it is: ``sub`` and other claims of the ID token as ``id_token.sub``,
+            else a dotted path in the answer; empty where it does not say.
+        refused: errors that mean what ``invalid_grant`` means, in the provider's own words.
+    """
+
+    authorize: Endpoint
+    token: Endpoint
+    revoke: Endpoint | None
+    push: Endpoint | None
+    issuer: str
+    is_iss_sent: bool
+    client: Literal["basic", "post"]
+    scopes: tuple[str, ...]
+    separator: Literal[" ", ","]
+    extra: tuple[tuple[str, str], ...]
+    resource: str
+    account: str
+    refused: tuple[str, ...]
+
+
+class OAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The member ``oauth`` of a connector file."""
+
+    authorize: str
+    token: str
+    revoke: str = ""
+    push: str = ""
+    issuer: str = ""
+    iss_sent: bool = False
+    client: Literal["basic", "post"] = "basic"
+    scopes: tuple[str, ...] = ()
+    separator: Literal[" ", ","] = " "
+    extra: dict[str, str] = {}
+    resource: str = ""
+    account: str = ""
+    refused: tuple[str, ...] = ()
+
+
+def build_oauth(file: OAuthFile) -> OAuth:
+    """Checks what a file says.
+
+    Raises:
+        MalformedCatalogue: it breaks a rule.
+    """
+    check_scopes(file.scopes)
+    if file.iss_sent and not file.issuer:
+        raise MalformedCatalogue("oauth: a provider that sends iss needs an issuer to compare it with")
+    for name in ("issuer", "resource"):
+        value = getattr(file, name)
+        if value and _ENDPOINT.fullmatch(value) is None:
+            raise MalformedCatalogue(f"oauth: {name} must be an https address without query")
+    for key, value in file.extra.items():
+        if _PARAMETER.fullmatch(key) is None or key in OWN_PARAMETERS or not 0 < len(value) <= 200:
+            raise MalformedCatalogue(f"oauth: {key!r} may not be a further parameter")
+    if file.account and _MEMBER.fullmatch(file.account) is None:
+        raise MalformedCatalogue("oauth: account must be a dotted path in the token answer, such as id_token.sub")
+    if any(_ERROR.fullmatch(error) is None for error in file.refused):
+        raise MalformedCatalogue("oauth: refused must list error codes")
+    return OAuth(
+        authorize=_endpoint("authorize", file.authorize),
+        token=_endpoint("token", file.token),
+        revoke=_endpoint("revoke", file.revoke) if file.revoke else None,
+        push=_endpoint("push", file.push) if file.push else None,
+        issuer=file.issuer,
+        is_iss_sent=file.iss_sent,
+        client=file.client,
+        scopes=file.scopes,
+        separator=file.separator,
+        extra=tuple(sorted(file.extra.items())),
+        resource=file.resource,
+        account=file.account,
+        refused=file.refused,
+    )
+
+
+def check_scopes(scopes: tuple[str, ...]) -> None:
+    """Checks scopes, an operator's or a file's.
+
+    Raises:
+        MalformedCatalogue: too many, twice one, or a text that is none.
+    """
+    if len(scopes) > SCOPES_MAX or len(set(scopes)) != len(scopes):
+        raise MalformedCatalogue(f"oauth: at most {SCOPES_MAX} scopes, each once")
+    if any(SCOPE.fullmatch(scope) is None for scope in scopes):
+        raise MalformedCatalogue("oauth: a scope is printable ASCII without spaces, quotes, commas and backslashes")
+
+
+def _endpoint(name: str, text: str) -> Endpoint:
+    found = _ENDPOINT.fullmatch(text)
+    if found is None or not 1 <= (port := int(found["port"] or 443)) <= 65535:
+        raise MalformedCatalogue(f"oauth: {name} must be an https address without query")
+    return Endpoint(host=found["host"], port=port, path=found["path"] or "/")

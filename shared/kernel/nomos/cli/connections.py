@@ -1,0 +1,173 @@
+"""``nomos connection ...``: bearers that somebody brings, and accounts that somebody connects.
+
+A credential crosses the bus sealed to the proxy's key; it is never printed, and no command gives one back.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+
+from nomos.cli.admin import ask, read_text
+from nomos.cli.output import Exit, result, say
+from nomos.errors import Misconfigured
+
+#: Milliseconds for a command that may wait for a provider.
+PROVIDER_MS = 15_000
+#: Between two looks whether an account has been connected, seconds.
+LOOK_SECONDS = 1.0
+
+
+def _sealed(args: Namespace, path: str, what: str) -> str:
+    """The content of a file, sealed to the proxy's key."""
+    from nomos.bearer import seal_bearer
+
+    content = read_text(path, what).strip()
+    return seal_bearer(ask(args, "proxy", "sealing-key")["public_key"], content)
+
+
+def connection_add(args: Namespace) -> int:
+    """``nomos connection add``."""
+    made = ask(
+        args,
+        "proxy",
+        "connection-add",
+        args.tenant,
+        connector=args.connector,
+        name=args.name,
+        sealed_bearer=_sealed(args, args.token_file, "token file"),
+        base_url=args.base_url,
+    )
+    result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
+    return Exit.YES
+
+
+def connection_replace(args: Namespace) -> int:
+    """``nomos connection replace``: the next call uses the new bearer."""
+    sealed = _sealed(args, args.token_file, "token file")
+    made = ask(args, "proxy", "connection-replace", args.tenant, name=args.name, sealed_bearer=sealed)
+    result(args, "connection replace", made, [f"connection {made['name']} has another bearer"])
+    return Exit.YES
+
+
+def connection_list(args: Namespace) -> int:
+    """``nomos connection list --tenant T``."""
+    found = ask(args, "proxy", "connection-list", args.tenant)
+    lines = [f"{c['name']:<24} {c['connector']:<16} {c['method']:<8} {c['state']}" for c in found["connections"]]
+    result(args, "connection list", found, lines)
+    return Exit.YES
+
+
+def connection_show(args: Namespace) -> int:
+    """``nomos connection show``: exit 1 where it cannot be used."""
+    found = ask(args, "proxy", "connection-show", args.tenant, name=args.name)
+    lines = [f"{found['name']}: {found['method']} of {found['connector']}, {found['state']}"]
+    if found["method"] == "account":
+        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found["renew_at"])) if found["renew_at"] else "never"
+        lines += [f"  granted  {' '.join(found['scopes']) or 'what the provider grants by itself'}"]
+        lines += [f"  renewed  {max(found['generation'] - 1, 0)} times, next {at}"]
+    if found["state"] == "lost":
+        lines += ["  the provider does not renew it any more: connect the account again, under the same name"]
+    result(args, "connection show", found, lines)
+    return Exit.YES if found["state"] == "ready" else Exit.NO
+
+
+def connection_client(args: Namespace) -> int:
+    """``nomos connection client``: sets the tenant's client at a provider, or lists what is set."""
+    if not args.connector:
+        if args.client_id or args.secret_file or args.base_url:
+            raise Misconfigured("say at which connector's provider: --connector NAME")
+        found = ask(args, "proxy", "client-list", args.tenant)
+        lines = [
+            f"{c['connector']:<16} {c['client_id']} ({'secret sealed' if c['has_secret'] else 'public'})"
+            for c in found["clients"]
+        ]
+        result(args, "connection client", found, [*lines, f"redirect address: {found['redirect_uri']}"])
+        return Exit.YES
+    if not args.client_id:
+        raise Misconfigured("a client has an id: --client-id ID")
+    sealed = _sealed(args, args.secret_file, "secret file") if args.secret_file else ""
+    made = ask(
+        args,
+        "proxy",
+        "client-set",
+        args.tenant,
+        connector=args.connector,
+        client_id=args.client_id,
+        sealed_secret=sealed,
+        base_url=args.base_url,
+    )
+    lines = [
+        f"{args.tenant} asks the provider of {made['connector']} as {args.client_id}",
+        f"  register there as its redirect address, exactly: {made['redirect_uri']}",
+    ]
+    result(args, "connection client", made, lines)
+    return Exit.YES
+
+
+def connection_connect(args: Namespace) -> int:
+    """``nomos connection connect``: a link by which somebody connects an account; with ``--wait`` until it is done."""
+    made = ask(
+        args,
+        "proxy",
+        "connection-connect",
+        args.tenant,
+        connector=args.connector,
+        name=args.name,
+        scopes=args.scope,
+        base_url=args.base_url,
+    )
+    until = time.strftime("%H:%M:%SZ", time.gmtime(made["expires_at"]))
+    if not args.wait:
+        result(args, "connection connect", made, [f"until {until}, once: {made['link']}"])
+        return Exit.YES
+    say(f"until {until}, once: {made['link']}")
+    ends = time.time() + args.wait
+    before = _generation(args)
+    while (now := _generation(args)) <= before:
+        if time.time() >= ends:
+            say("nomos: not connected yet; the link still works")
+            return Exit.HUMAN_FIRST
+        time.sleep(LOOK_SECONDS)
+    result(args, "connection connect", {**made, "generation": now}, [f"connection {args.name} is connected"])
+    return Exit.YES
+
+
+def _generation(args: Namespace) -> int:
+    """How often the connection has got tokens; 0 before it is there."""
+    found = ask(args, "proxy", "connection-list", args.tenant)
+    if all(one["name"] != args.name for one in found["connections"]):
+        return 0
+    return int(ask(args, "proxy", "connection-show", args.tenant, name=args.name)["generation"])
+
+
+def connection_renew(args: Namespace) -> int:
+    """``nomos connection renew``: has the provider renew an account's tokens now."""
+    done = ask(args, "proxy", "connection-renew", args.tenant, timeout_ms=PROVIDER_MS, name=args.name)
+    result(args, "connection renew", done, [f"connection {done['name']} has new tokens"])
+    return Exit.YES
+
+
+def connection_remove(args: Namespace) -> int:
+    """``nomos connection remove``: closed for good; an account's tokens are given back to the provider."""
+    done = ask(args, "proxy", "connection-remove", args.tenant, timeout_ms=PROVIDER_MS, name=args.name)
+    said = {
+        "destroyed": "its bearer is destroyed; revoke it at the provider too",
+        "revoked": "the provider has revoked its tokens",
+        "unsupported": "its tokens are destroyed; this provider takes none back, so end its access there too",
+        "failed": "the provider has not revoked its tokens yet; it is asked again",
+        "under way": "its tokens are being revoked",
+    }
+    lines = [f"connection {done['name']} is removed: {said[done['outcome']]}"]
+    result(args, "connection remove", done, lines)
+    return Exit.YES
+
+
+def connection_keys(args: Namespace) -> int:
+    """``nomos connection keys``: how far the rotation of the token encryption key is. Exit 1 while keys wait."""
+    found = ask(args, "proxy", "key-progress")
+    lines = [f"{found['current']} tenants' keys are under the current key, {found['other']} under another one"]
+    if found["other"]:
+        lines += ["  they are sealed again when a proxy starts with both keys; keep the other key until none is left"]
+    result(args, "connection keys", found, lines)
+    return Exit.NO if found["other"] else Exit.YES
