@@ -184,6 +184,7 @@ async def test_more_than_was_asked_for_is_not_taken(calendar: World) -> None:
     assert (await calendar.ask("connection-list"))["connections"] == []
     (ended,) = await calendar.events(events.CONNECT_ENDED)
     assert (ended["outcome"], ended["code"]) == ("failed", "oauth_answer_refused")
+    assert len(await calendar.provider.seen("revocation")) == 1, "what is not taken is given back"
 
 
 async def test_a_connection_is_connected_again_by_the_same_account_only(calendar: World) -> None:

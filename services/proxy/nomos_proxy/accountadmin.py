@@ -116,8 +116,8 @@ class AccountAdmin:
         """Makes a link by which somebody connects an account, once."""
         p = msgspec.convert(params, ConnectParams)
         check_base_url(self._settings, p.base_url)
-        if not self._settings.pages_listen:
-            raise Conflict("this installation serves no pages for it", hint="set NOMOS_PROXY_PAGES_LISTEN")
+        if not self._settings.pages_origin:
+            raise Conflict("this installation serves no pages for it", hint="set NOMOS_PROXY_PAGES_ORIGIN")
         await self._refresh()
         link, expires_at = await self._connecting.offer(
             by.tenant,

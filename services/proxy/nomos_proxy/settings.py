@@ -19,8 +19,10 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         sanitize_timeout_ms: bound of one request to the sanitizer, milliseconds.
         tenant_calls_per_second: calls of one tenant; twice as many may come at once. Each replica counts apart.
         agent_calls_per_second: calls of one agent, likewise.
-        pages_listen: ``address:port`` on which the pages are served by which accounts are connected; empty serves none.
-        pages_origin: their origin, as a browser writes it. Providers send browsers back to ``/connected`` there.
+        pages_listen: ``address:port`` on which this process serves the pages by which accounts are connected; empty
+            where others do.
+        pages_origin: their origin, as a browser writes it; empty where nobody serves them. Providers send browsers back
+            to ``/connected`` there.
         pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless the origin is ``http://localhost``.
         pages_tls_key: path of its key, PEM.
         link_seconds: how long a link works by which an account is connected.
@@ -34,7 +36,7 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
     tenant_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     agent_calls_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     pages_listen: str = ""
-    pages_origin: str = "http://localhost:8642"
+    pages_origin: str = ""
     pages_tls_cert: str = ""
     pages_tls_key: str = ""
     link_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900

@@ -11,14 +11,22 @@ from typing import Final
 
 from nomos.catalogue import Catalogue, Connector, OutgoingRequest
 from nomos.catalogue.oauth import Endpoint, OAuth
-from nomos.errors import LimitExceeded, Malformed, NotPermitted
+from nomos.errors import LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
 from nomos.events import OAUTH_CLIENT_SET, Actor
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.destination import Origin
 from nomos_proxy.exchange import Limits
-from nomos_proxy.oauth.protocol import ANSWER_BYTES_MAX, Client, TokenRequest
+from nomos_proxy.oauth.protocol import (
+    ANSWER_BYTES_MAX,
+    Client,
+    TokenRequest,
+    TokenSet,
+    is_revoked,
+    revoke_request,
+)
 from nomos_proxy.store import ClientFacts, Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
+from nomos_runtime import observe
 from nomos_runtime.eventstore import StoredEvent
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_CLIENT, Place
@@ -71,6 +79,25 @@ class Party:
         limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
         outgoing = OutgoingRequest(method="POST", path=endpoint.path, body=request.body)
         return await self._upstreams.send(origin, outgoing, headers, limits)
+
+    async def give_back(self, tokens: TokenSet) -> str:
+        """Has the provider revoke tokens (RFC 7009): the refresh token, which takes the others along, or the only one.
+
+        Returns:
+            ``revoked``; ``unsupported`` where the provider takes none back; else the code of what went wrong.
+        """
+        if self.oauth.revoke is None:
+            return "unsupported"
+        if tokens.refresh:
+            request = revoke_request(self.oauth, self.client, tokens.refresh, "refresh_token")
+        else:
+            request = revoke_request(self.oauth, self.client, tokens.access, "access_token")
+        try:
+            answer = await self.ask(self.oauth.revoke, request)
+        except NomosError as e:
+            observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code)
+            return e.code
+        return "revoked" if is_revoked(answer.status, answer.body) else UpstreamFailed.code
 
 
 class Clients:

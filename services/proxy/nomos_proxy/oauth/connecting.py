@@ -47,15 +47,13 @@ from nomos_proxy.oauth.protocol import (
     check_answer,
     check_issuer,
     code_request,
-    is_revoked,
     push_request,
     pushed_url,
     read_object,
     read_tokens,
-    revoke_request,
+    taken,
 )
 from nomos_proxy.store import CredentialStore, added, check_free
-from nomos_runtime import observe
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_FLOW, Place, Vault
@@ -284,20 +282,21 @@ class Connecting:
         )
         answer = await party.ask(party.oauth.token, request)
         check_answer(party.oauth, answer.status, answer.body)
-        tokens = read_tokens(
-            party.oauth,
-            answer.body,
-            client_id=party.client.id,
-            issuer=party.issuer,
-            now=int(time.time()),
-            nonce=secrets.nonce,
-            before=None,
-            asked=flow.scopes,
-        )
+        granted = read_tokens(answer.body, now=int(time.time()))
         try:
+            tokens = taken(
+                party.oauth,
+                granted,
+                client_id=party.client.id,
+                issuer=party.issuer,
+                nonce=secrets.nonce,
+                before=None,
+                asked=flow.scopes,
+            )
             await self._store_connection(flow, tokens, corr)
         except NomosError:
-            await give_back(party, tokens)
+            # What we do not keep must not go on living at the provider.
+            await party.give_back(granted.tokens)
             raise
 
     async def _store_connection(self, flow: Flow, tokens: TokenSet, corr: str) -> None:
@@ -352,26 +351,6 @@ class Connecting:
     ) -> None:
         envelope = Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=event)
         await self._store.append(tenant, _stream(flow), version, [envelope], sealed, also=also)
-
-
-async def give_back(party: Party, tokens: TokenSet) -> str:
-    """Has the provider revoke tokens (RFC 7009): the refresh token, which takes the others with it, or the only one.
-
-    Returns:
-        ``revoked``; ``unsupported`` where the provider takes none back; else the code of what went wrong.
-    """
-    if party.oauth.revoke is None:
-        return "unsupported"
-    if tokens.refresh:
-        request = revoke_request(party.oauth, party.client, tokens.refresh, "refresh_token")
-    else:
-        request = revoke_request(party.oauth, party.client, tokens.access, "access_token")
-    try:
-        answer = await party.ask(party.oauth.revoke, request)
-    except NomosError as e:
-        observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code)
-        return e.code
-    return "revoked" if is_revoked(answer.status, answer.body) else UpstreamFailed.code
 
 
 def _request_uri(status: int, body: bytes) -> str:

@@ -22,7 +22,7 @@ import msgspec
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from nomos.catalogue.oauth import SCOPE, OAuth
 from nomos.errors import Refused, UpstreamFailed
@@ -89,6 +89,16 @@ class TokenSet(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "TokenSet(redacted)"
+
+
+class Granted(Struct, frozen=True, kw_only=True):
+    """What a token endpoint gave: the tokens, and its whole answer."""
+
+    tokens: TokenSet
+    answer: dict[str, object]
+
+    def __repr__(self) -> str:
+        return "Granted(redacted)"
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True):
@@ -188,56 +198,75 @@ def _written(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> Tok
     return TokenRequest(body=body.encode("ascii"), headers=(*written, (b"accept", b"application/json")))
 
 
-def read_tokens(
-    oauth: OAuth,
-    body: bytes,
-    *,
-    client_id: str,
-    issuer: str,
-    now: int,
-    nonce: str = "",
-    before: TokenSet | None,
-    asked: tuple[str, ...],
-) -> TokenSet:
-    """The tokens in a good answer of a token endpoint, RFC 6749 section 5.1.
+def read_tokens(body: bytes, *, now: int) -> Granted:
+    """The tokens in a good answer of a token endpoint, RFC 6749 section 5.1, not yet looked at any further.
 
     Args:
-        oauth: the provider.
         body: of an answer that :func:`check_answer` took.
-        client_id: ours, which an ID token must be for.
-        issuer: of an ID token.
         now: Unix seconds.
-        nonce: what an ID token must repeat; empty for a renewal, whose ID token need not have one.
-        before: what a renewal renews; None for a new connection.
-        asked: the scopes that may be granted: those of the connection.
 
     Raises:
         AnswerUnreadable: the answer cannot be read.
-        AnswerNotTaken: it grants more, is of another account, or its ID token is not for us.
     """
     answer = read_object(body)
     access, refresh = _token(answer, "access_token"), _token(answer, "refresh_token")
     if not access:
         raise AnswerUnreadable("the provider answered without an access token")
+    tokens = TokenSet(
+        access=access,
+        refresh=refresh,
+        obtained_at=now,
+        expires_at=_expires_at(answer, now),
+        scopes=(),
+        account="",
+    )
+    return Granted(tokens=tokens, answer=answer)
+
+
+def taken(
+    oauth: OAuth,
+    granted: Granted,
+    *,
+    client_id: str,
+    issuer: str,
+    nonce: str = "",
+    before: TokenSet | None,
+    asked: tuple[str, ...],
+) -> TokenSet:
+    """What was granted, if we take it.
+
+    Args:
+        oauth: the provider.
+        granted: what it gave.
+        client_id: ours, which an ID token must be for.
+        issuer: of an ID token.
+        nonce: what an ID token must repeat; empty for a renewal, whose ID token need not have one.
+        before: what a renewal renews; None for a new connection.
+        asked: the scopes that may be granted to a new connection.
+
+    Raises:
+        AnswerNotTaken: it grants more, is of another account, or its ID token is not for us.
+    """
+    answer, tokens = granted.answer, granted.tokens
     kind = answer.get("token_type", "bearer")
     if not isinstance(kind, str) or kind.lower() not in ("bearer", "bot", "user"):
         raise AnswerNotTaken("the provider's tokens are not bearers")
     limit = before.scopes if before is not None else asked
-    granted = _granted(answer, limit)
-    if more := sorted(set(granted) - set(limit)):
+    scopes = _scopes(answer, limit)
+    if more := sorted(set(scopes) - set(limit)):
         raise AnswerNotTaken(f"the provider granted more than was asked for: {', '.join(more)[:200]}")
     account = _account(oauth, answer, client_id=client_id, issuer=issuer, nonce=nonce)
-    if before is not None and before.account and account and account != before.account:
+    if before is None:
+        return structs.replace(tokens, scopes=scopes, account=account)
+    if before.account and account and account != before.account:
         raise AnswerNotTaken("the provider's answer is of another account")
-    return TokenSet(
-        access=access,
+    return structs.replace(
+        tokens,
         # a provider that does not rotate names none again (RFC 6749 section 6)
-        refresh=refresh or (before.refresh if before is not None else ""),
-        obtained_at=now,
-        expires_at=_expires_at(answer, now),
+        refresh=tokens.refresh or before.refresh,
         # a renewal that grants less for once takes nothing away from the next
-        scopes=granted if before is None else before.scopes,
-        account=account or (before.account if before is not None else ""),
+        scopes=before.scopes,
+        account=before.account or account,
     )
 
 
@@ -307,7 +336,7 @@ def read_object(body: bytes) -> dict[str, object]:
 def _error(answer: Mapping[str, object]) -> str:
     error = answer.get("error", "")
     if answer.get("ok") is False and not error:
-        error = "not ok"
+        error = "not_ok"
     if not isinstance(error, str):
         return "an error"
     # only what an error code may be goes into messages and the log
@@ -322,7 +351,7 @@ def _token(answer: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _granted(answer: Mapping[str, object], otherwise: tuple[str, ...]) -> tuple[str, ...]:
+def _scopes(answer: Mapping[str, object], otherwise: tuple[str, ...]) -> tuple[str, ...]:
     """RFC 6749 section 5.1: an absent ``scope`` means what was asked for. Some providers put commas between two."""
     value = answer.get("scope")
     if value is None or value == "":

@@ -49,6 +49,7 @@ from nomos_proxy.oauth.protocol import (
     check_answer,
     read_tokens,
     refresh_request,
+    taken,
 )
 from nomos_proxy.store import Credential, CredentialStore, added, credential_of
 from nomos_runtime import observe
@@ -60,7 +61,7 @@ from nomos_runtime.secret import Secret
 LOOK_SECONDS: Final = 0.05
 WAIT_SECONDS: Final = 40.0
 #: After a failure nobody asks for so long; doubled with each further one, up to the maximum.
-RETRY_SECONDS: Final = 1
+RETRY_SECONDS: Final = 2
 RETRY_SECONDS_MAX: Final = 300
 #: How often and for how long storing is tried again while the database is away.
 STORE_RETRY_SECONDS: Final = 0.2
@@ -289,15 +290,19 @@ class Accounts:
         request = refresh_request(party.oauth, party.client, grant.tokens.refresh)
         answer = await party.ask(party.oauth.token, request)
         check_answer(party.oauth, answer.status, answer.body)
-        return read_tokens(
-            party.oauth,
-            answer.body,
-            client_id=party.client.id,
-            issuer=party.issuer,
-            now=int(self._clock()),
-            before=grant.tokens,
-            asked=connection.scopes,
-        )
+        granted = read_tokens(answer.body, now=int(self._clock()))
+        try:
+            return taken(
+                party.oauth,
+                granted,
+                client_id=party.client.id,
+                issuer=party.issuer,
+                before=grant.tokens,
+                asked=connection.scopes,
+            )
+        except AnswerNotTaken:
+            await party.give_back(granted.tokens)
+            raise
 
     async def _store(self, connection: ConnectionFacts, grant: Grant, tokens: TokenSet) -> bool:
         """Stores tokens that a provider has handed out, however long the database is away."""

@@ -17,7 +17,6 @@ from nomos.events import CREDENTIAL_REVOKED, Envelope
 from nomos.ids import new_id
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.oauth.clients import Clients
-from nomos_proxy.oauth.connecting import give_back
 from nomos_proxy.oauth.grants import Due, Grants
 from nomos_proxy.oauth.renewing import PROXY, Accounts
 from nomos_proxy.store import Connections
@@ -96,7 +95,8 @@ class Sweeper:
         if not await self._grants.lease(connection.tenant, connection.name, grant.generation, self._holder):
             return ""
         try:
-            code = await give_back(await self._clients.party(connection.tenant, connection.connector), grant.tokens)
+            party = await self._clients.party(connection.tenant, connection.connector)
+            code = await party.give_back(grant.tokens)
         except NotFound as e:
             code = e.code
         tries = grant.failures + 1
