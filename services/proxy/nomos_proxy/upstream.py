@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Final
 
 from nomos.catalogue import Auth, OutgoingRequest
@@ -88,24 +88,25 @@ class Upstreams:
             AnswerRefused: it was answered, and the answer is not passed on (``status`` says what it was).
         """
         self._dialer.check(origin)
-        return await self.send(
-            origin, request, outgoing_headers(origin.authority, credential, auth, request, headers), limits
-        )
-
-    async def send(
-        self, origin: Origin, request: OutgoingRequest, headers: Sequence[tuple[bytes, bytes]], limits: Limits
-    ) -> UpstreamResponse:
-        """Makes one call with these headers and no others; otherwise as :meth:`call`."""
-        self._dialer.check(origin)
         target = check_request(origin, request)
-        written = WireRequest(method=request.method, target=target, headers=headers, body=request.body)
+        written = WireRequest(
+            method=request.method,
+            target=target,
+            headers=outgoing_headers(origin.authority, credential, auth, request, headers),
+            body=request.body,
+        )
+        return await self.send(origin, written, limits)
+
+    async def send(self, origin: Origin, written: WireRequest, limits: Limits) -> UpstreamResponse:
+        """Sends a request as it is written; otherwise as :meth:`call`. Its target is the caller's to have checked."""
+        self._dialer.check(origin)
         pool = self._pool(origin)
         deadline = asyncio.get_running_loop().time() + limits.total_seconds
         wire, was_kept = await _acquire(pool, limits, deadline)
         try:
             return await _exchange(pool, wire, written, limits, deadline)
         except StaleConnection:
-            if not was_kept or request.method != "GET":
+            if not was_kept or written.method != "GET":
                 raise
         wire, _ = await _acquire(pool, limits, deadline, fresh=True)
         return await _exchange(pool, wire, written, limits, deadline)

@@ -37,7 +37,8 @@ def test_an_endpoint_is_read_into_its_parts_and_written_back() -> None:
     "address",
     ["http://id.example.com/x", "https://id.example.com/x?y=1", "https://id.example.com/x#y", "https://u@id.example.com/",
      "https://127.0.0.1/x", "https://localhost/x", "https://ID.example.com/x", "https://id.example.com:0/x",
-     "https://id.example.com:70000/x", "https://id.example.com/a b", "https://id.example.com/../x\\y", "//id.example.com",
+     "https://id.example.com:70000/x", "https://id.example.com/a b", "https://id.example.com/../x\\y",
+     "//id.example.com",
      "https://id.example.com/%2e", " https://id.example.com/"],
 )  # fmt: skip
 def test_an_endpoint_is_https_a_name_and_a_path_and_no_more(name: str, address: str) -> None:

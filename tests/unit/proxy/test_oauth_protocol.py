@@ -98,8 +98,8 @@ def test_an_address_holds_every_parameter_once_and_nothing_secret() -> None:
         WITH_ACCOUNT, extra=(("access_type", "offline"),), resource="https://api.example.com/v1", separator=","
     )
     asked = authorization_parameters(
-        oauth, client_id="c", redirect_uri="https://me.example/connected?x=1&y", scopes=("read", "wri&te"), state="s&t=",
-        verifier="v" * 48, nonce="n",
+        oauth, client_id="c", redirect_uri="https://me.example/connected?x=1&y", scopes=("read", "wri&te"),
+        state="s&t=", verifier="v" * 48, nonce="n",
     )  # fmt: skip
     url = authorization_url("https://id.example.com/authorize", asked)
     assert form(urlsplit(url).query.encode()) == {

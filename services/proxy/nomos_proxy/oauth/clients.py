@@ -14,14 +14,17 @@ from nomos.catalogue.oauth import Endpoint, OAuth
 from nomos.errors import LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
 from nomos.events import OAUTH_CLIENT_SET, Actor
 from nomos_proxy.answer import UpstreamResponse
-from nomos_proxy.destination import Origin
-from nomos_proxy.exchange import Limits
+from nomos_proxy.destination import Origin, check_request
+from nomos_proxy.exchange import Limits, WireRequest
 from nomos_proxy.oauth.protocol import (
     ANSWER_BYTES_MAX,
     Client,
+    Granted,
     TokenRequest,
     TokenSet,
+    check_answer,
     is_revoked,
+    read_tokens,
     revoke_request,
 )
 from nomos_proxy.store import ClientFacts, Connections, CredentialStore
@@ -68,17 +71,25 @@ class Party:
             AnswerRefused: it was answered, and the answer is over a limit or badly framed.
         """
         origin = self.origin or Origin(scheme="https", host=endpoint.host, port=endpoint.port)
-        headers: Sequence[tuple[bytes, bytes]] = (
-            (b"host", origin.authority.encode("ascii")),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", b"nomos-proxy"),
-            (b"content-type", b"application/x-www-form-urlencoded"),
-            (b"content-length", str(len(request.body)).encode("ascii")),
-            *request.headers,
-        )
         limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
-        outgoing = OutgoingRequest(method="POST", path=endpoint.path, body=request.body)
-        return await self._upstreams.send(origin, outgoing, headers, limits)
+        target = check_request(origin, OutgoingRequest(method="POST", path=endpoint.path))
+        return await self._upstreams.send(origin, _written(origin, target, request), limits)
+
+    async def tokens(self, request: TokenRequest, now: int) -> Granted:
+        """Asks the token endpoint.
+
+        Args:
+            request: with a code or a refresh token.
+            now: Unix seconds.
+
+        Raises:
+            GrantRefused: the code or refresh token is no good.
+            AnswerUnreadable: it said yes in a way that cannot be read.
+            NomosError: as :meth:`ask` and :func:`check_answer`.
+        """
+        answer = await self.ask(self.oauth.token, request)
+        check_answer(self.oauth, answer.status, answer.body)
+        return read_tokens(answer.body, now=now)
 
     async def give_back(self, tokens: TokenSet) -> str:
         """Has the provider revoke tokens (RFC 7009): the refresh token, which takes the others along, or the only one.
@@ -123,6 +134,16 @@ class Clients:
             raise NotPermitted(f"accounts are connected to {', '.join(able) or 'no connector here'}")
         return found, found.oauth
 
+    def host(self, tenant: str, connector: str) -> str:
+        """Where a browser is sent to, as a person reads it.
+
+        Raises:
+            NotFound, NotPermitted: as :meth:`party`.
+        """
+        _, oauth = self.provider(connector)
+        origin = self._connections.client(tenant, connector).origin
+        return oauth.authorize.host if origin is None else origin.authority
+
     async def set(
         self, tenant: str, *, connector: str, client_id: str, secret: Secret, base_url: str, actor: Actor, corr: str
     ) -> None:
@@ -161,6 +182,23 @@ class Clients:
         facts: ClientFacts = self._connections.client(tenant, connector)
         secret = await self._credentials.unsealed(tenant, _name(connector), _place(tenant, connector))
         return Party(oauth, Client(id=facts.client_id, secret=secret), facts.origin, self._upstreams)
+
+
+def _written(origin: Origin, target: str, request: TokenRequest) -> WireRequest:
+    # Made and handed on at once: a traceback that shows local variables must find nothing but what hides itself.
+    return WireRequest(
+        method="POST",
+        target=target,
+        headers=(
+            (b"host", origin.authority.encode("ascii")),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"nomos-proxy"),
+            (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"content-length", str(len(request.body)).encode("ascii")),
+            *request.headers,
+        ),
+        body=request.body,
+    )
 
 
 def _name(connector: str) -> str:

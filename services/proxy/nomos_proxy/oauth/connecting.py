@@ -21,7 +21,6 @@ import msgspec
 from authlib.common.security import generate_token
 from msgspec import Struct
 
-from nomos.catalogue import Connector
 from nomos.catalogue.oauth import check_scopes
 from nomos.errors import Conflict, Malformed, NomosError, NotFound, Refused, UpstreamFailed
 from nomos.events import (
@@ -44,13 +43,11 @@ from nomos_proxy.oauth.protocol import (
     TokenSet,
     authorization_parameters,
     authorization_url,
-    check_answer,
     check_issuer,
     code_request,
     push_request,
     pushed_url,
     read_object,
-    read_tokens,
     taken,
 )
 from nomos_proxy.store import CredentialStore, added, check_free
@@ -179,8 +176,8 @@ class Connecting:
             raise Conflict(f"connection {name} exists, and is no account of {connector}", hint="names are given once")
         return True
 
-    async def opened(self, link: str) -> tuple[Flow, Connector]:
-        """The attempt behind a link that still works.
+    async def opened(self, link: str) -> tuple[Flow, str, str]:
+        """The attempt behind a link that still works, the provider's name, and the host where people go on.
 
         Raises:
             NotFound, Expired, Replayed: as :meth:`Flow.check_link`.
@@ -189,7 +186,7 @@ class Connecting:
         flow = await self._flow(tenant, flow_id)
         flow.check_link(secret, int(time.time()))
         connector, _ = self._clients.provider(flow.connector)
-        return flow, connector
+        return flow, connector.title, self._clients.host(tenant, flow.connector)
 
     async def begin(self, link: str, browser: bytes, corr: str) -> str:
         """Sends a browser to the provider; gives the address.
@@ -203,7 +200,7 @@ class Connecting:
             NotFound, Expired, Replayed: as :meth:`Flow.check_link`.
             UpstreamFailed, UnknownOutcome: the provider does not take the pushed request.
         """
-        flow, _ = await self.opened(link)
+        flow, _, _ = await self.opened(link)
         party = await self._clients.party(flow.tenant, flow.connector)
         state = b64url(os.urandom(SECRET_BYTES))
         secrets = Secrets(verifier=generate_token(VERIFIER_CHARS), nonce=b64url(os.urandom(SECRET_BYTES)))
@@ -280,9 +277,7 @@ class Connecting:
         request = code_request(
             party.oauth, party.client, code=code, verifier=secrets.verifier, redirect_uri=self.redirect_uri
         )
-        answer = await party.ask(party.oauth.token, request)
-        check_answer(party.oauth, answer.status, answer.body)
-        granted = read_tokens(answer.body, now=int(time.time()))
+        granted = await party.tokens(request, int(time.time()))
         try:
             tokens = taken(
                 party.oauth,

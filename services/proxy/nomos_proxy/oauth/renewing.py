@@ -46,8 +46,6 @@ from nomos_proxy.oauth.protocol import (
     AnswerUnreadable,
     GrantRefused,
     TokenSet,
-    check_answer,
-    read_tokens,
     refresh_request,
     taken,
 )
@@ -288,9 +286,7 @@ class Accounts:
 
     async def _asked(self, party: Party, connection: ConnectionFacts, grant: Grant) -> TokenSet:
         request = refresh_request(party.oauth, party.client, grant.tokens.refresh)
-        answer = await party.ask(party.oauth.token, request)
-        check_answer(party.oauth, answer.status, answer.body)
-        granted = read_tokens(answer.body, now=int(self._clock()))
+        granted = await party.tokens(request, int(self._clock()))
         try:
             return taken(
                 party.oauth,

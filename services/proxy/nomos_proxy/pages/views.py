@@ -81,14 +81,14 @@ class ConnectViews:
     async def page(self, request: Request) -> Response:
         """For whom, to what, with which scopes. Opening it uses nothing up."""
         link = self._link(request)
-        flow, connector = await self._connecting.opened(link)
+        flow, provider, host = await self._connecting.opened(link)
         secret, path = _browser(request) or os.urandom(SECRET_BYTES), CONNECT + link
         body = self._templates.render(
             "connect.html",
             tenant=flow.tenant,
             name=flow.name,
-            provider=connector.title,
-            host=connector.oauth.authorize.host if connector.oauth else "",
+            provider=provider,
+            host=host,
             scopes=flow.scopes,
             until=time.strftime("%H:%M UTC", time.gmtime(flow.expires_at)),
             form={"path": path, "token": form_token(secret, path)},
