@@ -673,6 +673,67 @@ def test_a_call_prints_the_body_and_says_what_a_human_must_do(shell: Shell) -> N
     assert shell.nomos("call", *DELETE, *creds).code == HUMAN_FIRST
 
 
+def test_a_bearer_is_replaced_shown_and_removed(shell: Shell) -> None:
+    name = shell.tenant()
+    here = ("--tenant", name)
+    shell.path("wrong-token").write_text("not-the-token-" + secrets.token_hex(8), encoding="ascii")
+    shell.ok("connection", "add", *here, "--connector", "github", "--name", "github", "--token-file", "wrong-token",
+             "--base-url", shell.origin)  # fmt: skip
+    called = shell.nomos("call", *READ, "--creds", f"{name}.creds", "--json")
+    assert called.json["status"] == 401
+    said = shell.ok("connection", "replace", *here, "github", "--token-file", "token")
+    assert said.out == "connection github has another bearer\n"
+    shell.ok("call", *READ, "--creds", f"{name}.creds")
+    assert "github: bearer of github, ready" in shell.ok("connection", "show", *here, "github").out
+    assert "revoke it at the provider too" in shell.ok("connection", "remove", *here, "github").out
+    assert shell.ok("connection", "show", *here, "github", code=NO).out.startswith("github: bearer of github, removed")
+    assert shell.nomos("call", *READ, "--creds", f"{name}.creds").code == NO
+    for words in (["replace", "github", "--token-file", "token"], ["remove", "github"], ["renew", "github"],
+                  ["show", "none"]):  # fmt: skip
+        refused = shell.nomos("connection", *words, *here)
+        assert (refused.code, refused.out) == (NO, ""), refused
+        assert "not_found" in refused.err
+
+
+def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:
+    name = shell.tenant()
+    here, github = ("--tenant", name), ("--connector", "github")
+    refused = shell.nomos("connection", "connect", *here, *github, "--name", "work")
+    assert refused.code == NO
+    assert "nomos connection client" in refused.err
+    secret = secrets.token_urlsafe(24)
+    shell.path("client-secret").write_text(secret + "\n", encoding="ascii")
+    for words in (["--client-id", "x"], [*github], ["--secret-file", "client-secret"]):
+        assert shell.nomos("connection", "client", *here, *words).code == USAGE, words
+    made = shell.ok("connection", "client", *here, *github, "--client-id", "ours", "--secret-file", "client-secret")
+    redirect = shell.ready["connect_pages"] + "/connected"
+    assert f"exactly: {redirect}" in made.out
+    assert secret not in made.out + made.err
+    listed = shell.ok("connection", "client", *here).out
+    assert "ours (secret sealed)" in listed
+    assert redirect in listed
+    linked = shell.ok("connection", "connect", *here, *github, "--name", "work", "--json").json
+    assert linked["link"].startswith(shell.ready["connect_pages"] + "/connect/" + name)
+    with urllib.request.urlopen(linked["link"], timeout=10) as page:
+        text = page.read().decode()
+    assert name in text
+    assert "github.com" in text
+    waited = shell.nomos("connection", "connect", *here, *github, "--name", "work", "--wait", "0.1")
+    assert (waited.code, waited.out) == (HUMAN_FIRST, "")
+    assert "/connect/" in waited.err
+    assert shell.ok("connection", "list", *here).out == ""
+    unfit = shell.nomos("connection", "connect", *here, "--connector", "stripe", "--name", "x")
+    assert unfit.code == NO
+    assert "accounts are connected to github" in unfit.err
+
+
+def test_the_rotation_of_the_token_key_says_how_far_it_is(shell: Shell) -> None:
+    shell.tenant()
+    found = shell.ok("connection", "keys", "--json").json
+    assert found["current"] >= 1
+    assert found["other"] == 0
+
+
 # --- approvals ------------------------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         "trust": str(local.trust),
         "pages": local.pages_origin,
         "policy_pages": local.policy_pages_origin,
+        "connect_pages": local.connect_pages_origin,
         "pid": os.getpid(),
         "nats_pid": local.nats.pid,
         "postgres_pid": local.postgres.pid,
@@ -116,6 +117,7 @@ def _announce(args: argparse.Namespace, local: Local, processes: list[ServicePro
         print(json.dumps(endpoints), flush=True)
     say(f"nomos: approval pages on {local.pages_origin}")
     say(f"nomos: policies on {local.policy_pages_origin}, for operators with a passkey (nomos operator passkey)")
+    say(f"nomos: accounts are connected on {local.connect_pages_origin} (nomos connection connect)")
     say(f"nomos: ready, bus on {local.bus_url}; context {local.context}")
 
 
