@@ -60,6 +60,7 @@ async def test_every_sealed_record_moves_to_the_new_environment_key_and_opens(sc
     name, passkey = await scene.approver(tenant)
     await scene.auditor(tenant)
     await ask("minting", "issuer-rotate", tenant, why="so that there are two")
+    await ask("proxy", "client-set", tenant, connector="github", client_id="ours")
     assert isinstance(await bot.agent.authorize(LIST, REPO), Allowed)
     waits = await bot.agent.authorize(DELETE, REPO)
     assert isinstance(waits, StepUpRequired)
@@ -68,11 +69,16 @@ async def test_every_sealed_record_moves_to_the_new_environment_key_and_opens(sc
         (secrets / f"{key}_OTHERS").write_text(old[service])
         (secrets / key).write_text(new_key())
     await restart(installation)
+    progress = await ask("proxy", "key-progress", "_")
+    assert progress["current"] >= 1
+    assert progress["other"] == 0
+    # what lies under the tenant's data key opens as before
+    await ask("proxy", "connection-connect", tenant, connector="github", name="work")
     for service, key in KEYS.items():
         current = key_id((secrets / key).read_text())
         held = await ids_at_rest(scene, service)
         # What a tenant's data key seals stays; it does not change.
-        bearers = held.pop("bearer", set())
+        bearers = set().union(*(held.pop(name, set()) for name in ("bearer", "oauth-client", "connect")))
         assert {one for ids in held.values() for one in ids} == {current}, service
         assert key_id(old[service]) not in bearers
     assert {"subject-key", "subject-index", "subject-index-key", "role-key"} <= set(

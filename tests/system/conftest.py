@@ -254,7 +254,7 @@ class World:
         log = self.folder / f"{name}{instance}.log"
         self._said_before[name + instance] = log.stat().st_size if log.exists() else 0
         # Replicas on one machine would take each other's address: the first one serves the pages.
-        alone = {"NOMOS_POLICY_PAGES_LISTEN": ""} if instance and name == "policy" else {}
+        alone = {f"NOMOS_{name.upper()}_PAGES_LISTEN": ""} if instance and name in ("policy", "proxy") else {}
         process = ServiceProcess(
             name, {**self.local.environment(name), **alone, **self.env, **env}, self.folder, instance
         )

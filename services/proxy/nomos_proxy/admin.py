@@ -7,7 +7,10 @@ from typing import Final
 
 import msgspec
 
-from nomos.catalogue import Catalogue
+from nomos.catalogue import Auth, Catalogue, Connector
+from nomos.catalogue.auth import auth_text, parse_auth
+from nomos.catalogue.load import is_host
+from nomos.catalogue.model import matches
 from nomos.errors import Malformed, NotFound, NotPermitted, UnknownAction
 from nomos_proxy.destination import parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
@@ -24,12 +27,17 @@ BEARER_CHARS_MIN: Final = 8
 
 
 class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A connection: connector, name, the bearer sealed to ``sealing-key``; ``base_url`` in development only."""
+    """A connection: connector, name, the bearer sealed to ``sealing-key``; ``base_url`` in development only.
+
+    ``host`` and ``auth`` where the connector leaves them to the connection, and nowhere else.
+    """
 
     connector: str
     name: str
     sealed_bearer: str
     base_url: str = ""
+    host: str = ""
+    auth: str = ""
 
 
 class ReplaceParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +87,10 @@ class ProxyAdmin:
             raise UnknownAction(
                 f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
             )
-        bearer = self._bearer(p.connector, p.sealed_bearer)
+        connector = self._catalogue.connectors[p.connector]
+        check_host(connector, p.host)
+        auth = chosen_auth(connector, p.auth)
+        bearer = self._bearer(auth, p.sealed_bearer)
         check_base_url(self._settings, p.base_url)
         await self._credentials.add(
             by.tenant,
@@ -87,6 +98,8 @@ class ProxyAdmin:
             name=p.name,
             bearer=bearer,
             base_url=p.base_url,
+            host=p.host,
+            auth=p.auth,
             actor=by.actor,
             corr=by.request,
         )
@@ -104,23 +117,56 @@ class ProxyAdmin:
         p = msgspec.convert(params, ReplaceParams)
         await self._refresh()
         connection = self._connections.find(by.tenant, p.name)
-        bearer = self._bearer(connection.connector, p.sealed_bearer)
+        if connection.connector not in self._catalogue.connectors:
+            raise NotFound("the connector of this connection is not in the catalogue any more")
+        auth = connection.auth or self._catalogue.connectors[connection.connector].auth
+        bearer = self._bearer(auth, p.sealed_bearer)
         await self._credentials.replace(connection, bearer, actor=by.actor, corr=by.request)
         await self._refresh()
         return {"tenant": by.tenant, "connector": connection.connector, "name": p.name}
 
-    def _bearer(self, connector: str, sealed: str) -> Secret:
-        """Opens a bearer, and checks that it can stand where the connector presents it."""
-        if connector not in self._catalogue.connectors:
-            raise NotFound("the connector of this connection is not in the catalogue any more")
-        bearer, auth = self._intake.open(sealed), self._catalogue.connectors[connector].auth
+    def _bearer(self, auth: Auth, sealed: str) -> Secret:
+        """Opens a bearer, and checks that it can be presented so."""
+        bearer = self._intake.open(sealed)
         content = bearer.reveal()
         if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
         check_credential(auth, bearer)
-        if auth.kind == "basic":
+        if auth.kind != "header":
             _check_password(content)
         return bearer
+
+
+def check_host(connector: Connector, host: str) -> None:
+    """Checks the host of a connection.
+
+    Raises:
+        Malformed: there must be one and is none, or the other way round, or it is not one of the connector's.
+    """
+    if not connector.host_pattern:
+        if host:
+            raise Malformed(f"{connector.name} is at {connector.host}, for every connection")
+        return
+    if not is_host(host) or not matches(connector.host_pattern, host):
+        raise Malformed(
+            f"a connection of {connector.name} has a host of its own, a lower-case DNS name such as its pattern admits",
+            hint=f"--host NAME, matching {connector.host_pattern}",
+        )
+
+
+def chosen_auth(connector: Connector, text: str) -> Auth:
+    """How a connection's credential is presented.
+
+    Raises:
+        Malformed: the connector says so already, or what is said is none.
+    """
+    if not connector.is_auth_chosen:
+        if text:
+            raise Malformed(
+                f"{connector.name} says itself how its credential is presented: {auth_text(connector.auth)}"
+            )
+        return connector.auth
+    return parse_auth(text or "bearer")
 
 
 def listed(connection: ConnectionFacts) -> dict[str, object]:
@@ -133,7 +179,17 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
     elif connection.is_lost:
         state = "lost"
     method = "account" if connection.is_account else "bearer"
-    return {"name": connection.name, "connector": connection.connector, "method": method, "state": state}
+    shown: dict[str, object] = {
+        "name": connection.name,
+        "connector": connection.connector,
+        "method": method,
+        "state": state,
+    }
+    if connection.host:
+        shown["host"] = connection.host
+    if connection.auth is not None:
+        shown["auth"] = auth_text(connection.auth)
+    return shown
 
 
 def check_base_url(settings: ProxySettings, base_url: str) -> None:

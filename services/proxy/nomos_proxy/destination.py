@@ -45,9 +45,9 @@ class Origin(Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{self.authority}"
 
 
-def origin_of(connector: Connector) -> Origin:
-    """Where a connector's provider is."""
-    return Origin(scheme=connector.scheme, host=connector.host, port=connector.port)
+def origin_of(connector: Connector, host: str = "") -> Origin:
+    """Where a connector's provider is; ``host`` is the connection's, where each has its own."""
+    return Origin(scheme=connector.scheme, host=connector.host or host, port=connector.port)
 
 
 def parse_development_origin(text: str) -> Origin:

@@ -28,6 +28,7 @@ from msgspec import Struct
 
 from nomos.catalogue import (
     Action,
+    Auth,
     Catalogue,
     Connector,
     OutgoingRequest,
@@ -36,6 +37,7 @@ from nomos.catalogue import (
     build_request,
     derive_resource,
 )
+from nomos.catalogue.auth import BEARER
 from nomos.errors import Conflict, NomosError, NotCovered, NotFound, UnknownOutcome
 from nomos.events import CALL_ATTEMPTED, CALL_FINISHED
 from nomos.ucan.cid import format_cid
@@ -58,6 +60,8 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         connector: the connector that it belongs to.
         is_open: whether it may be used.
         origin: a development origin in place of the connector's, or None.
+        host: where it goes, where its connector has no host for all; else empty.
+        auth: how its credential is presented, where its connector leaves that open; else None.
         is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
             credential is a bearer that somebody brought.
         scopes: what was granted to it, where it is an account.
@@ -71,6 +75,8 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     connector: str
     is_open: bool = True
     origin: Origin | None = None
+    host: str = ""
+    auth: Auth | None = None
     is_account: bool = False
     scopes: tuple[str, ...] = ()
     revision: int = 1
@@ -92,6 +98,7 @@ class CallPlan(Struct, frozen=True, kw_only=True):
         connection: whose credential.
         request: what is sent.
         origin: where to.
+        auth: how the credential is presented.
         headers: the connector's constant headers, and the idempotency key where the action has one.
         args: the signed arguments.
         replay_key: what must be unused, as text; marked used before the call, and never unmarked.
@@ -107,6 +114,7 @@ class CallPlan(Struct, frozen=True, kw_only=True):
     connection: ConnectionFacts
     request: OutgoingRequest
     origin: Origin
+    auth: Auth
     headers: Headers
     args: Mapping[str, object]
     replay_key: str
@@ -126,7 +134,8 @@ def plan_call(
     Raises:
         UnknownAction, UnknownResource: the command or resource is none of the catalogue.
         NotFound: the connection is closed.
-        NotCovered: the connection is another provider's, or the request that would be made is not the signed one.
+        NotCovered: the connection is another provider's or goes to another host, or the request that would be made is
+            not the signed one.
         Malformed, LimitExceeded, DestinationRefused: as :func:`nomos.catalogue.build_request`.
     """
     action = catalogue.action_of_command(invocation.command)
@@ -137,6 +146,8 @@ def plan_call(
         raise NotFound("the connection is closed")
     request = build_request(action, catalogue.parse_resource(invocation.resource), invocation.args)
     derived = derive_resource(connector, action, request)
+    if request.host not in ("", connection.host):
+        raise NotCovered("the connection goes to another host than the signed one")
     if derived.text != invocation.resource:
         raise NotCovered("the request acts on another resource than the signed one")
     check_binding(invocation, action=action.id, resource=derived.text, args=invocation.args)
@@ -155,7 +166,9 @@ def plan_call(
         resource=derived,
         connection=connection,
         request=request,
-        origin=connection.origin or origin_of(connector),
+        origin=connection.origin or origin_of(connector, connection.host),
+        # What a provider's token endpoint gives is a bearer, whatever the connector's keys are (RFC 6750).
+        auth=BEARER if connection.is_account else connection.auth or connector.auth,
         headers=headers,
         args=invocation.args,
         replay_key=key,

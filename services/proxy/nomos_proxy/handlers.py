@@ -50,7 +50,7 @@ from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, Credential, CredentialStore
-from nomos_proxy.upstream import BEARER, Upstreams
+from nomos_proxy.upstream import Upstreams
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts, Directory
@@ -226,9 +226,7 @@ class Broker:
             total_seconds=min(Limits().total_seconds, left),
             body_bytes=self._settings.body_bytes_max,
         )
-        # What a provider's token endpoint gives is a bearer, whatever the connector's keys are (RFC 6750).
-        auth = BEARER if plan.connection.is_account else plan.connector.auth
-        return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers, auth=auth)
+        return await self._upstreams.call(plan.origin, plan.request, bearer, limits, plan.headers, auth=plan.auth)
 
     async def _clean(self, agent: AgentFacts, plan: CallPlan, response: UpstreamResponse, echo: EchoGuard) -> Returned:
         # First the credential, which nobody else may see; then, at the sanitizer, everything else.

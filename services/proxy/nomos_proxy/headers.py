@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Iterable
 from typing import Final
 
 from nomos.catalogue import Auth, OutgoingRequest
-from nomos.catalogue.load import FORBIDDEN_HEADERS
+from nomos.catalogue.auth import FORBIDDEN_HEADERS
 from nomos.errors import DestinationRefused
 from nomos_proxy.answer import Headers
+from nomos_proxy.signing import aws_signature, message_signature
 from nomos_runtime.secret import Secret
 
 #: Characters of one answer header's value that pass; a longer one is dropped.
@@ -67,6 +69,10 @@ def outgoing_headers(
     elif request.method in ("POST", "PUT", "PATCH"):
         # RFC 9110 section 8.6: a method that may have content says that there is none
         headers.append((b"content-length", b"0"))
+    if auth.kind == "signature":
+        return headers + message_signature(authority, request, credential, int(time.time()))
+    if auth.kind == "aws4":
+        return headers + aws_signature(authority, auth, request, credential, headers)
     # last, when nothing can fail any more: a traceback that shows local variables must not find it
     headers.append((auth.header.encode("ascii"), auth.prefix.encode("ascii") + _presented(auth, credential)))
     return headers
@@ -76,10 +82,12 @@ def check_credential(auth: Auth, credential: Secret) -> None:
     """Refuses a credential that could not stand in its header, or would stand there for something else.
 
     Raises:
-        DestinationRefused: not a bearer token, not ``user:password``, or not printable ASCII without spaces.
+        DestinationRefused: not a bearer token, not ``user:password`` or ``key id:secret``, or not printable ASCII
+            without spaces.
     """
-    if auth.kind == "basic":
-        is_of_kind, what = _USER_AND_PASSWORD.fullmatch(credential.reveal()), "user:password"
+    if auth.kind != "header":
+        words = "user:password" if auth.kind == "basic" else "key id:secret"
+        is_of_kind, what = _USER_AND_PASSWORD.fullmatch(credential.reveal()), words
     elif auth.prefix == "Bearer ":
         is_of_kind, what = _BEARER.fullmatch(credential.reveal()), "a bearer token"
     else:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct, structs
 
+from nomos.catalogue.auth import parse_auth
 from nomos.errors import Conflict, LimitExceeded, NotFound, Unavailable
 from nomos.events import (
     CONNECTION_ADDED,
@@ -82,6 +83,8 @@ class Connections:
                 # One that was added in development is closed in production: its credential goes nowhere else.
                 is_open=self._is_development or origin is None,
                 origin=origin,
+                host=str(event.get("host") or ""),
+                auth=parse_auth(str(event["auth"])) if event.get("auth") else None,
                 is_account=event.get("method") == "oauth",
                 scopes=_texts(event.get("scopes")),
             )
@@ -168,9 +171,30 @@ class CredentialStore:
         self._closed: set[str] = set()
 
     async def add(
-        self, tenant: str, *, connector: str, name: str, bearer: Secret, base_url: str, actor: Actor, corr: str
+        self,
+        tenant: str,
+        *,
+        connector: str,
+        name: str,
+        bearer: Secret,
+        base_url: str,
+        actor: Actor,
+        corr: str,
+        host: str = "",
+        auth: str = "",
     ) -> None:
         """Stores a connection and its sealed bearer in one transaction.
+
+        Args:
+            tenant: whose.
+            connector: at which provider.
+            name: of the connection.
+            bearer: its credential.
+            base_url: another origin, in development.
+            actor: who adds it.
+            corr: the request.
+            host: where it goes, where the connector has no host for all.
+            auth: how its credential is presented, where the connector leaves that open (:mod:`nomos.catalogue.auth`).
 
         Raises:
             Conflict: the name is taken.
@@ -181,7 +205,8 @@ class CredentialStore:
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             check_free(history, name)
             event: dict[str, object] = {"connector": connector, "name": name}
-            return CONNECTION_ADDED, event | ({"base_url": base_url} if base_url else {})
+            also = {"base_url": base_url, "host": host, "auth": auth}
+            return CONNECTION_ADDED, event | {key: value for key, value in also.items() if value}
 
         seals = _bearer_at(tenant, name, connector, bearer)
         await self.change(tenant, decide, seals=seals, actor=actor, corr=corr)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Set
-from typing import Final
 
 from nomos.catalogue import Auth, OutgoingRequest
+from nomos.catalogue.auth import BEARER
 from nomos.errors import LimitExceeded, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
@@ -27,9 +27,6 @@ from nomos_proxy.headers import outgoing_headers
 from nomos_proxy.pool import Pool, PoolFull, PoolLimits
 from nomos_proxy.wire import Wire
 from nomos_runtime.secret import Secret
-
-#: RFC 6750: how most providers take a credential.
-BEARER: Final = Auth()
 
 
 class Upstreams:

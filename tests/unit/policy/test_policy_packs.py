@@ -154,7 +154,7 @@ def test_test_exits_one_on_a_fault(tmp_path, capsys) -> None:
     ("words", "says"),
     [
         (("show", "../packs/github-triage"), "there is no pack"),
-        (("show", "gitlab"), "packs: discord-starter, github-maintainer"),
+        (("show", "gitlab"), "packs: aws-starter, discord-starter"),
         (("add", "github-triage", "--tenant", "acme"), "needs app"),
         (("add", "github-triage", "--tenant", "acme", "--set", "app"), "not NAME=VALUE"),
         (("add", "github-triage", "--tenant", "acme", "--set", "app=a", "--set", "app=b"), "given twice"),

@@ -16,6 +16,7 @@ import orjson
 import yaml
 
 from nomos.catalogue import Action, Auth, Catalogue, Connector, build_request, derive_resource, load_catalogue
+from nomos.catalogue.auth import auth_text
 from nomos.catalogue.load import parse_connector
 from nomos.cli.admin import parse_args_json, read_text
 from nomos.cli.arguments import behind_the_verb
@@ -25,6 +26,8 @@ from nomos.ids import parse_slug
 from nomos_proxy.destination import check_request, origin_of
 from nomos_proxy.openapi import draft_connector
 
+#: Stands for a host that each connection has for itself.
+OPEN: Final = "host.of.the.connection"
 #: Bytes of an OpenAPI document.
 DOCUMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -82,7 +85,7 @@ def _list(args: argparse.Namespace) -> int:
     catalogue = _catalogue(args)
     if args.connector is None:
         members = [
-            {"connector": one.name, "title": one.title, "host": one.host, "actions": len(one.actions)}
+            {"connector": one.name, "title": one.title, "host": one.host or OPEN, "actions": len(one.actions)}
             for one in catalogue.connectors.values()
         ]
         lines = [
@@ -108,7 +111,7 @@ def _show(args: argparse.Namespace) -> int:
         f"{action.id}  {action.title}",
         f"  risk      {action.risk.value}"
         + ("; a person approves it by default" if action.risk.is_high_stakes else ""),
-        f"  request   {action.method} {origin_of(connector)}{action.path}",
+        f"  request   {action.method} {origin_of(connector, OPEN)}{action.path}",
         f"  resource  {_resource_text(action)}, from the " + ", ".join(_place(s.where, s.name) for s in action.sources),
         *[f"  argument  {_parameter_text(one)}" for one in _parameters(action)],
         *[f"  fixed     {name} = {value!r}" for name, value in (*action.fixed_query, *action.fixed_body)],
@@ -131,7 +134,7 @@ def _check(args: argparse.Namespace) -> int:
         return Exit.NO
     risks = [action.risk.value for action in connector.actions.values()]
     counted = ", ".join(f"{risks.count(risk)} {risk}" for risk in dict.fromkeys(risks))
-    line = f"{connector.name} is a connector: {len(risks)} actions ({counted}), {_auth_text(connector.auth)}"
+    line = f"{connector.name} is a connector: {len(risks)} actions ({counted}), {_auth_text(connector)}"
     result(args, "connector check", {"connector": connector.name, "actions": len(risks)}, [line])
     return Exit.YES
 
@@ -142,14 +145,14 @@ def _try(args: argparse.Namespace) -> int:
     connector = catalogue.connectors[action.connector]
     request = build_request(action, catalogue.parse_resource(args.resource), parse_args_json(args.args))
     derived = derive_resource(connector, action, request)
-    origin = origin_of(connector)
+    origin = origin_of(connector, request.host or OPEN)
     target = check_request(origin, request)
     headers = [("host", origin.authority), *connector.headers]
     if action.idempotency_header:
         headers.append((action.idempotency_header, "<made from the permission>"))
     if request.body is not None:
         headers.append(("content-type", request.content_type))
-    headers.append((connector.auth.header, f"{connector.auth.prefix}<the credential>"))
+    headers.append(_credential(connector.auth))
     body = (request.body or b"").decode("utf-8")
     members = {
         "method": request.method,
@@ -239,5 +242,14 @@ def _parameter_text(one: dict[str, object]) -> str:
     return f"{one['name']}: {one['type']}" + (", required" if one["required"] else "") + rest
 
 
-def _auth_text(auth: Auth) -> str:
-    return "basic" if auth.kind == "basic" else f"{auth.header}: {auth.prefix}<credential>"
+def _auth_text(connector: Connector) -> str:
+    auth = connector.auth
+    if connector.is_auth_chosen:
+        return "each connection says how its credential is presented"
+    return f"{auth.header}: {auth.prefix}<credential>" if auth.kind == "header" else auth_text(auth)
+
+
+def _credential(auth: Auth) -> tuple[str, str]:
+    """Where the credential will stand, or what is made with it."""
+    made = "the credential" if auth.kind in ("header", "basic") else "a signature of the request"
+    return auth.header, f"{auth.prefix}<{made}>"

@@ -1,9 +1,9 @@
 """Bodies of requests: how members at dotted paths are written, and how they are read back.
 
 Formats: ``json``, one object with sorted keys; ``form``, pairs in the order of their paths, where a member ``b`` of
-``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``; ``mail`` and
-``mail_draft``, JSON around a message of :mod:`nomos.catalogue.mail`. Each value has one spelling in each. What was not
-written so is not read: a second spelling could mean something else upstream.
+``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``; ``text``, one
+text; ``mail`` and ``mail_draft``, JSON around a message of :mod:`nomos.catalogue.mail`. Each value has one spelling in
+each. What was not written so is not read: a second spelling could mean something else upstream.
 
 Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
 """
@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from nomos.catalogue.mail import PARTS, read_mail, write_mail
-from nomos.catalogue.model import BodyFormat
+from nomos.catalogue.model import WHOLE, BodyFormat
 from nomos.errors import Malformed
 
 #: A value at a dotted path.
@@ -27,6 +27,7 @@ Value = str | int | bool | list[str] | dict[str, str] | object
 CONTENT_TYPES: Final[Mapping[BodyFormat, str]] = {
     "json": "application/json",
     "form": "application/x-www-form-urlencoded",
+    "text": "text/plain; charset=utf-8",
     "mail": "application/json",
     "mail_draft": "application/json",
 }
@@ -43,11 +44,15 @@ def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
     Raises:
         Malformed: a part of a mail cannot stand in its place.
     """
+    if body_format == "text":
+        return str(members[WHOLE]).encode()
     if body_format == "form":
         pairs = [pair for path, value in sorted(members.items()) for pair in _pairs(_bracketed(path), value)]
         return "&".join(f"{quote(name, safe='[]')}={quote(text, safe='')}" for name, text in pairs).encode()
     if body_format in ("mail", "mail_draft"):
         return _write_mail(body_format, members)
+    if WHOLE in members:
+        return orjson.dumps(members[WHOLE], option=orjson.OPT_SORT_KEYS)
     tree: dict[str, object] = {}
     for path, value in members.items():
         *parents, last = path.split(".")
@@ -74,6 +79,8 @@ def read_body(body_format: BodyFormat, body: bytes, paths: Mapping[str, str]) ->
     """
     if body_format == "form":
         found = _read_form(body, paths)
+    elif body_format == "text":
+        found = {WHOLE: _text(body)}
     elif body_format == "json":
         found = dict(_leaves(_parsed(body), "", paths))
     else:
@@ -101,6 +108,13 @@ def _read_mail(body_format: BodyFormat, tree: object, paths: Mapping[str, str]) 
     if not set(found) <= set(paths):
         raise Malformed("the message holds what is not declared")
     return found
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed("the body is not UTF-8") from error
 
 
 def _parsed(body: bytes) -> object:

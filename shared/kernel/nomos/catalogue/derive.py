@@ -16,8 +16,8 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
-from nomos.catalogue.model import Action, Connector, FieldSource, Parameter, Resource, matches
-from nomos.catalogue.request import OutgoingRequest, check_value, field_of
+from nomos.catalogue.model import ANY_NAME, Action, Connector, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.request import OutgoingRequest, check_value, field_of, map_name
 from nomos.catalogue.segments import decode_segment
 from nomos.errors import DestinationRefused, Malformed, NotCovered, UnknownResource
 
@@ -51,6 +51,7 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
         path=_match(action, path),
         query=_read_query(action, query),
         body=_read_body(action, request.body),
+        host=request.host,
     )
     values = tuple(found.value(action, source) for source in action.sources)
     try:
@@ -60,11 +61,12 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
 
 
 class _Found(Struct, frozen=True, kw_only=True):
-    """What stands in a request: path fields, query names, dotted paths of the body."""
+    """What stands in a request: path fields, query names, dotted paths of the body, the host if it is a field."""
 
     path: Mapping[str, str]
     query: Mapping[str, list[str]]
     body: Mapping[str, Value]
+    host: str
 
     def value(self, action: Action, source: FieldSource) -> str:
         match source.where:
@@ -72,6 +74,8 @@ class _Found(Struct, frozen=True, kw_only=True):
                 return self.path[source.name]
             case "constant":
                 return source.name
+            case "host":
+                return self.host
             case "query":
                 value: object = next(iter(self.query.get(source.name, [])), None)
             case "body":
@@ -130,12 +134,14 @@ def _read_query(action: Action, query: str) -> dict[str, list[str]]:
     parameters = {parameter.wire: parameter for parameter in action.parameters if parameter.where == "query"}
     fixed = dict(action.fixed_query)
     known = {*parameters, *fixed, *(source.name for source in action.sources if source.where == "query")}
+    anything = next((parameter for parameter in parameters.values() if parameter.wire == ANY_NAME), None)
     found: dict[str, list[str]] = {}
     for pair in query.split("&") if query else []:
         raw_name, _, raw_value = pair.partition("=")
         name = unquote(raw_name, errors="surrogateescape")
         is_repeated = name in found and not (name in parameters and parameters[name].repeats)
-        if name not in known or is_repeated:
+        is_known = name in known - {ANY_NAME} or (anything is not None and matches(map_name(anything), name))
+        if not is_known or is_repeated:
             raise mismatch
         found.setdefault(name, []).append(unquote(raw_value, errors="surrogateescape"))
     if any(found.get(name) != [value] for name, value in fixed.items()):

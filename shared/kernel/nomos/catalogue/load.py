@@ -21,8 +21,11 @@ import msgspec
 from msgspec import Struct
 
 from nomos.catalogue.apart import may_meet
+from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, aws_auth, header_auth, parse_auth
 from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
+    ANY_NAME,
+    WHOLE,
     Action,
     Auth,
     BodyFormat,
@@ -60,15 +63,10 @@ _QUERY_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}(?:\[[A-Za-z0-9
 _BODY_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}){0,5}")
 #: In a form a list of objects has numbered members, ``items[0][price]``.
 _FORM_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.(?:0|[A-Za-z_][A-Za-z0-9_-]{0,63})){0,5}")
+#: How a file writes :data:`WHOLE`.
+_WHOLE_IN_FILE: Final = "."
 _POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
-_HEADER_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
-#: Headers that the proxy writes itself, or that would change how the request is framed or routed.
-FORBIDDEN_HEADERS: Final = frozenset({
-    "accept-encoding", "authorization", "connection", "content-length", "content-type", "cookie", "expect", "forwarded",
-    "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-    "via", "x-forwarded-for", "x-forwarded-host", "x-http-method-override", "x-method-override",
-})  # fmt: skip
 
 
 class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +92,7 @@ class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
     query: str = ""
     body: str = ""
     constant: str = ""
+    host: bool = False
 
 
 class _FixedFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,9 +107,14 @@ class _PaginationFile(Struct, frozen=True, forbid_unknown_fields=True):
     more: str = ""
 
 
-class _HeaderAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
-    header: str
+class _AuthFile(Struct, frozen=True, forbid_unknown_fields=True):
+    header: str = ""
     prefix: str = ""
+    aws: str = ""
+
+
+class _HostFile(Struct, frozen=True, forbid_unknown_fields=True):
+    pattern: str
 
 
 class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,9 +140,9 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     connector: str
     title: str
     scheme: Literal["https"]
-    host: str
+    host: str | _HostFile
     port: int
-    auth: Literal["bearer", "basic"] | _HeaderAuthFile
+    auth: Literal["bearer", "basic", "signature", "chosen"] | _AuthFile
     resource_types: dict[str, _ResourceFile]
     actions: dict[str, _ActionFile]
     headers: dict[str, str] = {}
@@ -207,9 +211,11 @@ def build_connector(members: object) -> Connector:
         name=file.connector,
         title=file.title,
         scheme=file.scheme,
-        host=file.host,
+        host=file.host if isinstance(file.host, str) else "",
+        host_pattern=file.host.pattern if isinstance(file.host, _HostFile) else "",
         port=file.port,
         auth=_auth(file),
+        is_auth_chosen=file.auth == "chosen",
         headers=tuple(sorted(file.headers.items())),
         rate=_checked_rate("the connector", file.rate),
         oauth=None if file.oauth is None else build_oauth(file.oauth),
@@ -218,18 +224,24 @@ def build_connector(members: object) -> Connector:
     )
 
 
+def is_host(text: str) -> bool:
+    """Whether ``text`` is a lower-case DNS name of at least two labels, and can be read as nothing else.
+
+    A name of digits and dots would be read as an address; so the last label starts with a letter.
+    """
+    return _HOST.fullmatch(text) is not None
+
+
 def _auth(file: _ConnectorFile) -> Auth:
-    if file.auth == "bearer":
-        return Auth()
-    if file.auth == "basic":
-        return Auth(kind="basic", prefix="Basic ")
-    header, prefix = file.auth.header, file.auth.prefix
-    is_own = header == "authorization" or header not in FORBIDDEN_HEADERS
-    if _HEADER_NAME.fullmatch(header) is None or not is_own or header in file.headers:
-        raise MalformedCatalogue(f"the credential may not stand in the header {header!r}")
-    if re.fullmatch(r"(?:[A-Za-z0-9_-]{1,32} )?", prefix) is None:
-        raise MalformedCatalogue("the prefix of a credential is one word and a space, or nothing")
-    return Auth(header=header, prefix=prefix)
+    if isinstance(file.auth, _AuthFile):
+        if bool(file.auth.header) == bool(file.auth.aws):
+            raise MalformedCatalogue("auth names a header, or a service of AWS")
+        auth = aws_auth(file.auth.aws) if file.auth.aws else header_auth(file.auth.header, file.auth.prefix)
+    else:
+        auth = parse_auth("bearer" if file.auth == "chosen" else file.auth)
+    if auth.header in file.headers:
+        raise MalformedCatalogue(f"the credential may not stand in the header {auth.header!r}")
+    return auth
 
 
 def _check_origin(file: _ConnectorFile) -> None:
@@ -237,13 +249,16 @@ def _check_origin(file: _ConnectorFile) -> None:
         parse_slug(file.connector, "connector")
     except Malformed as error:
         raise MalformedCatalogue(error.detail) from error
-    # a name of digits and dots would be read as an address; the last label must start with a letter
-    if _HOST.fullmatch(file.host) is None:
+    if isinstance(file.host, _HostFile):
+        _check_pattern(file.host.pattern, "the host")
+        if file.oauth is not None:
+            raise MalformedCatalogue("accounts are connected where the connector has one host for all")
+    elif not is_host(file.host):
         raise MalformedCatalogue("host must be a lower-case DNS name with at least two labels")
     if not 1 <= file.port <= 65535:
         raise MalformedCatalogue("port must be 1 to 65535")
     for name, value in file.headers.items():
-        if _HEADER_NAME.fullmatch(name) is None or name in FORBIDDEN_HEADERS:
+        if HEADER_NAME.fullmatch(name) is None or name in FORBIDDEN_HEADERS:
             raise MalformedCatalogue(f"header {name!r} may not be set by a connector")
         if _HEADER_VALUE.fullmatch(value) is None:
             raise MalformedCatalogue(f"header {name!r} must be 1 to 256 printable ASCII characters")
@@ -284,13 +299,13 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         raise MalformedCatalogue(f"{what!r} must be written <noun>.<verb>")
     if file.resource not in types:
         raise MalformedCatalogue(f"{what}: unknown resource type")
-    if not file.path or _TEMPLATE.fullmatch(file.path) is None:
+    if file.path != "/" and (not file.path or _TEMPLATE.fullmatch(file.path) is None):
         raise MalformedCatalogue(f"{what}: the path is not a template")
     # a lost GET is sent again without asking, so it must be harmless (RFC 9110 section 9.2.1)
     if file.method == "GET" and file.risk is not Risk.READ:
         raise MalformedCatalogue(f"{what}: a GET must have the risk read")
     header = file.idempotency_header
-    if header is not None and (_HEADER_NAME.fullmatch(header) is None or header in FORBIDDEN_HEADERS):
+    if header is not None and (HEADER_NAME.fullmatch(header) is None or header in FORBIDDEN_HEADERS):
         raise MalformedCatalogue(f"{what}: the idempotency header may not be set")
     inside, fixed_body = "", dict(file.fixed.body)
     if file.graphql:
@@ -344,8 +359,10 @@ def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> t
         source = file.derive.get(field)
         if source is None:
             sources.append(FieldSource(where="path", name=field))
-        elif [bool(source.query), bool(source.body), bool(source.constant)].count(True) != 1:
-            raise MalformedCatalogue(f"{what}: {field} is derived from one of query, body and constant")
+        elif [bool(source.query), bool(source.body), bool(source.constant), source.host].count(True) != 1:
+            raise MalformedCatalogue(f"{what}: {field} is derived from one of query, body, host and constant")
+        elif source.host:
+            sources.append(FieldSource(where="host", name=""))
         elif source.constant:
             if not matches(pattern, source.constant):
                 raise MalformedCatalogue(f"{what}: the constant {field} is not one of the resource type")
@@ -379,16 +396,18 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
         raise MalformedCatalogue(f"{what}: {name} in the path must be a required string or unsigned integer")
     if file.where == "path" and file.wire:
         raise MalformedCatalogue(f"{what}: {name} in the path has the name of its field")
-    if file.where == "query" and file.type in ("string_map", "json"):
+    is_pairs = file.wire == ANY_NAME and file.type == "string_map"
+    if file.where == "query" and file.type in ("string_map", "json") and not is_pairs:
         raise MalformedCatalogue(f"{what}: {name} in the query must be text, a number, a truth value or a list")
     if file.repeats and (file.where, file.type) != ("query", "string_list"):
         raise MalformedCatalogue(f"{what}: only a list in the query repeats its name")
     if file.pattern:
         _check_pattern(file.pattern, f"{what}: {name}")
+    is_whole = file.where == "body" and file.wire == _WHOLE_IN_FILE
     return Parameter(
         name=name,
         where=file.where,
-        wire=(inside if file.where == "body" else "") + (file.wire or name),
+        wire=WHOLE if is_whole else (inside if file.where == "body" else "") + (file.wire or name),
         type=file.type,
         repeats=file.repeats,
         required=file.required,
@@ -422,12 +441,15 @@ def _check_names(what: str, action: Action) -> None:
     query += [source.name for source in action.sources if source.where == "query"]
     body = [p.wire for p in action.parameters if p.where == "body"] + [name for name, _ in action.fixed_body]
     body += [source.name for source in action.sources if source.where == "body"]
-    if any(_QUERY_NAME.fullmatch(name) is None for name in query):
+    if any(_QUERY_NAME.fullmatch(name) is None for name in query if name != ANY_NAME):
         raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
+    is_whole = WHOLE in body or action.body_format == "text"
+    if is_whole:
+        _check_whole(what, action, body)
     one_path = _FORM_PATH if action.body_format == "form" else _BODY_PATH
-    if any(one_path.fullmatch(path) is None for path in body):
+    if not is_whole and any(one_path.fullmatch(path) is None for path in body):
         raise MalformedCatalogue(f"{what}: a path that a body cannot carry")
-    if len(set(query)) != len(query) or len(set(body)) != len(body):
+    if len(set(query)) != len(query) or len(set(body)) != len(body) or (ANY_NAME in query and len(query) > 1):
         raise MalformedCatalogue(f"{what}: a name of the query or body stands for two things")
     if any(other.startswith(f"{path}.") for path in body for other in body):
         raise MalformedCatalogue(f"{what}: a member of the body lies inside another one")
@@ -435,6 +457,16 @@ def _check_names(what: str, action: Action) -> None:
         _check_mail(what, action)
     if action.body_format == "form" and any(p.where == "body" and p.type == "json" for p in action.parameters):
         raise MalformedCatalogue(f"{what}: a form cannot carry a json argument")
+
+
+def _check_whole(what: str, action: Action, body: list[str]) -> None:
+    """A body that is one argument has nothing beside it; a text is a required string, JSON any value."""
+    whole = next((p for p in action.parameters if p.where == "body"), None)
+    if body != [WHOLE] or whole is None:
+        raise MalformedCatalogue(f"{what}: an argument that is the whole body stands alone")
+    kind = "string" if action.body_format == "text" else "json"
+    if action.body_format not in ("json", "text") or whole.type != kind or not whole.required:
+        raise MalformedCatalogue(f"{what}: the whole body is a required json argument, or a required string as text")
 
 
 def _check_mail(what: str, action: Action) -> None:

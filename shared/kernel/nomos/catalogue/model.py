@@ -30,7 +30,11 @@ INTEGER_MAX: Final = 2**53 - 1
 #: Shapes of an argument.
 ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json"]
 #: How a request's body is written.
-BodyFormat = Literal["json", "form", "mail", "mail_draft"]
+BodyFormat = Literal["json", "form", "text", "mail", "mail_draft"]
+#: Path of the whole body: what stands there is the body itself, and nothing else is.
+WHOLE: Final = ""
+#: Wire name of a map in a query whose names are the query's own.
+ANY_NAME: Final = "*"
 
 
 class Risk(StrEnum):
@@ -54,7 +58,8 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         name: name in ``args``, in policies and in approvals.
         where: the part of the request that carries it.
-        wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``.
+        wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``, and
+            :data:`WHOLE` the body itself. :data:`ANY_NAME` for a map whose entries are pairs of the query.
         type: shape of the value. ``string_map`` and ``json`` have no Cedar type: a policy cannot read them.
         repeats: whether a list in a query is sent as one pair for each item, and not joined by commas.
         required: whether a request without it is refused.
@@ -135,11 +140,12 @@ class FieldSource(Struct, frozen=True, kw_only=True):
     """Where one field of the resource stands in the request.
 
     Attributes:
-        where: the part of the request; ``constant`` for a field that is the same in every request of the action.
-        name: name in the path template or query, dotted path in the body, or the constant itself.
+        where: the part of the request; ``host`` for the host that it goes to, where each connection has its own;
+            ``constant`` for a field that is the same in every request of the action.
+        name: name in the path template or query, dotted path in the body, or the constant itself; empty for the host.
     """
 
-    where: Literal["path", "query", "body", "constant"]
+    where: Literal["path", "query", "body", "host", "constant"]
     name: str
 
 
@@ -226,13 +232,18 @@ class Auth(Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: ``header`` writes ``prefix`` and the credential; ``basic`` writes ``user:password`` as RFC 7617 says.
-        header: lower-case name of the header.
+            The others send no secret, but sign the request with one: ``signature`` as RFC 9421 says, with hmac-sha256
+            and a credential ``key id:secret``; ``aws4`` as AWS does (Signature Version 4), with ``key id:secret`` and,
+            behind a second colon, a session token where there is one.
+        header: lower-case name of the header that holds the credential or the signature.
         prefix: what stands before the credential, ``Bearer`` and a space for a bearer (RFC 6750).
+        service: for ``aws4``, the name of the service that is signed for.
     """
 
-    kind: Literal["header", "basic"] = "header"
+    kind: Literal["header", "basic", "signature", "aws4"] = "header"
     header: str = "authorization"
     prefix: str = "Bearer "
+    service: str = ""
 
 
 class Connector(Struct, frozen=True, kw_only=True):
@@ -242,9 +253,11 @@ class Connector(Struct, frozen=True, kw_only=True):
         name: ``github``.
         title: for humans.
         scheme: always ``https``; a development origin is a setting of the proxy, never of a connector.
-        host: lower-case DNS name.
+        host: lower-case DNS name; empty where each connection has its own.
+        host_pattern: regular expression of a connection's host; empty where the connector has one for all.
         port: TCP port.
         auth: how the credential is presented.
+        is_auth_chosen: whether each connection says how instead.
         headers: constant request headers, lower-case names.
         rate: how often one connection may call, as the provider documents it.
         oauth: how an account is connected; None where only a credential that somebody brings is taken.
@@ -260,6 +273,8 @@ class Connector(Struct, frozen=True, kw_only=True):
     auth: Auth
     headers: tuple[tuple[str, str], ...]
     rate: Rate | None
+    host_pattern: str = ""
+    is_auth_chosen: bool = False
     oauth: OAuth | None = None
     resource_types: Mapping[str, ResourceType]
     actions: Mapping[str, Action]

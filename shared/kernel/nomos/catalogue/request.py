@@ -13,14 +13,14 @@ Pure. Source: RFC 3986, RFC 9110 section 7.1, RFC 8259.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import quote
 
 import orjson
 from msgspec import Struct
 
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
-from nomos.catalogue.model import Action, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.model import ANY_NAME, Action, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.segments import check_segment, check_text, encode_segment
 from nomos.errors import LimitExceeded, Malformed, NotCovered
 
@@ -41,6 +41,8 @@ _TYPE_NAMES: Final[Mapping[str, str]] = {
 }
 #: Names in a ``string_map``: plain, so that they have one spelling in a form too.
 _MAP_NAME: Final = r"[A-Za-z0-9_-]{1,40}"
+#: Names of a query, where a map holds them: what a name in a record of the log may be.
+_QUERY_MAP_NAME: Final = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 
 class OutgoingRequest(Struct, frozen=True, kw_only=True):
@@ -52,6 +54,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         query: names and values, not encoded, in the order in which they are sent.
         body: as ``content_type`` says, or None for no body.
         content_type: of the body.
+        host: where each connection has its own and the resource names it; else empty.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -59,6 +62,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
     query: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     content_type: str = CONTENT_TYPES["json"]
+    host: str = ""
 
     @property
     def target(self) -> str:
@@ -106,6 +110,7 @@ def build_request(action: Action, resource: Resource, args: Mapping[str, object]
         query=tuple(sorted(parts.query)),
         body=_encode_body(action, parts.body),
         content_type=CONTENT_TYPES[action.body_format],
+        host=parts.host,
     )
     if len(request.target) > TARGET_LENGTH_MAX:
         raise LimitExceeded("target_length_max", TARGET_LENGTH_MAX, len(request.target))
@@ -115,9 +120,10 @@ def build_request(action: Action, resource: Resource, args: Mapping[str, object]
 class _Parts:
     """The parts of one request while they are collected. What the action fixes is there from the beginning."""
 
-    __slots__ = ("body", "path", "query")
+    __slots__ = ("body", "host", "path", "query")
 
     def __init__(self, action: Action) -> None:
+        self.host = ""
         self.path: dict[str, str] = {}
         self.query: list[tuple[str, str]] = list(action.fixed_query)
         self.body: dict[str, Value] = dict(action.fixed_body)
@@ -131,6 +137,8 @@ class _Parts:
                 self.query.append((source.name, field))
             case "body":
                 self.body[source.name] = field
+            case "host":
+                self.host = field
             case "constant":
                 if field != source.name:
                     raise NotCovered(f"{action.id} acts on {source.name} only")
@@ -139,6 +147,8 @@ class _Parts:
         match parameter.where:
             case "path":
                 self.path[parameter.wire] = _scalar_text(value)
+            case "query" if parameter.wire == ANY_NAME:
+                self.query += sorted(cast(dict[str, str], value).items())
             case "query":
                 self.query += [(parameter.wire, text) for text in _query_texts(parameter, value)]
             case "body":
@@ -183,13 +193,20 @@ def _checked_map(parameter: Parameter, value: dict[object, object]) -> dict[str,
         raise LimitExceeded(f"max_items of {parameter.name}", parameter.max_items, len(value))
     checked: dict[str, str] = {}
     for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str) or not matches(_MAP_NAME, name):
+        if not isinstance(name, str) or not isinstance(text, str) or not matches(map_name(parameter), name):
             raise Malformed(
                 f"argument {parameter.name} must be {_TYPE_NAMES['string_map']}, names of letters, digits, _ and -"
             )
         _check_string(parameter, text)
+        if parameter.where == "query":
+            check_text(text, parameter.name)
         checked[name] = text
     return checked
+
+
+def map_name(parameter: Parameter) -> str:
+    """The pattern of a name in a map."""
+    return _QUERY_MAP_NAME if parameter.where == "query" else _MAP_NAME
 
 
 def _checked_json(parameter: Parameter, value: object) -> object:

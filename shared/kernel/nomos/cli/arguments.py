@@ -220,6 +220,9 @@ def connections(words: Words) -> None:
     sub.add_argument("--connector", required=True)
     sub.add_argument("--name", required=True)
     sub.add_argument("--token-file", required=True, metavar="FILE")
+    sub.add_argument("--host", default="", metavar="NAME", help="where the connector leaves it open")
+    kinds = "bearer, basic, signature, header:NAME, header:NAME:WORD or aws4:SERVICE"
+    sub.add_argument("--auth", default="", metavar="HOW", help=f"where the connector leaves it open: {kinds}")
     sub.add_argument("--base-url", default="", help=elsewhere)
     doing = "put another bearer in place of a connection's"
     sub = words.add("replace", doing, lazy("connections", "connection_replace"), group=group, tenant=True)

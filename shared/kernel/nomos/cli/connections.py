@@ -37,6 +37,8 @@ def connection_add(args: Namespace) -> int:
         name=args.name,
         sealed_bearer=_sealed(args, args.token_file, "token file"),
         base_url=args.base_url,
+        host=args.host,
+        auth=args.auth,
     )
     result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
     return Exit.YES
