@@ -22,7 +22,7 @@ from nomos.log.group import LEVEL_MEANING, Gap, GroupSummary
 from nomos.log.headproof import HEAD_BYTES_MAX, HeadProof, check_head, parse_head
 from nomos.log.heads import SEAL, STATEMENTS, Statement, parse_seal
 from nomos.log.index import HEAD_NAME, PROOF_NAME, ExportIndex
-from nomos.log.judging import GroupFailed, GroupTask, judge_all
+from nomos.log.judging import GroupFailed, GroupTask, Judges, judge_all
 from nomos.log.keyturns import KeyTurns
 from nomos.log.memory import Place
 from nomos.log.parts import find_rows
@@ -54,7 +54,7 @@ class Content:
         statements: tuple[Found, ...] = (),
         level: int,
         strict: bool,
-        workers: int,
+        judges: Judges,
         place: Place | None = None,
         progress: Callable[[int, int], None] | None = None,
         keys: Mapping[str, bytes] | None = None,
@@ -70,7 +70,7 @@ class Content:
             statements: seals that stand beside the records, verified; others are found among the records.
             level: 1 or 2.
             strict: whether declared gaps, and a bundle without a proof of its end, make it incomplete.
-            workers: processes that judge row groups.
+            judges: the processes that judge row groups.
             place: where to go on, from an earlier run; None reads every record.
             progress: told how many of how many records have been judged.
             keys: people's keys that were disclosed, by id; None where none were given.
@@ -83,7 +83,7 @@ class Content:
         self._beside = statements
         self._level = level
         self._strict = strict
-        self._workers = workers
+        self._judges = judges
         self._progress = progress
         self._erasures = Erasures(keys, strict=strict)
         self._approvals = Approvals()
@@ -140,7 +140,7 @@ class Content:
             sizes=sizes,
             cuts=cuts,
             level=self._level,
-            workers=self._workers,
+            judges=self._judges,
         )
         for self._at, summary in judged:
             yield summary

@@ -130,13 +130,15 @@ def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | 
 
 def check_links(rows: GroupRows) -> Bad | None:
     """Recomputes each chain hash from the hash before it; in a log, the first row's is left to the caller."""
-    hexed = (rows.hashes if rows.prevs is None else rows.prevs).hex().encode()
+    hexed = memoryview((rows.hashes if rows.prevs is None else rows.prevs).hex().encode())
     skipped = 1 if rows.prevs is None else 0
-    records = rows.records
-    digests = [
-        sha256(hexed[at : at + _HEX] + records[begin:end]).digest()
-        for at, (begin, end) in zip(count(0, _HEX), pairwise(rows.offsets[skipped:]), strict=False)
-    ]
+    digests: list[bytes] = []
+    # By views: a copy of each record would cost more than the second call.
+    with memoryview(rows.records) as records:
+        for at, (begin, end) in zip(count(0, _HEX), pairwise(rows.offsets[skipped:]), strict=False):
+            link = sha256(hexed[at : at + _HEX])
+            link.update(records[begin:end])
+            digests.append(link.digest())
     if b"".join(digests) == rows.hashes[skipped * HASH_BYTES :]:
         return None
     row = next(at for at, one in enumerate(digests, skipped) if one != rows.hash(at))
@@ -352,13 +354,18 @@ def read_meaning(rows: GroupRows, types: Sequence[str]) -> Meaning:
 def _grow(rows: GroupRows, first_seq: int, sizes: Sequence[int]) -> tuple[CompactRange, list[tuple[int, CompactRange]]]:
     """The group's part of the tree, and its state at each of the checkpoint sizes that fall into it."""
     grown = CompactRange(first_seq)
-    leaves = [rows.hashes[at : at + HASH_BYTES] for at in range(0, len(rows.hashes), HASH_BYTES)]
+    end = first_seq + len(rows)
     cuts: list[tuple[int, CompactRange]] = []
+
+    def grow(size: int) -> None:
+        begin, stop = (HASH_BYTES * (one - first_seq) for one in (grown.size, size))
+        grown.extend(rows.hashes[at : at + HASH_BYTES] for at in range(begin, stop, HASH_BYTES))
+
     for size in sizes:
-        if first_seq < size <= first_seq + len(leaves):
-            grown.extend(leaves[grown.size - first_seq : size - first_seq])
+        if first_seq < size <= end:
+            grow(size)
             cuts.append((size, grown.copy()))
-    grown.extend(leaves[grown.size - first_seq :])
+    grow(end)
     return grown, cuts
 
 

@@ -7,12 +7,13 @@ memory holds a bounded number of groups.
 from __future__ import annotations
 
 import gc
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, Self
 
 from nomos.errors import Malformed, Refused
 from nomos.log.group import GroupSummary, judge_group
@@ -54,10 +55,14 @@ class _Failure(NamedTuple):
     reason: str
 
 
+#: Takes the records of one group after the other: fresh memory for each would cost more than reading them.
+_records = bytearray()
+
+
 def _judge(task: GroupTask) -> GroupSummary | _Failure:
     try:
         with Part(task.directory / task.name, with_prev=task.with_prev) as part:
-            rows = part.read(task.group)
+            rows = part.read(task.group, _records)
     except FileNotFoundError:
         return _Failure(Verdict.INCOMPLETE, "the file is missing")
     except Malformed as error:
@@ -93,6 +98,62 @@ def _finished(task: GroupTask, outcome: GroupSummary | _Failure) -> tuple[GroupT
     return task, outcome
 
 
+class Judges:
+    """The processes that judge. Use ``with Judges(workers) as judges``; 1 means this process alone.
+
+    They start at once, and load the reader of Parquet beside what must be read before the first group. Forked where
+    this process has one thread, as the command has before it reads Parquet; else spawned, since a fork would copy the
+    locks of other threads.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        if workers > 1:
+            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("fork" if _is_alone() else "spawn"))
+            for _ in range(workers):
+                self._pool.submit(_get_ready)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, tasks: Iterator[GroupTask]) -> Iterator[tuple[GroupTask, GroupSummary]]:
+        """Judges these groups and gives the summaries in their order.
+
+        Raises:
+            GroupFailed: when its turn comes, for a group that cannot be read.
+        """
+        if self._pool is None:
+            for task in tasks:
+                yield _finished(task, _judge(task))
+            return
+        waiting: deque[tuple[GroupTask, Future[GroupSummary | _Failure]]] = deque()
+        for task in tasks:
+            waiting.append((task, self._pool.submit(_judge, task)))
+            if len(waiting) >= self.workers * _AHEAD:
+                done, future = waiting.popleft()
+                yield _finished(done, future.result())
+        while waiting:
+            done, future = waiting.popleft()
+            yield _finished(done, future.result())
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread, also of those that Python does not know."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def _get_ready() -> None:
+    import pyarrow.parquet  # noqa: F401, PLC0415
+
+
 def judge_all(
     directory: Path,
     names: Iterable[str],
@@ -101,7 +162,7 @@ def judge_all(
     sizes: tuple[int, ...],
     cuts: tuple[int, ...] = (),
     level: int,
-    workers: int,
+    judges: Judges,
 ) -> Iterator[tuple[GroupTask, GroupSummary]]:
     """Judges all row groups of the named parts and gives the summaries in order.
 
@@ -112,24 +173,10 @@ def judge_all(
         sizes: the checkpoint sizes, rising.
         cuts: the positions of statements of heads, rising.
         level: 1 or 2.
-        workers: processes to use; 1 means this one alone.
+        judges: the processes that judge.
 
     Raises:
         GroupFailed: when its turn comes, for a group that cannot be read.
     """
     tasks = _tasks(directory, names, with_prev=with_prev, sizes=sizes, cuts=cuts, level=level)
-    if workers <= 1:
-        for task in tasks:
-            yield _finished(task, _judge(task))
-        return
-    # Spawned, not forked: pyarrow has threads by now, and a fork would copy their locks.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[tuple[GroupTask, Future[GroupSummary | _Failure]]] = deque()
-        for task in tasks:
-            waiting.append((task, pool.submit(_judge, task)))
-            if len(waiting) >= workers * _AHEAD:
-                done, future = waiting.popleft()
-                yield _finished(done, future.result())
-        while waiting:
-            done, future = waiting.popleft()
-            yield _finished(done, future.result())
+    yield from judges.run(tasks)

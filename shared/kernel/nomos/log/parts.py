@@ -31,7 +31,7 @@ BATCH_ROWS: Final = 2_048
 class GroupRows(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of one row group. ``offsets`` has one entry more than there are rows.
 
-    ``times`` is the column ``ts`` in microseconds since 1970.
+    ``times`` is the column ``ts`` in microseconds since 1970. ``records`` may be longer than the last offset.
     """
 
     seqs: list[int]
@@ -107,8 +107,13 @@ class Part:
         except _foreign() as error:
             raise MalformedRecord("a row group cannot be decoded", cause=str(error)) from None
 
-    def read(self, group: int) -> GroupRows:
+    def read(self, group: int, into: bytearray | None = None) -> GroupRows:
         """Reads row group number ``group``.
+
+        Args:
+            group: its number.
+            into: takes the records, grows as it must, and may be longer; the rows hold until it is used again. None
+                for memory of their own.
 
         Raises:
             MalformedRecord: it cannot be decoded, a page's checksum is wrong, or it holds nulls.
@@ -118,7 +123,7 @@ class Part:
             rows = int(self._file.metadata.row_group(group).num_rows)
             if not 0 < rows <= GROUP_ROWS:
                 raise LimitExceeded("rows of a row group", GROUP_ROWS, rows)
-            read = _Columns(with_prev=self._with_prev)
+            read = _Columns(into if into is not None else bytearray(), with_prev=self._with_prev)
             # In pieces: decoding a group as a whole takes several times its size.
             for batch in self._file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
                 batch.validate(full=True)
@@ -178,7 +183,7 @@ def _words(array: pa.Array) -> list[str]:
 class _Columns:
     """The columns of a row group while they are read. Copies, so that Arrow's memory can go."""
 
-    def __init__(self, *, with_prev: bool) -> None:
+    def __init__(self, records: bytearray, *, with_prev: bool) -> None:
         self._with_prev = with_prev
         self._seqs: list[int] = []
         self._times: list[int] = []
@@ -188,7 +193,7 @@ class _Columns:
         self._prevs: list[bytes] = []
         self._offsets = [0]
         # One that grows in place: pieces that are joined at the end would be there twice.
-        self._records = bytearray()
+        self._records = records
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._seqs += _numbers(batch.column("seq"), "q", 8)
@@ -204,7 +209,8 @@ class _Columns:
         moved = self._offsets[-1] - marks[0]
         self._offsets += [one + moved for one in marks[1:]]
         if content is not None:
-            self._records += memoryview(content)[marks[0] : marks[-1]]
+            begin = marks[0] + moved
+            self._records[begin : marks[-1] + moved] = memoryview(content)[marks[0] : marks[-1]]
 
     def rows(self) -> GroupRows:
         return GroupRows(

@@ -102,11 +102,13 @@ class _Scanner:
             for name, (row, counter) in self._producer_firsts.items()
         }
         sources = {name: CounterSpan(row, at, self._sources[name]) for name, (row, at) in self._source_firsts.items()}
-        own = tuple(
-            OwnRecord(rows.seqs[row], rows.hash(row), rows.types[row], rows.record(row))
-            for row, tenant in enumerate(rows.tenants)
-            if tenant == SYSTEM_TENANT and is_own_record(tenant, rows.types[row])
-        )
+        own: tuple[OwnRecord, ...] = ()
+        if SYSTEM_TENANT in self._firsts:
+            own = tuple(
+                OwnRecord(rows.seqs[row], rows.hash(row), rows.types[row], rows.record(row))
+                for row, tenant in enumerate(rows.tenants)
+                if tenant == SYSTEM_TENANT and is_own_record(tenant, rows.types[row])
+            )
         return Scan(tenants, producers, sources, own, tuple(heads))
 
     def _tenant_heads(self, names: Sequence[str] = ()) -> dict[str, tuple[int, str]]:

@@ -30,6 +30,7 @@ from nomos.log.archived import Archived, read_archive
 from nomos.log.content import Content
 from nomos.log.group import LEVEL_MEANING
 from nomos.log.index import INDEX_NAME, ROOTS_NAME, ExportIndex, file_digest, is_part_name, parse_index
+from nomos.log.judging import Judges
 from nomos.log.memory import Memory
 from nomos.log.remembering import Remembering
 from nomos.log.report import Report, Tally, Verdict
@@ -95,33 +96,34 @@ def verify_export(
     index = _read_index(directory, tally)
     if index is None or not _is_demanded(index, tenant, tally):
         return tally.report(level)
-    archived = _read_signed(directory, index, trust, now, tally, strict=strict)
-    _check_files(directory, index, tally)
-    judge_tokens(directory, index, stampers, now, tally, strict=strict)
-    if trust.quorum == NO_QUORUM:
-        tally.not_checked.append("witnesses: the policy demands none")
-    content = None
-    before = None if memory is None else Remembering(memory, index, trust)
-    if archived is not None:
-        _check_rows_stated(index, archived.seals, tally)
-        if before is not None:
-            before.compare(archived.seals, level, tally)
-        if level > 0 and index.files:
-            content = Content(
-                directory,
-                index,
-                archived.seals,
-                tally,
-                trust=trust,
-                statements=archived.statements,
-                level=level,
-                strict=strict,
-                workers=workers,
-                place=None if before is None or full else before.place,
-                progress=progress,
-                keys=keys,
-            )
-            content.judge()
+    with Judges(workers if level > 0 and index.files else 1) as judges:
+        archived = _read_signed(directory, index, trust, now, tally, strict=strict)
+        _check_files(directory, index, tally)
+        judge_tokens(directory, index, stampers, now, tally, strict=strict)
+        if trust.quorum == NO_QUORUM:
+            tally.not_checked.append("witnesses: the policy demands none")
+        content = None
+        before = None if memory is None else Remembering(memory, index, trust)
+        if archived is not None:
+            _check_rows_stated(index, archived.seals, tally)
+            if before is not None:
+                before.compare(archived.seals, level, tally)
+            if level > 0 and index.files:
+                content = Content(
+                    directory,
+                    index,
+                    archived.seals,
+                    tally,
+                    trust=trust,
+                    statements=archived.statements,
+                    level=level,
+                    strict=strict,
+                    judges=judges,
+                    place=None if before is None or full else before.place,
+                    progress=progress,
+                    keys=keys,
+                )
+                content.judge()
     _say_unchecked(level, index, tally, is_compared=before is not None)
     report = tally.report(level)
     if before is not None and archived is not None and report.verdict is Verdict.VERIFIED:
