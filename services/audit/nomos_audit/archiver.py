@@ -264,14 +264,18 @@ class Archiver:
     async def _settle(self) -> None:
         """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""
         journalled = (await stream_state(self._client, JOURNAL)).last_seq
+        size: int | None = None
         while True:
-            # What the newest block says of itself is enough: the table reaches its size only by verified links.
-            newest = await newest_block(self._client)
-            intake, size = 0, 0
-            if newest is not None:
-                block = parse_block(newest.payload)
-                intake, size = block.intake, block.size
-            if intake >= journalled and self._projected.size >= size:
+            if size is None:
+                # What the newest block says of itself is enough: the table reaches its size only by verified links.
+                newest = await newest_block(self._client)
+                intake, reached = 0, 0
+                if newest is not None:
+                    block = parse_block(newest.payload)
+                    intake, reached = block.intake, block.size
+                # That size and no later one: under load the table is always a little behind the newest.
+                size = reached if intake >= journalled else None
+            if size is not None and self._projected.size >= size:
                 return
             raise_if_cancelled()
             await asyncio.sleep(POLL_SECONDS)

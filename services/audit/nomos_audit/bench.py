@@ -3,7 +3,9 @@
 Each row has servers of its own (embedded, every write synced), a journal that is full beforehand, and one process that
 does what the audit service does: the same objects, in one event loop. The clock starts when the writer does and stops
 when the last event of the journal is durable in ``CHAIN``; how far each copy is at that moment, and how long it needs
-after it, stands beside. Two floors are measured in the same run: canonical bytes alone, and the chain alone.
+after it, stands beside. In the steady rows the journal is filled while the log runs, :data:`STEADY_PER_SECOND` events a
+second, and the furthest that each copy falls behind what is durable stands beside: whether it keeps up.
+Two floors are measured in the same run: canonical bytes alone, and the chain alone.
 """
 
 from __future__ import annotations
@@ -58,6 +60,13 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "signed, without copies": ("signer", "tenants", "tiles"),
     "everything": ("signer", "table", "tenants", "tiles", "archive"),
 }
+#: Events a second of the steady rows, and for how long: the aim of issue and documents is that the copies keep up.
+STEADY_PER_SECOND: Final = 20_000
+STEADY_SECONDS: Final = 15
+STEADY: Final[dict[str, tuple[str, ...]]] = {
+    "steady, table": ("table",),
+    "steady, table, archive": ("table", "archive"),
+}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +79,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         seconds: until the last was durable in ``CHAIN``.
         per_second: records a second until then.
         cpu_us: processor time of the process for each record until every copy was there, microseconds.
-        behind: records that each copy was behind at that moment.
+        behind: records that each copy was behind at that moment; in a steady row the most that it ever was, from a
+            third of the row's time on.
         after_seconds: what each copy needed after it.
         errors: why the figure does not count.
     """
@@ -101,6 +111,14 @@ class AuditBench:
                     say(f"nomos: {case}, {size:,} records, {batch} in a message")
                     place = folder / f"{len(rows)}"
                     rows.append(uvloop.run(_measure(place, Path(args.connectors), case, size, batch)))
+        for case in STEADY:
+            size = STEADY_SECONDS * STEADY_PER_SECOND
+            say(f"nomos: {case}, {STEADY_PER_SECOND:,} a second")
+            rows.append(
+                uvloop.run(
+                    _measure(folder / f"{len(rows)}", Path(args.connectors), case, size, BATCHES[-1], steady=True)
+                )
+            )
         return rows
 
     def lines(self, rows: list[Row]) -> list[str]:
@@ -112,9 +130,10 @@ class AuditBench:
                 f"{row.case:<24}{row.records:>10,}{row.batch or '':>7}{row.seconds:>9.2f}{row.per_second:>11,.0f}"
                 f"{row.per_second / floor:>10.3f}{row.cpu_us:>8.1f}"
             )
+            when = "at most" if row.case in STEADY else "at the end"
             for name, behind in row.behind.items():
                 after = row.after_seconds.get(name, 0.0)
-                lines.append(f"{'':<24}{name} {behind:,} records behind at the end, {after:.2f} s later there")
+                lines.append(f"{'':<24}{name} {behind:,} records behind {when}, {after:.2f} s later there")
             lines += [f"{'':<24}{name}: {count}" for name, count in row.errors.items()]
         return lines
 
@@ -159,7 +178,7 @@ def _floors() -> list[Row]:
     ]
 
 
-async def _measure(folder: Path, connectors: Path, case: str, size: int, batch: int) -> Row:
+async def _measure(folder: Path, connectors: Path, case: str, size: int, batch: int, *, steady: bool = False) -> Row:
     local = Local(folder, connectors=connectors)
     await local.start()
     try:
@@ -170,34 +189,78 @@ async def _measure(folder: Path, connectors: Path, case: str, size: int, batch: 
             local.nats.url, user_credentials=str(installation.creds_path("audit")), inbox_prefix=b"_INBOX.audit"
         )
         try:
-            await _fill(client, account, size, batch)
-            return await _run(client, local.environment("audit"), account, folder, case, size, batch)
+            messages = _messages(size, batch)
+            if not steady:
+                await _fill(client, account, messages)
+                messages = []
+            return await _run(client, local.environment("audit"), account, folder, case, size, batch, messages)
         finally:
             await client.close()
     finally:
         local.stop()
 
 
-async def _fill(client: Client, account: str, size: int, batch: int) -> None:
+def _messages(size: int, batch: int) -> list[bytes]:
+    """The journal's messages, each of one of the producers in turn."""
+    counters = [0] * PRODUCERS
+    made = []
+    for place, first in enumerate(range(0, size, batch)):
+        events, number = _events(first, min(batch, size - first)), place % PRODUCERS
+        made.append(encode_batch(f"bench-{number}", counters[number], events))
+        counters[number] += len(events)
+    return made
+
+
+async def _fill(client: Client, account: str, messages: list[bytes]) -> None:
     """Puts the events into the journal, each producer's in order."""
 
     async def producer(number: int) -> None:
-        counter = 0
-        for first in range(number * batch, size, PRODUCERS * batch):
-            events = _events(first, min(batch, size - first))
-            payload = encode_batch(f"bench-{number}", counter, events)
-            reply = await client.request(f"intake.{account}.batch", payload, timeout=10)
-            if b'"seq"' not in reply.data:
-                raise Unavailable("the journal refused a message", cause=reply.data.decode("utf-8", "replace")[:200])
-            counter += len(events)
+        for message in messages[number::PRODUCERS]:
+            await _journal(client, account, message)
 
     await asyncio.gather(*(producer(number) for number in range(PRODUCERS)))
 
 
+async def _feed(client: Client, account: str, messages: list[bytes], batch: int) -> None:
+    """Puts the events into the journal at a steady pace; one that is late is not left out."""
+    began = time.perf_counter()
+    for place, message in enumerate(messages):
+        wait = began + place * batch / STEADY_PER_SECOND - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        await _journal(client, account, message)
+
+
+async def _lag(log: AuditLog, reached: dict[str, Callable[[], int]], furthest: dict[str, int], size: int) -> None:
+    """Looks how far each copy is behind what is durable, from a third of the row on, when all have begun."""
+
+    def written() -> int:
+        return 0 if log.writer.head is None else log.writer.head.size
+
+    await _until(lambda: written() >= size // 3, [])
+    while True:
+        for name, most in furthest.items():
+            furthest[name] = max(most, written() - reached[name]())
+        await asyncio.sleep(0.05)
+
+
+async def _journal(client: Client, account: str, message: bytes) -> None:
+    reply = await client.request(f"intake.{account}.batch", message, timeout=10)
+    if b'"seq"' not in reply.data:
+        raise Unavailable("the journal refused a message", cause=reply.data.decode("utf-8", "replace")[:200])
+
+
 async def _run(  # noqa: PLR0917 - the servers, and what to measure on them
-    client: Client, env: dict[str, str], account: str, folder: Path, case: str, size: int, batch: int
+    client: Client,
+    env: dict[str, str],
+    account: str,
+    folder: Path,
+    case: str,
+    size: int,
+    batch: int,
+    messages: list[bytes],
 ) -> Row:
-    parts = CASES[case]
+    parts = {**CASES, **STEADY}[case]
     database = await Database.open("audit", env["NOMOS_DATABASE_URL"])
     try:
         await database.migrate(MIGRATIONS)
@@ -225,14 +288,17 @@ async def _run(  # noqa: PLR0917 - the servers, and what to measure on them
                 grace_seconds=GRACE_SECONDS,
             )
         try:
-            return await _watch(log, parts, case, size, batch)
+            feeding = asyncio.create_task(_feed(client, account, messages, batch)) if messages else None
+            return await _watch(log, parts, case, size, batch, feeding)
         finally:
             await log.close()
     finally:
         await database.close()
 
 
-async def _watch(log: AuditLog, parts: tuple[str, ...], case: str, size: int, batch: int) -> Row:
+async def _watch(  # noqa: PLR0917 - what runs, and what is looked for
+    log: AuditLog, parts: tuple[str, ...], case: str, size: int, batch: int, feeding: asyncio.Task[None] | None
+) -> Row:
     reached: dict[str, Callable[[], int]] = {
         "table": lambda: log.table.size,
         "tenants": lambda: log.tenants.size,
@@ -248,10 +314,13 @@ async def _watch(log: AuditLog, parts: tuple[str, ...], case: str, size: int, ba
         assert part is not None
         running.append(asyncio.create_task(part.run()))
     began, used = time.perf_counter(), _processor()
+    furthest: dict[str, int] = dict.fromkeys(parts, 0)
+    if feeding is not None:
+        running += [feeding, asyncio.create_task(_lag(log, reached, furthest, size))]
     try:
         await _until(lambda: log.writer.head is not None and log.writer.head.size >= size, running)
         seconds = time.perf_counter() - began
-        behind = {name: size - min(reached[name](), size) for name in parts}
+        behind = {name: size - min(reached[name](), size) for name in parts} if feeding is None else furthest
         after: dict[str, float] = {}
         ended = time.perf_counter()
         while len(after) < len(parts):
@@ -279,7 +348,7 @@ async def _until(condition: Callable[[], bool], running: list[asyncio.Task[None]
     until = time.monotonic() + ROW_SECONDS
     while not condition():
         for task in running:
-            if task.done():
+            if task.done() and (task.cancelled() or task.exception() is not None):
                 raise Unavailable("a part of the log ended", cause=repr(task.exception()))
         if time.monotonic() > until:
             raise Unavailable(f"a row did not end in {ROW_SECONDS:g} s")
