@@ -17,7 +17,7 @@ from typing import ClassVar, Final, NamedTuple, Self
 
 from nomos.errors import Malformed, Refused
 from nomos.log.group import GroupSummary, judge_group
-from nomos.log.parts import Part
+from nomos.log.parts import Part, load_reader
 from nomos.log.report import Verdict
 
 #: Groups that wait for each process, so that none is idle and few are held.
@@ -112,7 +112,7 @@ class Judges:
         if workers > 1:
             self._pool = ProcessPoolExecutor(workers, mp_context=get_context("fork" if _is_alone() else "spawn"))
             for _ in range(workers):
-                self._pool.submit(_get_ready)
+                self._pool.submit(load_reader)
 
     def __enter__(self) -> Self:
         return self
@@ -148,10 +148,6 @@ def _is_alone() -> bool:
         return len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False
-
-
-def _get_ready() -> None:
-    import pyarrow.parquet  # noqa: F401, PLC0415
 
 
 def judge_all(

@@ -138,6 +138,11 @@ class Part:
             raise MalformedRecord("a row group cannot be decoded", cause=str(error)) from None
 
 
+def load_reader() -> None:
+    """Imports the reader of Parquet, so that the first part need not wait for it."""
+    import pyarrow.parquet  # noqa: F401, PLC0415
+
+
 def find_rows(path: Path, types: frozenset[str]) -> Iterator[tuple[int, str, bytes]]:
     """Seq, type and record of the rows whose column ``type`` is one of ``types``, read without judging anything.
 
