@@ -43,6 +43,10 @@ from nomos_runtime.topology.issue import issue_user
 DELETE, REPO = "github:repos.delete", "github:repo/acme/site"
 MARK = "zarathustra"
 READER = base64.urlsafe_b64encode(bytes(PrivateKey.generate().public_key)).decode()
+CLOUD = {
+    "kind": "gcp",
+    "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/nomos",
+}
 CID = "bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 _block = msgspec.msgpack.Decoder(Block)
 
@@ -177,6 +181,9 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
         lambda d: d.ask("proxy", "client-set", connector="github", client_id="ours"), {"oauth.client-set"}),
     ("proxy", "connection-connect"): (
         lambda d: d.ask("proxy", "connection-connect", connector="github", name="account"), {"oauth.offered"}),
+    ("proxy", "connection-federate"): (
+        lambda d: d.ask("proxy", "connection-federate", connector="http", name="cloud", host="api.example.com",
+                        federation=CLOUD), {"connection.added"}),
     ("proxy", "connection-remove"): (
         lambda d: d.ask("proxy", "connection-remove", name="github"), {"connection.removed"}),
     ("proxy", "pii-set"): (lambda d: d.ask("proxy", "pii-set", classes=["card"]), {"sanitizer.pii-set"}),

@@ -329,6 +329,12 @@ VERBS: dict[tuple[str, str], Params] = {
     ("proxy", "connection-show"): lambda w: {"name": "only-of-a"},
     ("proxy", "connection-renew"): lambda w: {"name": "only-of-a"},
     ("proxy", "connection-remove"): lambda w: {"name": "only-of-a"},
+    ("proxy", "connection-federate"): lambda w: {
+        "connector": "http", "name": "clouds", "host": "api.example.com", "federation": {
+            "kind": "azure", "directory": "0" * 8 + "-0000" * 3 + "-" + "0" * 12, "scope": "https://x.example/.default",
+            "client": "0" * 8 + "-0000" * 3 + "-" + "0" * 12,
+        },
+    },
     ("proxy", "key-progress"): nothing,
     ("proxy", "pii-set"): lambda w: {"classes": ["card"]},
     ("proxy", "pii-show"): nothing,

@@ -179,6 +179,8 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
     elif connection.is_lost:
         state = "lost"
     method = "account" if connection.is_account else "bearer"
+    if connection.federation is not None:
+        method = "federated"
     shown: dict[str, object] = {
         "name": connection.name,
         "connector": connection.connector,
@@ -187,6 +189,8 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
     }
     if connection.host:
         shown["host"] = connection.host
+    if connection.federation is not None:
+        shown["federation"] = {"kind": connection.federation.kind, **connection.federation.values}
     if connection.auth is not None:
         shown["auth"] = auth_text(connection.auth)
     return shown

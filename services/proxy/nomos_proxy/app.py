@@ -15,6 +15,9 @@ from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import tls_context
+from nomos_proxy.federation.issuer import Issuer, parse_keys
+from nomos_proxy.federation.tokens import Federated
+from nomos_proxy.federationadmin import FederationAdmin
 from nomos_proxy.gate import Gate, GateLimits
 from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
@@ -37,7 +40,7 @@ from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
 from nomos_runtime.sealing import load_keyring
 from nomos_runtime.service import Parts
-from nomos_runtime.settings import load
+from nomos_runtime.settings import load, optional_secret
 from nomos_runtime.vault import Keyring, Vault
 from nomos_web.server import WebServer
 
@@ -50,6 +53,9 @@ class Proxy:
 
     def __init__(self, settings: ProxySettings, keyring: Keyring, env: Mapping[str, str]) -> None:
         self._settings = settings
+        self._federation_keys = parse_keys(
+            optional_secret("PROXY_FEDERATION_KEY", env), optional_secret("PROXY_FEDERATION_KEY_OTHERS", env)
+        )
         self._vault = Vault(keyring, os.urandom)
         self._intake = BearerIntake(keyring.current.secret)
         self._readers = reader_tokens(NAME, env)
@@ -86,6 +92,8 @@ class Proxy:
         accounts = self._accounts = Accounts(
             grants=grants, clients=clients, credentials=credentials, journal=parts.journal
         )
+        issuer = Issuer(s.pages_origin, self._federation_keys) if self._federation_keys and s.pages_origin else None
+        federated = Federated(issuer=issuer, upstreams=upstreams, journal=parts.journal)
 
         def apply(fact: Fact) -> None:
             connections.apply(fact)
@@ -102,7 +110,7 @@ class Proxy:
         def identify(fact: Fact) -> None:
             parts.directory.apply(fact)
             if fact.type == TENANT_CLOSED:
-                for held in (keys, credentials, accounts):
+                for held in (keys, credentials, accounts, federated):
                     held.forget(fact.tenant)
                 gate.forget(fact.tenant)
 
@@ -120,6 +128,7 @@ class Proxy:
             connections=connections,
             credentials=credentials,
             accounts=accounts,
+            federated=federated,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
             personal=personal,
@@ -167,9 +176,22 @@ class Proxy:
             sweeper=sweeper,
             refresh=parts.refresh,
         )
+        about_clouds = FederationAdmin(
+            settings=s,
+            catalogue=self._catalogue,
+            credentials=credentials,
+            federated=federated,
+            refresh=parts.refresh,
+        )
         about_keys = KeyAdmin(keys, parts.directory)
         await parts.serve_admin(
-            {**admin.verbs(), **about_people.verbs(), **about_accounts.verbs(), **about_keys.verbs()},
+            {
+                **admin.verbs(),
+                **about_people.verbs(),
+                **about_accounts.verbs(),
+                **about_clouds.verbs(),
+                **about_keys.verbs(),
+            },
             either=("sealing-key",),
             installation=("key-progress",),
             tables=("grants",),
@@ -177,7 +199,12 @@ class Proxy:
         parts.spawn(sweeper.run())
         if s.pages_listen:
             self._pages = build_pages(
-                s, responder=parts.responder, directory=parts.directory, service=NAME, connecting=connecting
+                s,
+                responder=parts.responder,
+                directory=parts.directory,
+                service=NAME,
+                connecting=connecting,
+                issuer=issuer,
             )
             await self._pages.start()
         await parts.serving()

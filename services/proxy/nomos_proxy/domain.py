@@ -44,6 +44,7 @@ from nomos.ucan.cid import format_cid
 from nomos.ucan.verify import VerifiedInvocation, check_binding
 from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, origin_of
+from nomos_proxy.federation.cloud import Federation
 
 #: Bytes (as JSON) of the lines of one list of a report that keep their places; one line for each rule fits beside them.
 REMOVED_BYTES_MAX: Final = 16_000
@@ -62,6 +63,8 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         origin: a development origin in place of the connector's, or None.
         host: where it goes, where its connector has no host for all; else empty.
         auth: how its credential is presented, where its connector leaves that open; else None.
+        federation: how a cloud gives it a credential for a while, where nobody brought one; else None.
+        exchange: a development origin in place of the cloud's token endpoint, or None.
         is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
             credential is a bearer that somebody brought.
         scopes: what was granted to it, where it is an account.
@@ -77,6 +80,8 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     origin: Origin | None = None
     host: str = ""
     auth: Auth | None = None
+    federation: Federation | None = None
+    exchange: Origin | None = None
     is_account: bool = False
     scopes: tuple[str, ...] = ()
     revision: int = 1
@@ -167,12 +172,17 @@ def plan_call(
         connection=connection,
         request=request,
         origin=connection.origin or origin_of(connector, connection.host),
-        # What a provider's token endpoint gives is a bearer, whatever the connector's keys are (RFC 6750).
-        auth=BEARER if connection.is_account else connection.auth or connector.auth,
+        auth=_auth(connection, connector),
         headers=headers,
         args=invocation.args,
         replay_key=key,
     )
+
+
+def _auth(connection: ConnectionFacts, connector: Connector) -> Auth:
+    """How the credential is presented. What a token endpoint gives is a bearer, whatever the connector's keys are."""
+    is_given = connection.is_account or (connection.federation is not None and connection.federation.kind != "aws")
+    return BEARER if is_given else connection.auth or connector.auth
 
 
 def replay_key(invocation: VerifiedInvocation, risk: Risk) -> str:

@@ -42,6 +42,7 @@ from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.domain import CallPlan, CallState, ConnectionFacts, attempted, finished, folded, plan_call
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.exchange import Limits
+from nomos_proxy.federation.tokens import Federated
 from nomos_proxy.gate import Gate
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.oauth.renewing import Accounts
@@ -83,6 +84,7 @@ class Broker:
         connections: Connections,
         credentials: CredentialStore,
         accounts: Accounts,
+        federated: Federated,
         replay: ReplaySet,
         upstreams: Upstreams,
         personal: PersonalData,
@@ -99,6 +101,7 @@ class Broker:
         self._connections = connections
         self._credentials = credentials
         self._accounts = accounts
+        self._federated = federated
         self._replay = replay
         self._upstreams = upstreams
         self._personal = personal
@@ -151,6 +154,8 @@ class Broker:
         return plan_call(verified, self._catalogue, connection, via=via)
 
     async def _credential(self, connection: ConnectionFacts, command: Invoke) -> Credential:
+        if connection.federation is not None:
+            return await self._federated.credential(connection, within_seconds=_seconds_left(command))
         if not connection.is_account:
             return await self._credentials.credential(connection)
         return await self._accounts.credential(connection, within_seconds=_seconds_left(command))

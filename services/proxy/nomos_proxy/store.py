@@ -28,6 +28,7 @@ from nomos.messages import Fact
 from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import EchoGuard
+from nomos_proxy.federation.cloud import parse_federation
 from nomos_proxy.keys import DataKeys
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
@@ -81,10 +82,12 @@ class Connections:
                 name=str(event["name"]),
                 connector=str(event["connector"]),
                 # One that was added in development is closed in production: its credential goes nowhere else.
-                is_open=self._is_development or origin is None,
+                is_open=self._is_development or (origin is None and not event.get("exchange")),
                 origin=origin,
                 host=str(event.get("host") or ""),
                 auth=parse_auth(str(event["auth"])) if event.get("auth") else None,
+                federation=parse_federation(_members(event["federation"])) if event.get("federation") else None,
+                exchange=parse_development_origin(str(event["exchange"])) if event.get("exchange") else None,
                 is_account=event.get("method") == "oauth",
                 scopes=_texts(event.get("scopes")),
             )
@@ -137,8 +140,14 @@ class Connections:
 
     def origins(self, tenant: str) -> set[Origin]:
         """The development origins of the tenant's connections and clients."""
-        named = [one.origin for one in self.of_tenant(tenant)] + [one.origin for one in self.clients(tenant)]
+        connections = self.of_tenant(tenant)
+        named = [one.origin for one in connections] + [one.exchange for one in connections]
+        named += [one.origin for one in self.clients(tenant)]
         return {origin for origin in named if origin is not None}
+
+
+def _members(value: object) -> dict[str, object]:
+    return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -211,6 +220,31 @@ class CredentialStore:
         seals = _bearer_at(tenant, name, connector, bearer)
         await self.change(tenant, decide, seals=seals, actor=actor, corr=corr)
 
+    async def federate(
+        self, tenant: str, *, connector: str, name: str, members: Mapping[str, object], actor: Actor, corr: str
+    ) -> None:
+        """Stores a connection that a cloud gives credentials; there is nothing to seal.
+
+        Args:
+            tenant: whose.
+            connector: at which provider.
+            name: of the connection.
+            members: further members of the event: ``federation``, ``host``, ``base_url``, ``exchange``.
+            actor: who adds it.
+            corr: the request.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        parse_slug(name, "connection")
+
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            check_free(history, name)
+            event: dict[str, object] = {"connector": connector, "name": name, "key_id": "", "method": "federation"}
+            return CONNECTION_ADDED, event | {key: value for key, value in members.items() if value}
+
+        await self.change(tenant, decide, actor=actor, corr=corr)
+
     async def replace(self, connection: ConnectionFacts, bearer: Secret, *, actor: Actor, corr: str) -> None:
         """Puts another bearer in place of a connection's.
 
@@ -222,8 +256,8 @@ class CredentialStore:
         name = connection.name
 
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
-            if added(history, name).get("method") == "oauth":
-                raise Conflict("the tokens of this connection come from the provider", hint="nomos connection connect")
+            if added(history, name).get("method") in ("oauth", "federation"):
+                raise Conflict("the credential of this connection comes from the provider")
             return CONNECTION_REPLACED, {"name": name}
 
         seals = _bearer_at(connection.tenant, name, connection.connector, bearer)

@@ -52,8 +52,9 @@ ISSUED_REVOKED: Final = "ucan.revoked-all"
 CALL_ATTEMPTED: Final = "proxy.attempted"
 #: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes, noted}
 CALL_FINISHED: Final = "proxy.finished"
-#: {connector, name, key_id, base_url, method, scopes, host, auth}: ``method`` is ``oauth`` where somebody connected an
-#: account; ``host`` and ``auth`` where the connector leaves them open.
+#: {connector, name, key_id, base_url, method, scopes, host, auth, federation, exchange}: ``method`` is ``oauth`` where
+#: somebody connected an account, ``federation`` where a cloud gives credentials; ``host`` and ``auth`` where the
+#: connector leaves them open.
 CONNECTION_ADDED: Final = "connection.added"
 #: {name, key_id, scopes}: a person put another credential in place of a connection's.
 CONNECTION_REPLACED: Final = "connection.replaced"

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 import nats
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from nomos.creds import USER, Credentials, Nkey, read_creds, write_creds
 from nomos.errors import Misconfigured, Revoked
@@ -47,7 +49,7 @@ BUCKET: Final = "nomos-archive"
 #: Secrets by service: environment name -> how it is made.
 SECRETS: Final[dict[str, tuple[str, ...]]] = {
     "minting": ("MINT_KEY_ENCRYPTION_KEY",),
-    "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY",),
+    "proxy": ("OAUTH_TOKEN_ENCRYPTION_KEY", "PROXY_FEDERATION_KEY"),
     "sanitizer": ("SANITIZER_FINGERPRINT_KEY",),
     "stepup": ("STEPUP_KEY_ENCRYPTION_KEY", "STEPUP_PUSH_KEY"),
     "audit": ("AUDIT_SIGN_KEY", "AUDIT_BLIND_KEY"),
@@ -272,6 +274,8 @@ class Local:
         if not path.exists():
             if name == "IDENTITY_OPERATOR_SIGNING_KEY":
                 text = self._provisioned().operator_signing_key().seed
+            elif name == "PROXY_FEDERATION_KEY":
+                text = _rsa_key()
             else:
                 text = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
             write_private(path, text)
@@ -320,6 +324,12 @@ def issue_operator(installation: Installation, *, servers: tuple[str, ...], tena
         tenant=tenant,
     )
     return Credentials(servers=servers, role=role, name=name, tenant=tenant, jwt=jwt, user=user)
+
+
+def _rsa_key() -> str:
+    """A new RSA private key, PEM: the one kind of key that every cloud takes an issuer's signature of."""
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
 
 
 def _free_port(wanted: int) -> int:

@@ -70,10 +70,7 @@ class Party:
             UnknownOutcome: it was sent and no complete answer came back.
             AnswerRefused: it was answered, and the answer is over a limit or badly framed.
         """
-        origin = self.origin or Origin(scheme="https", host=endpoint.host, port=endpoint.port)
-        limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
-        target = check_request(origin, OutgoingRequest(method="POST", path=endpoint.path))
-        return await self._upstreams.send(origin, _written(origin, target, request), limits)
+        return await post_form(self._upstreams, self.origin, endpoint, request)
 
     async def tokens(self, request: TokenRequest, now: int) -> Granted:
         """Asks the token endpoint.
@@ -182,6 +179,16 @@ class Clients:
         facts: ClientFacts = self._connections.client(tenant, connector)
         secret = await self._credentials.unsealed(tenant, _name(connector), _place(tenant, connector))
         return Party(oauth, Client(id=facts.client_id, secret=secret), facts.origin, self._upstreams)
+
+
+async def post_form(
+    upstreams: Upstreams, instead: Origin | None, endpoint: Endpoint, request: TokenRequest
+) -> UpstreamResponse:
+    """Posts a form to a token endpoint; ``instead`` takes its origin's place. Errors as :meth:`Party.ask`."""
+    origin = instead or Origin(scheme="https", host=endpoint.host, port=endpoint.port)
+    limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
+    target = check_request(origin, OutgoingRequest(method="POST", path=endpoint.path))
+    return await upstreams.send(origin, _written(origin, target, request), limits)
 
 
 def _written(origin: Origin, target: str, request: TokenRequest) -> WireRequest:

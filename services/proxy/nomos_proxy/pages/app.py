@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.oauth.connecting import Connecting
 from nomos_proxy.pages.views import STRANGER, ConnectViews
 from nomos_proxy.settings import ProxySettings
@@ -15,7 +16,13 @@ from nomos_web.templates import Templates
 
 
 def build_pages(
-    settings: ProxySettings, *, responder: Responder, directory: Directory, service: str, connecting: Connecting
+    settings: ProxySettings,
+    *,
+    responder: Responder,
+    directory: Directory,
+    service: str,
+    connecting: Connecting,
+    issuer: Issuer | None,
 ) -> WebServer:
     """The server of the pages; it does not listen yet.
 
@@ -29,6 +36,8 @@ def build_pages(
     assets = Assets()
     templates = Templates("nomos_proxy.pages", assets)
     refusals = Refusals(responder, service, who=lambda _: None, stranger=STRANGER)
-    views = ConnectViews(connecting, templates, has_tenant=directory.has_tenant, check_open=responder.check_open)
+    views = ConnectViews(
+        connecting, templates, issuer=issuer, has_tenant=directory.has_tenant, check_open=responder.check_open
+    )
     site = Site(views.routes(), origins=origins, templates=templates, assets=assets, refused=refusals.record)
     return WebServer(site.app, address)

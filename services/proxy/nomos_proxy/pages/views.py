@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from nomos.errors import Malformed, NotFound
 from nomos.events import Actor
 from nomos.ids import is_id, parse_slug
+from nomos_proxy.federation.issuer import DISCOVERY, KEYS, Issuer
 from nomos_proxy.oauth.connecting import CONNECT, CONNECTED, Connecting
 from nomos_proxy.oauth.flow import ID_PREFIX, SECRET_BYTES, WrongBrowser, b64url, parse_link, parse_secret
 from nomos_web.cookies import clear_cookie, cookie, set_cookie
@@ -36,6 +37,8 @@ ATTEMPT_COOKIE: Final = "nomos-connecting"
 STRANGER: Final = Actor(kind="operator", id="unknown")
 #: Characters of the query that a provider sends back, and its fields.
 QUERY_CHARS_MAX: Final = 8_000
+#: How long clouds may keep the issuer's documents.
+KEPT_SECONDS: Final = 300
 _ANSWER: Final = ("code", "state", "iss", "error")
 _SEE_OTHER: Final = 303
 
@@ -48,6 +51,7 @@ class ConnectViews:
         connecting: Connecting,
         templates: Templates,
         *,
+        issuer: Issuer | None,
         has_tenant: Callable[[str], bool],
         check_open: Callable[[str], None],
     ) -> None:
@@ -56,11 +60,13 @@ class ConnectViews:
         Args:
             connecting: does it.
             templates: of the pages.
+            issuer: whose keys clouds read here; None where there is none.
             has_tenant: whether there is one of this name.
             check_open: raises where a tenant is closed.
         """
         self._connecting = connecting
         self._templates = templates
+        self._issuer = issuer
         self._has_tenant = has_tenant
         self._check_open = check_open
 
@@ -72,6 +78,7 @@ class ConnectViews:
             ("POST", CONNECT + "{link}", self.begin),
             ("GET", CONNECTED, self.returned),
             ("GET", DONE, self.done),
+            *([] if self._issuer is None else [("GET", DISCOVERY, self.discovery), ("GET", KEYS, self.keys)]),
         ]
 
     async def home(self, request: Request) -> Response:
@@ -132,6 +139,14 @@ class ConnectViews:
         clear_cookie(response, ATTEMPT_COOKIE)
         return response
 
+    async def discovery(self, request: Request) -> Response:
+        """What clouds read of the issuer."""
+        return _document({} if self._issuer is None else self._issuer.discovery())
+
+    async def keys(self, request: Request) -> Response:
+        """The issuer's public keys."""
+        return _document({} if self._issuer is None else self._issuer.key_set())
+
     async def done(self, request: Request) -> Response:
         """Says that it worked."""
         return HTMLResponse(self._templates.render("done.html"))
@@ -147,6 +162,11 @@ class ConnectViews:
             raise NotFound("this link opens nothing", hint="ask for a new one")
         concerns(request, tenant)
         self._check_open(tenant)
+
+
+def _document(members: dict[str, object]) -> Response:
+    """A public document, which may be kept a while."""
+    return JSONResponse(members, headers={"cache-control": f"public, max-age={KEPT_SECONDS}"})
 
 
 def _browser(request: Request) -> bytes | None:

@@ -232,6 +232,19 @@ def connections(words: Words) -> None:
     doing = "show a connection's state; exit 1 where it cannot be used"
     sub = words.add("show", doing, lazy("connections", "connection_show"), group=group, tenant=True)
     sub.add_argument("name")
+    _given_by_providers(words, group, elsewhere)
+    doing = "have the provider renew an account's tokens now"
+    sub = words.add("renew", doing, lazy("connections", "connection_renew"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "close a connection for good, and revoke an account's tokens"
+    sub = words.add("remove", doing, lazy("connections", "connection_remove"), group=group, tenant=True)
+    sub.add_argument("name")
+    doing = "say how far the rotation of the token encryption key is"
+    words.add("keys", doing, lazy("connections", "connection_keys"), group=group)
+
+
+def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], elsewhere: str) -> None:
+    """Connections whose credentials nobody brings."""
     doing = "set the tenant's client at a provider, or list what is set"
     sub = words.add("client", doing, lazy("connections", "connection_client"), group=group, tenant=True)
     sub.add_argument("--connector", default="")
@@ -245,14 +258,17 @@ def connections(words: Words) -> None:
     sub.add_argument("--scope", action="append", default=[], help="instead of the connector's (again for more)")
     sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="until somebody has done it")
     sub.add_argument("--base-url", default="", help=elsewhere)
-    doing = "have the provider renew an account's tokens now"
-    sub = words.add("renew", doing, lazy("connections", "connection_renew"), group=group, tenant=True)
-    sub.add_argument("name")
-    doing = "close a connection for good, and revoke an account's tokens"
-    sub = words.add("remove", doing, lazy("connections", "connection_remove"), group=group, tenant=True)
-    sub.add_argument("name")
-    doing = "say how far the rotation of the token encryption key is"
-    words.add("keys", doing, lazy("connections", "connection_keys"), group=group)
+    doing = "add a connection to which a cloud gives credentials; nothing secret is stored"
+    sub = words.add("federate", doing, lazy("connections", "connection_federate"), group=group, tenant=True)
+    sub.add_argument("--connector", required=True)
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--host", default="", metavar="NAME", help="where the connector leaves it open")
+    sub.add_argument("--aws-role", metavar="ARN", help="a role whose trust policy names issuer and subject")
+    sub.add_argument("--aws-region", metavar="REGION", help="whose STS is asked")
+    sub.add_argument("--gcp-audience", metavar="NAME", help="full name of a provider of a workload identity pool")
+    sub.add_argument("--azure", nargs=3, metavar=("DIRECTORY", "CLIENT", "SCOPE"), help="a federated identity")
+    sub.add_argument("--base-url", default="", help=elsewhere)
+    sub.add_argument("--exchange-url", default="", help="development only: another origin than the cloud's")
 
 
 def _change(sub: argparse.ArgumentParser) -> None:

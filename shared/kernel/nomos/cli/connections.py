@@ -143,6 +143,39 @@ def _generation(args: Namespace) -> int:
     return int(ask(args, "proxy", "connection-show", args.tenant, name=args.name)["generation"])
 
 
+def connection_federate(args: Namespace) -> int:
+    """``nomos connection federate``."""
+    given: dict[str, str] = {}
+    if args.aws_role or args.aws_region:
+        given = {"kind": "aws", "role": args.aws_role or "", "region": args.aws_region or ""}
+    elif args.gcp_audience:
+        given = {"kind": "gcp", "audience": args.gcp_audience}
+    elif args.azure:
+        given = {"kind": "azure", **dict(zip(("directory", "client", "scope"), args.azure, strict=True))}
+    if not given or sum(map(bool, (args.aws_role or args.aws_region, args.gcp_audience, args.azure))) != 1:
+        raise Misconfigured("name one of --aws-role with --aws-region, --gcp-audience, and --azure")
+    made = ask(
+        args,
+        "proxy",
+        "connection-federate",
+        args.tenant,
+        connector=args.connector,
+        name=args.name,
+        federation=given,
+        host=args.host,
+        base_url=args.base_url,
+        exchange_url=args.exchange_url,
+    )
+    lines = [
+        f"connection {made['name']} to {made['connector']} is federated; the cloud must trust",
+        f"  issuer    {made['issuer']}",
+        f"  subject   {made['subject']}",
+        f"  audience  {made['audience']}",
+    ]
+    result(args, "connection federate", made, lines)
+    return Exit.YES
+
+
 def connection_renew(args: Namespace) -> int:
     """``nomos connection renew``: has the provider renew an account's tokens now."""
     done = ask(args, "proxy", "connection-renew", args.tenant, timeout_ms=PROVIDER_MS, name=args.name)

@@ -1,0 +1,156 @@
+"""What a cloud is asked for a credential, and what its answer says. Pure: no IO, no clock, no randomness.
+
+* AWS: ``AssumeRoleWithWebIdentity``; the credential signs requests (Signature Version 4).
+* Google Cloud: token exchange (RFC 8693) for a workload identity pool; a bearer with the rights of the identity.
+* Azure: client credentials with a client assertion (RFC 7523) of a federated identity; a bearer.
+
+Endpoints are the clouds' own and stand here; what an operator says cannot move them.
+
+Sources: AWS STS API reference 2011-06-15; cloud.google.com/iam/docs/workload-identity-federation;
+learn.microsoft.com/entra/workload-id/workload-identity-federation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlencode
+
+from msgspec import Struct
+
+from nomos.errors import UpstreamFailed
+from nomos_proxy.federation.cloud import Federation
+from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, read_object
+
+#: Seconds that AWS is asked for; the least that it gives is 900.
+AWS_SECONDS: Final = 3_600
+_GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS: Final = "urn:ietf:params:oauth:token-type:access_token"
+_JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_AWS_KEY: Final = re.compile(r"[A-Z0-9]{16,128}")
+_AWS_SECRET: Final = re.compile(r"[A-Za-z0-9/+=]{16,128}")
+_PLAIN: Final = re.compile(r"[!-~]{1,4000}")
+#: What refuses us for good, in the clouds' words.
+_REFUSED: Final = frozenset({
+    "AccessDenied", "InvalidIdentityToken", "ExpiredTokenException", "IDPRejectedClaim", "ValidationError",
+    "invalid_grant", "invalid_client", "invalid_target", "invalid_request", "unauthorized_client",
+})  # fmt: skip
+
+
+class Exchanged(Struct, frozen=True, kw_only=True):
+    """What a cloud gave: a bearer, or for AWS ``key id:secret:token``; and its end, Unix seconds."""
+
+    credential: str
+    expires_at: int
+
+    def __repr__(self) -> str:
+        return "Exchanged(redacted)"
+
+
+def exchange_form(federation: Federation, token: str, session: str) -> bytes:
+    """The form that is posted.
+
+    Args:
+        federation: with what.
+        token: ours, :meth:`nomos_proxy.federation.issuer.Issuer.token`.
+        session: how AWS's own log names the session, 2 to 64 of ``A-Za-z0-9_=,.@-``.
+    """
+    values = federation.values
+    match federation.kind:
+        case "aws":
+            form = {
+                "Action": "AssumeRoleWithWebIdentity",
+                "Version": "2011-06-15",
+                "RoleArn": values["role"],
+                "RoleSessionName": session,
+                "DurationSeconds": str(AWS_SECONDS),
+                "WebIdentityToken": token,
+            }
+        case "gcp":
+            form = {
+                "grant_type": _GRANT,
+                "audience": values["audience"],
+                "scope": "https://www.googleapis.com/auth/cloud-platform",
+                "requested_token_type": _ACCESS,
+                "subject_token_type": _JWT,
+                "subject_token": token,
+            }
+        case _:
+            form = {
+                "grant_type": "client_credentials",
+                "client_id": values["client"],
+                "client_assertion_type": _ASSERTION,
+                "client_assertion": token,
+                "scope": values["scope"],
+            }
+    return urlencode(form).encode("ascii")
+
+
+def read_exchanged(federation: Federation, status: int, body: bytes, *, now: int) -> Exchanged:
+    """The credential in an answer.
+
+    Raises:
+        GrantRefused: the cloud does not trust this connection.
+        AnswerUnreadable: it said yes in a way that cannot be read.
+        UpstreamFailed: anything else.
+    """
+    try:
+        answer = read_object(body)
+    except AnswerUnreadable:
+        if status == 200:
+            raise
+        answer = {}
+    if status != 200:
+        code = _error(answer)
+        if code in _REFUSED:
+            raise GrantRefused(
+                f"the cloud does not trust this connection: {code}",
+                hint="compare issuer, audience and subject with its trust policy: nomos connection show",
+            )
+        raise UpstreamFailed(f"the cloud answered {status} {code}".strip())
+    return _aws(answer, now) if federation.kind == "aws" else _bearer(answer, now)
+
+
+def _bearer(answer: Mapping[str, object], now: int) -> Exchanged:
+    token, life = answer.get("access_token"), answer.get("expires_in")
+    if not isinstance(token, str) or _PLAIN.fullmatch(token) is None:
+        raise AnswerUnreadable("the cloud answered without an access token")
+    if isinstance(life, str) and life.isascii() and life.isdigit():
+        life = int(life[:9])
+    if not isinstance(life, int) or isinstance(life, bool) or life <= 0:
+        raise AnswerUnreadable("the cloud does not say how long its token lives")
+    return Exchanged(credential=token, expires_at=now + min(life, 86_400))
+
+
+def _aws(answer: Mapping[str, object], now: int) -> Exchanged:
+    found: object = answer
+    for name in ("AssumeRoleWithWebIdentityResponse", "AssumeRoleWithWebIdentityResult", "Credentials"):
+        found = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise AnswerUnreadable("AWS answered without credentials")
+    key, secret, token = (found.get(name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+    expires = found.get("Expiration")
+    is_whole = (
+        isinstance(key, str)
+        and _AWS_KEY.fullmatch(key)
+        and isinstance(secret, str)
+        and _AWS_SECRET.fullmatch(secret)
+        and isinstance(token, str)
+        and _PLAIN.fullmatch(token)
+    )
+    if not is_whole or not isinstance(expires, int | float) or isinstance(expires, bool):
+        raise AnswerUnreadable("AWS answered with credentials that cannot be read")
+    if expires <= now:
+        raise AnswerUnreadable("AWS answered with credentials that have ended")
+    return Exchanged(credential=f"{key}:{secret}:{token}", expires_at=int(min(expires, now + 86_400)))
+
+
+def _error(answer: Mapping[str, object]) -> str:
+    error = answer.get("error", answer.get("Error", ""))
+    for _ in range(2):
+        if isinstance(error, dict):
+            error = error.get("Code", error.get("Error", error.get("status", "")))
+    is_code = isinstance(error, str) and error.isascii() and error.replace("_", "").isalnum() and len(error) <= 64
+    return str(error) if is_code else ""

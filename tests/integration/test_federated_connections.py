@@ -1,0 +1,197 @@
+"""Connections that a cloud gives credentials: its token endpoint checks our tokens with the npm package jose."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from tests.integration.provider import HOME, ROOT, needs_provider
+
+from nomos import events
+from nomos.agent import Allowed
+from nomos.errors import Malformed, NomosError, NotPermitted
+
+pytestmark = needs_provider
+SCRIPT = ROOT / "tests" / "oauth" / "cloud.mjs"
+POLICY = """
+@id("aws") permit (principal, action in [Action::"connector:aws-sts"], resource);
+@id("http") permit (principal, action in [Action::"connector:http"], resource);
+"""
+UUID = "0a1b2c3d-0000-4000-8000-00000000beef"
+AWS = {"kind": "aws", "role": "arn:aws:iam::123456789012:role/agents", "region": "eu-central-1"}
+GCP = {
+    "kind": "gcp",
+    "audience": "//iam.googleapis.com/projects/1234/locations/global/workloadIdentityPools/agents/providers/nomos",
+}
+AZURE = {"kind": "azure", "directory": UUID, "client": UUID, "scope": "https://graph.microsoft.com/.default"}
+STS = ("aws-sts", "sts.eu-central-1.amazonaws.com")
+HTTP = ("http", "storage.example.com")
+
+
+class Cloud:
+    """The token endpoints."""
+
+    def __init__(self, process: subprocess.Popen[str], origin: str) -> None:
+        self.process, self.origin = process, origin
+
+    async def seen(self) -> list[dict[str, Any]]:
+        def run() -> list[dict[str, Any]]:
+            connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.origin).port or 0, timeout=10)
+            try:
+                connection.request("GET", "/_seen")
+                found: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+                return found
+            finally:
+                connection.close()
+
+        return await asyncio.to_thread(run)
+
+
+@asynccontextmanager
+async def cloud(scene: Any, subject: str, lives: float = 3_600) -> AsyncIterator[Cloud]:
+    node, script = shutil.which("node"), HOME / "cloud.mjs"
+    assert node is not None
+    script.write_bytes(SCRIPT.read_bytes())
+    given = {"issuer": scene.installation.local.connect_pages_origin, "subject": subject, "lives": lives}
+    process = subprocess.Popen(
+        [node, str(script), json.dumps(given)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = await asyncio.to_thread(process.stdout.readline)
+        yield Cloud(process, json.loads(line)["origin"])
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait, 10)
+        process.stdout.close()
+
+
+async def federate(scene: Any, tenant: str, at: Cloud, connector: tuple[str, str], federation: dict[str, str]) -> Any:
+    return await scene.operator.ask(
+        "proxy", "connection-federate", tenant, connector=connector[0], name=connector[0], host=connector[1],
+        federation=federation, base_url=scene.upstream.origin, exchange_url=at.origin,
+    )  # fmt: skip
+
+
+async def test_a_role_of_aws_is_assumed_by_what_the_connection_is_and_the_request_signed(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    bot = await scene.agent(tenant)
+    async with cloud(scene, f"tenant:{tenant}:connection:aws-sts") as at:
+        made = await federate(scene, tenant, at, STS, AWS)
+        assert made["subject"] == f"tenant:{tenant}:connection:aws-sts"
+        assert made["issuer"] == scene.installation.local.connect_pages_origin
+        scene.upstream.seen.clear()
+        for _ in range(3):
+            await bot.agent.call("aws-sts:identity.get", "aws-sts:account/self", {})
+        (asked,) = await at.seen()
+        assert asked["wrong"] == ""
+        assert asked["form"]["RoleArn"] == AWS["role"]
+        assert asked["claims"]["aud"] == "sts.amazonaws.com"
+    assert len(scene.upstream.seen) == 3
+    for seen in scene.upstream.seen:
+        assert len(seen.headers["x-amz-security-token"]) > 20
+        assert seen.headers["x-amz-date"]
+        assert seen.body == b"Action=GetCallerIdentity&Version=2011-06-15"
+    # nothing of it is stored, and nothing crossed the bus
+    database = await scene.admin_database()
+    assert await database.fetchval("SELECT count(*) FROM proxy.sealed WHERE tenant = $1", tenant) == 0
+    on_the_bus = scene.installation.wire.read_bytes()
+    assert scene.upstream.seen[0].headers["x-amz-security-token"].encode() not in on_the_bus
+    kinds = [e.type for e in await scene.events(tenant) if e.type.startswith("credential.")]
+    assert kinds == [events.CREDENTIAL_RENEWING, events.CREDENTIAL_RENEWED]
+
+
+@pytest.mark.parametrize("federation", [GCP, AZURE], ids=["gcp", "azure"])
+async def test_a_bearer_of_another_cloud_is_exchanged_and_sent(scene: Any, federation: dict[str, str]) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    bot, shown = await scene.agent(tenant), []
+    before = scene.upstream.accepts
+    scene.upstream.accepts = lambda bearer: bool(shown.append(bearer)) or len(bearer) > 20
+    try:
+        async with cloud(scene, f"tenant:{tenant}:connection:http") as at:
+            await federate(scene, tenant, at, HTTP, federation)
+            calls = [
+                bot.agent.call("http:requests.get", "http:site/storage.example.com", {"path": "repos/acme/site/issues"})
+                for _ in range(8)
+            ]
+            answers = await asyncio.gather(*calls)
+            assert [isinstance(one, Allowed) and one.status for one in answers] == [200] * 8
+            (asked,) = await at.seen()
+            assert asked["wrong"] == ""
+    finally:
+        scene.upstream.accepts = before
+    assert len(set(shown)) == 1
+    (listed,) = (await scene.operator.ask("proxy", "connection-list", tenant))["connections"]
+    assert (listed["method"], listed["federation"]) == ("federated", federation)
+
+
+async def test_a_connection_of_another_tenant_is_not_believed(scene: Any) -> None:
+    """The cloud's policy binds a role to one subject; a namesake of another tenant is another subject."""
+    name = await scene.tenant(policy=POLICY, connection=False)
+    bot = await scene.agent(name)
+    async with cloud(scene, "tenant:somebody-else:connection:http") as at:
+        await federate(scene, name, at, HTTP, GCP)
+        call = ("http:requests.get", "http:site/storage.example.com", {"path": "x"})
+        with pytest.raises(NomosError) as e:
+            await bot.agent.call(*call)
+        assert "does not trust this connection" in e.value.detail
+        (asked,) = await at.seen()
+        assert 'unexpected "sub" claim value' in asked["wrong"]
+        # and the cloud is not asked again at once
+        with pytest.raises(NomosError):
+            await bot.agent.call(*call)
+        assert len(await at.seen()) == 1
+    ended = [e.event for e in await scene.events(name, events.CREDENTIAL_RENEWED)]
+    assert [(e["outcome"], e["code"]) for e in ended] == [("refused", "grant_refused")]
+
+
+async def test_a_credential_is_exchanged_anew_before_its_end(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    bot = await scene.agent(tenant)
+    async with cloud(scene, f"tenant:{tenant}:connection:aws-sts", lives=3) as at:
+        await federate(scene, tenant, at, STS, AWS)
+        await bot.agent.call("aws-sts:identity.get", "aws-sts:account/self", {})
+        await asyncio.sleep(3.1)
+        await bot.agent.call("aws-sts:identity.get", "aws-sts:account/self", {})
+        assert len(await at.seen()) == 2
+
+
+async def test_what_an_operator_is_refused(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+
+    async def ask(**changes: Any) -> Any:
+        given = {"connector": "http", "name": "x", "host": "api.example.com", "federation": GCP} | changes
+        return await scene.operator.ask("proxy", "connection-federate", tenant, **given)
+
+    for changes, says in [
+        ({"federation": AWS}, "a connector of AWS"),
+        ({"connector": "aws-sts", "host": STS[1]}, "a connector of AWS"),
+        ({"federation": {"kind": "ibm"}}, "one of aws"),
+        ({"host": ""}, "a host of its own"),
+    ]:
+        with pytest.raises(Malformed, match=says):
+            await ask(**changes)
+    with pytest.raises(NomosError, match="no connector of this name"):
+        await ask(connector="nope")
+    await ask()
+    with pytest.raises(NomosError, match="exists"):
+        await ask()
+
+
+async def test_another_origin_is_for_development_only(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    admin = scene.installation.services["proxy"]._parts.verbs["connection-federate"][1].__self__
+    monkeypatch.setattr(admin, "_settings", type("Production", (), {"environment": "production"}))
+    with pytest.raises(NotPermitted):
+        await scene.operator.ask(
+            "proxy", "connection-federate", tenant, connector="http", name="x", host="api.example.com", federation=GCP,
+            exchange_url="http://127.0.0.1:9",
+        )  # fmt: skip
