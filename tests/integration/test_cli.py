@@ -727,6 +727,34 @@ def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:
     assert "accounts are connected to github" in unfit.err
 
 
+def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) -> None:
+    name = shell.tenant()
+    here = ("--tenant", name)
+    add = ("connection", "add", *here, "--connector", "http", "--name", "tickets", "--token-file", "token")
+    assert shell.nomos(*add).code == USAGE, "a host is needed"
+    shell.ok(*add, "--host", "api.tickets.example", "--auth", "header:x-api-key")
+    federate = ("connection", "federate", *here, "--connector", "aws-sts", "--name", "sts")
+    for words in ([], ["--aws-role", "x"], ["--aws-region", "eu-central-1"], ["--azure", "a", "b", "c"]):
+        assert shell.nomos(*federate, "--host", "sts.eu-central-1.amazonaws.com", *words).code == USAGE, words
+    role = "arn:aws:iam::123456789012:role/agents"
+    made = shell.ok(*federate, "--host", "sts.eu-central-1.amazonaws.com", "--aws-role", role,
+                    "--aws-region", "eu-central-1")  # fmt: skip
+    for line in (shell.ready["connect_pages"], f"tenant:{name}:connection:sts", "sts.amazonaws.com"):
+        assert line in made.out
+    listed = shell.ok("connection", "list", *here, "--json").json["connections"]
+    assert [(c["name"], c["method"], c["host"]) for c in listed] == [
+        ("tickets", "bearer", "api.tickets.example"), ("sts", "federated", "sts.eu-central-1.amazonaws.com"),
+    ]  # fmt: skip
+    # what a cloud reads of us
+    with urllib.request.urlopen(shell.ready["connect_pages"] + "/.well-known/openid-configuration", timeout=10) as page:
+        discovered = json.loads(page.read())
+    assert discovered["issuer"] == shell.ready["connect_pages"]
+    with urllib.request.urlopen(discovered["jwks_uri"], timeout=10) as page:
+        (key,) = json.loads(page.read())["keys"]
+        assert page.headers["cache-control"] == "public, max-age=300"
+    assert set(key) == {"kty", "n", "e", "kid", "alg", "use"}
+
+
 def test_the_rotation_of_the_token_key_says_how_far_it_is(shell: Shell) -> None:
     shell.tenant()
     found = shell.ok("connection", "keys", "--json").json

@@ -1,4 +1,4 @@
-"""``nomos connector list|show|check|try|import``: what may be called, and how a file comes to say it. No network.
+"""``nomos connector list|show|check|try|schema|import``: what may be called, and how a file says it. No network.
 
 ``try`` prints the exact request that the proxy would send, without its credential.
 
@@ -9,6 +9,7 @@ Exit 0: done, and for ``check`` the file is a connector; 1: ``check`` found a fa
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ import yaml
 
 from nomos.catalogue import Action, Auth, Catalogue, Connector, build_request, derive_resource, load_catalogue
 from nomos.catalogue.auth import auth_text
-from nomos.catalogue.load import parse_connector
+from nomos.catalogue.load import connector_schema, parse_connector
 from nomos.cli.admin import parse_args_json, read_text
 from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, error, result, say
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tried.add_argument("action")
     tried.add_argument("resource")
     tried.add_argument("--args", default="{}", metavar="JSON")
+    verbs.add_parser("schema", parents=[common], help="print the shape of a connector's file as a JSON Schema")
     made = verbs.add_parser("import", parents=[common], help="draft a connector from an OpenAPI 3 document (JSON)")
     made.add_argument("document")
     made.add_argument("--name", required=True, help="name of the connector, and of its file")
@@ -56,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists, shows, checks, tries or imports."""
     match args.verb:
+        case "schema":
+            print(json.dumps(connector_schema(), indent=2))
+            return Exit.YES
         case "list":
             return _list(args)
         case "show":

@@ -176,6 +176,19 @@ def load_catalogue(directory: Path) -> Catalogue:
     return Catalogue(connectors=MappingProxyType(connectors), actions=MappingProxyType(actions))
 
 
+def connector_schema() -> dict[str, object]:
+    """The shape of a connector file as a JSON Schema (2020-12), for editors; the rules beyond the shape are here."""
+    made = msgspec.json.schema(_ConnectorFile)
+    text = msgspec.json.encode(made).decode()
+    # The names of the loader's own types are nobody else's business.
+    text = re.sub(r'"((?:#/\$defs/)?)_?(\w+?)File"', lambda found: f'"{found[1]}{found[2]}"', text)
+    head: dict[str, object] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A connector of Nomos",
+    }
+    return head | msgspec.json.decode(text, type=dict[str, object])
+
+
 def parse_connector(content: bytes) -> Connector:
     """Reads one connector file.
 
