@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import Rate, load_catalogue
-from nomos.events import PII_SET, TENANT_CLOSED
+from nomos.events import CONNECTION_REMOVED, PII_SET, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
@@ -53,9 +53,11 @@ class Proxy:
 
     def __init__(self, settings: ProxySettings, keyring: Keyring, env: Mapping[str, str]) -> None:
         self._settings = settings
-        self._federation_keys = parse_keys(
+        federation = parse_keys(
             optional_secret("PROXY_FEDERATION_KEY", env), optional_secret("PROXY_FEDERATION_KEY_OTHERS", env)
         )
+        #: None where there is no key, or nobody could read its public half.
+        self._issuer = Issuer(settings.pages_origin, federation) if federation and settings.pages_origin else None
         self._vault = Vault(keyring, os.urandom)
         self._intake = BearerIntake(keyring.current.secret)
         self._readers = reader_tokens(NAME, env)
@@ -92,12 +94,14 @@ class Proxy:
         accounts = self._accounts = Accounts(
             grants=grants, clients=clients, credentials=credentials, journal=parts.journal
         )
-        issuer = Issuer(s.pages_origin, self._federation_keys) if self._federation_keys and s.pages_origin else None
-        federated = Federated(issuer=issuer, upstreams=upstreams, journal=parts.journal)
+        federated = Federated(issuer=self._issuer, upstreams=upstreams, journal=parts.journal)
 
         def apply(fact: Fact) -> None:
             connections.apply(fact)
             personal.apply(fact)
+            if fact.type == CONNECTION_REMOVED:
+                for held in (credentials, accounts, federated):
+                    held.drop(fact.tenant, str(fact.event["name"]))
             if s.environment == "development":
                 development_origins.update(connections.origins(fact.tenant))
 
@@ -204,7 +208,7 @@ class Proxy:
                 directory=parts.directory,
                 service=NAME,
                 connecting=connecting,
-                issuer=issuer,
+                issuer=self._issuer,
             )
             await self._pages.start()
         await parts.serving()

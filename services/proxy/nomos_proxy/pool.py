@@ -24,13 +24,14 @@ class PoolLimits(Struct, frozen=True, kw_only=True):
         connections: open connections to one upstream.
         waiting: calls that wait for one of them; further calls are refused at once.
         idle_seconds: a connection that rests longer is not used again. Providers close after 60 and more.
-        upstreams: different origins.
+        upstreams: different origins at once. One more takes the place of the one that was used least lately, of those
+            that rest.
     """
 
     connections: int = 32
     waiting: int = 256
     idle_seconds: float = 15.0
-    upstreams: int = 64
+    upstreams: int = 256
 
 
 class PoolFull(UpstreamFailed):
@@ -40,7 +41,7 @@ class PoolFull(UpstreamFailed):
 class Pool:
     """Connections to one origin."""
 
-    __slots__ = ("_dialer", "_free", "_idle", "_limits", "_origin", "_waiting")
+    __slots__ = ("_dialer", "_free", "_held", "_idle", "_limits", "_origin", "_waiting")
 
     def __init__(self, origin: Origin, dialer: Dialer, limits: PoolLimits) -> None:
         self._origin = origin
@@ -49,6 +50,12 @@ class Pool:
         self._free = asyncio.Semaphore(limits.connections)
         self._idle: deque[Wire] = deque()
         self._waiting = 0
+        self._held = 0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether no call holds or waits for a connection."""
+        return self._held == 0 and self._waiting == 0
 
     async def acquire(self, connect_seconds: float, *, fresh: bool = False) -> tuple[Wire, bool]:
         """A connection for one call, and whether it was used before. The caller bounds the wait and releases it.
@@ -68,6 +75,7 @@ class Pool:
             await self._free.acquire()
         finally:
             self._waiting -= 1
+        self._held += 1
         try:
             kept = None if fresh else self._take_idle()
             if kept is not None:
@@ -75,6 +83,7 @@ class Pool:
             return await self._dialer.dial(self._origin, connect_seconds), False
         except BaseException:
             # cancellation included: the place in the pool must not be lost
+            self._held -= 1
             self._free.release()
             raise
 
@@ -85,6 +94,7 @@ class Pool:
             self._idle.append(wire)
         else:
             wire.close()
+        self._held -= 1
         self._free.release()
 
     def close(self) -> None:

@@ -288,7 +288,6 @@ class CredentialStore:
                 await also(c)
 
         await self.change(tenant, decide, also=destroy, actor=actor, corr=corr)
-        self._bearers.pop((tenant, name), None)
 
     async def change(
         self,
@@ -361,6 +360,10 @@ class CredentialStore:
         if key is None or record is None:
             raise NotFound("the credential of this connection has been destroyed")
         return self._vault.open(key, place, record)
+
+    def drop(self, tenant: str, name: str) -> None:
+        """Keeps nothing opened of a removed connection in memory."""
+        self._bearers.pop((tenant, name), None)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing opened of a closed tenant in memory from now on."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import OrderedDict
 from collections.abc import Set
 
 from nomos.catalogue import Auth, OutgoingRequest
@@ -52,7 +53,8 @@ class Upstreams:
         """
         self._dialer = Dialer(context=context, resolver=resolver, development_origins=development_origins)
         self._pool_limits = pool_limits or PoolLimits()
-        self._pools: dict[Origin, Pool] = {}
+        #: The one used last at the end.
+        self._pools: OrderedDict[Origin, Pool] = OrderedDict()
         self._is_closed = False
 
     async def call(
@@ -120,9 +122,17 @@ class Upstreams:
         found = self._pools.get(origin)
         if found is None:
             if len(self._pools) >= self._pool_limits.upstreams:
-                raise LimitExceeded("upstreams", self._pool_limits.upstreams)
+                self._make_room()
             found = self._pools[origin] = Pool(origin, self._dialer, self._pool_limits)
+        self._pools.move_to_end(origin)
         return found
+
+    def _make_room(self) -> None:
+        """Closes the pool that was used least lately, of those that rest."""
+        resting = next((origin for origin, pool in self._pools.items() if pool.is_resting), None)
+        if resting is None:
+            raise LimitExceeded("upstreams", self._pool_limits.upstreams)
+        self._pools.pop(resting).close()
 
 
 async def _acquire(pool: Pool, limits: Limits, deadline: float, *, fresh: bool = False) -> tuple[Wire, bool]:

@@ -13,7 +13,7 @@ import pytest
 from nomos.catalogue import OutgoingRequest, build_request, load_catalogue
 from nomos.errors import DestinationRefused, LimitExceeded, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import AnswerRefused
-from nomos_proxy.destination import Origin
+from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.dial import tls_context
 from nomos_proxy.exchange import Limits
 from nomos_proxy.pool import PoolLimits
@@ -23,6 +23,7 @@ from nomos_runtime.embedded.upstream_state import Planted
 from nomos_runtime.secret import Secret
 
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
+BODIES = Path(__file__).parents[2] / "fixtures" / "github"
 REPO = CATALOGUE.parse_resource("github:repo/acme/site")
 LIMITS = Limits(total_seconds=5.0)
 SHORT = Limits(total_seconds=0.3)
@@ -384,15 +385,6 @@ async def test_a_resolver_that_hangs_means_nothing_was_sent(bearer: Secret) -> N
         await client.call(Origin(scheme="https", host="slow.example", port=443), GET, bearer, SHORT)
 
 
-async def test_the_number_of_upstreams_is_limited(origin: Origin, bearer: Secret) -> None:
-    other = Origin(scheme="https", host="other.example", port=443)
-    client = Upstreams(context=tls_context(), development_origins={origin}, pool_limits=PoolLimits(upstreams=1))
-    await client.call(origin, GET, bearer, LIMITS)
-    with pytest.raises(LimitExceeded):
-        await client.call(other, GET, bearer, LIMITS)
-    client.close()
-
-
 async def test_a_closed_client_calls_nobody(upstreams: Upstreams, origin: Origin, bearer: Secret) -> None:
     upstreams.close()
     with pytest.raises(UpstreamFailed):
@@ -427,3 +419,33 @@ async def test_planted_text_reaches_the_proxy_and_not_the_recording(token: str, 
     assert "\U000e006f\U000e0062" in body
     client.close()
     await server.close()
+
+
+async def test_an_origin_that_rests_makes_room_for_another_and_one_in_use_does_not(bearer: Secret, token: str) -> None:
+    """Every tenant may name hosts of its own; none of them may use up the places of all."""
+    servers = [await EmbeddedUpstream.start(bodies=BODIES, token=token) for _ in range(4)]
+    origins = [parse_development_origin(server.origin) for server in servers]
+    client = Upstreams(
+        context=tls_context(), development_origins=set(origins), pool_limits=PoolLimits(connections=2, upstreams=2)
+    )
+    try:
+        for origin in origins:
+            assert (await client.call(origin, GET, bearer, LIMITS)).status == 200
+        # the two used last are kept, the oldest first to go
+        assert (await client.call(origins[3], GET, bearer, LIMITS)).status == 200
+        assert (await client.call(origins[2], GET, bearer, LIMITS)).status == 200
+        assert [server.seen[-1].connection for server in servers] == [1, 1, 1, 1]
+        assert (await client.call(origins[0], GET, bearer, LIMITS)).status == 200
+        assert servers[0].seen[-1].connection == 2, "its connection had been closed"
+        for at in (0, 2):
+            servers[at].fault = Fault(kind=FaultKind.HANG)
+        hanging = [asyncio.create_task(client.call(origins[at], GET, bearer, SHORT)) for at in (0, 2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(LimitExceeded):
+            await client.call(origins[1], GET, bearer, LIMITS)
+        assert all(isinstance(e, UnknownOutcome) for e in await asyncio.gather(*hanging, return_exceptions=True))
+        assert (await client.call(origins[1], GET, bearer, LIMITS)).status == 200
+    finally:
+        client.close()
+        for server in servers:
+            await server.close()

@@ -96,6 +96,10 @@ class Federated:
         except TimeoutError as e:
             raise Unavailable("the credential is being exchanged", retry_after_ms=1_000) from e
 
+    def drop(self, tenant: str, name: str) -> None:
+        """Keeps nothing of a removed connection in memory."""
+        self._held.pop((tenant, name), None)
+
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
         self._closed.add(tenant)

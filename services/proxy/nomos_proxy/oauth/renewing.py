@@ -158,6 +158,10 @@ class Accounts:
         grant = await self._grants.find(connection.tenant, connection.name, connection.connector)
         return (await self._newer(connection, grant.generation, within_seconds)).generation
 
+    def drop(self, tenant: str, name: str) -> None:
+        """Keeps nothing of a removed connection in memory."""
+        self._opened.pop((tenant, name), None)
+
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
         self._closed.add(tenant)
