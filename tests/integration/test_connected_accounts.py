@@ -275,9 +275,13 @@ async def test_what_an_operator_is_refused(world: World) -> None:
     await world.connect()
     elsewhere = ask("connection-connect", connector="github", name="github", base_url=world.upstream.origin)
     await refused(elsewhere, Conflict, "stays at the origin")
+    other = ask("client-set", connector="github", client_id="another", base_url=world.provider.issuer)
+    await refused(other, Conflict, "through another client: github")
+    await world.set_client(world.tenant)  # the same one, with a new secret, is no harm
     key = str((await ask("sealing-key"))["public_key"])
     replace = ask("connection-replace", name="github", sealed_bearer=seal_bearer(key, "x" * 20))
     await refused(replace, Conflict, "come from the provider")
+    await ask("connection-remove", name="github")
     for wrong in ("", "with space", "x" * 256):
         await refused(ask("client-set", connector="github", client_id=wrong), NomosError, "a client's id")
     short = ask("client-set", connector="github", client_id="ours", sealed_secret=seal_bearer(key, "short"))

@@ -39,7 +39,7 @@ from nomos.catalogue import (
 )
 from nomos.catalogue.auth import BEARER
 from nomos.errors import Conflict, NomosError, NotCovered, NotFound, UnknownOutcome
-from nomos.events import CALL_ATTEMPTED, CALL_FINISHED
+from nomos.events import CALL_ATTEMPTED, CALL_FINISHED, Actor
 from nomos.ucan.cid import format_cid
 from nomos.ucan.verify import VerifiedInvocation, check_binding
 from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
@@ -49,6 +49,8 @@ from nomos_proxy.federation.cloud import Federation
 #: Bytes (as JSON) of the lines of one list of a report that keep their places; one line for each rule fits beside them.
 REMOVED_BYTES_MAX: Final = 16_000
 
+#: Who acts where nobody asked: the service itself.
+PROXY: Final = Actor(kind="service", id="proxy")
 _DIGEST_PREFIX: Final = b"nomos-upstream-request-v1\0"
 
 

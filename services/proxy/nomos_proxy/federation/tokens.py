@@ -17,13 +17,12 @@ from nomos.errors import NomosError, NotFound, Unavailable, UnknownOutcome
 from nomos.events import CREDENTIAL_RENEWED, CREDENTIAL_RENEWING, Envelope
 from nomos.ids import new_id
 from nomos_proxy.answer import AnswerRefused
-from nomos_proxy.domain import ConnectionFacts
+from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.federation.cloud import Federation
 from nomos_proxy.federation.exchange import Exchanged, exchange_form, read_exchanged
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.oauth.clients import post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, TokenRequest
-from nomos_proxy.oauth.renewing import PROXY
 from nomos_proxy.store import Credential, credential_of
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.journal import Journal

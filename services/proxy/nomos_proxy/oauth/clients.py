@@ -11,8 +11,8 @@ from typing import Final
 
 from nomos.catalogue import Catalogue, Connector, OutgoingRequest
 from nomos.catalogue.oauth import Endpoint, OAuth
-from nomos.errors import LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
-from nomos.events import OAUTH_CLIENT_SET, Actor
+from nomos.errors import Conflict, LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
+from nomos.events import CONNECTION_ADDED, CONNECTION_REMOVED, OAUTH_CLIENT_SET, Actor
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
 from nomos_proxy.exchange import Limits, WireRequest
@@ -36,7 +36,8 @@ from nomos_runtime.vault import PURPOSE_CLIENT, Place
 
 #: Printable ASCII without spaces: what a provider hands out.
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,255}")
-_SECRET: Final = re.compile(rb"[!-~]{8,1024}")
+_SECRET: Final = re.compile(rb"[!-~]{8,}")
+SECRET_BYTES_MAX: Final = 1_024
 #: Seconds of one request to a token endpoint. Far below the lease, so that it is over before another process asks.
 ASK_SECONDS: Final = 12.0
 
@@ -149,17 +150,19 @@ class Clients:
         Raises:
             NotPermitted: accounts are not connected to such a connector.
             Malformed, LimitExceeded: an id or secret that no provider hands out.
+            Conflict: accounts are connected through another client; their tokens are of no use to this one.
         """
         self.provider(connector)
         content = secret.reveal()
         if _CLIENT_ID.fullmatch(client_id) is None:
             raise Malformed("a client's id is 1 to 255 printable ASCII characters without spaces")
-        if len(content) > 1024:
-            raise LimitExceeded("client_secret_bytes_max", 1024, len(content))
+        if len(content) > SECRET_BYTES_MAX:
+            raise LimitExceeded("secret_bytes_max of a client", SECRET_BYTES_MAX, len(content))
         if content and _SECRET.fullmatch(content) is None:
             raise Malformed("a client's secret is at least 8 printable ASCII characters without spaces")
 
-        def decide(_: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            _check_same_client(history, connector, client_id)
             event: dict[str, object] = {"connector": connector, "client_id": client_id, "has_secret": bool(content)}
             return OAUTH_CLIENT_SET, event | ({"base_url": base_url} if base_url else {})
 
@@ -179,6 +182,27 @@ class Clients:
         facts: ClientFacts = self._connections.client(tenant, connector)
         secret = await self._credentials.unsealed(tenant, _name(connector), _place(tenant, connector))
         return Party(oauth, Client(id=facts.client_id, secret=secret), facts.origin, self._upstreams)
+
+
+def _check_same_client(history: Sequence[StoredEvent], connector: str, client_id: str) -> None:
+    """Checks that no account would be lost by another client (RFC 6749 section 6: tokens are the client's)."""
+    said = [e.envelope for e in history]
+    clients = [e.event for e in said if e.type == OAUTH_CLIENT_SET and e.event["connector"] == connector]
+    if not clients or clients[-1]["client_id"] == client_id:
+        return
+    removed = {e.event["name"] for e in said if e.type == CONNECTION_REMOVED}
+    through = [
+        str(e.event["name"])
+        for e in said
+        if e.type == CONNECTION_ADDED
+        and (e.event.get("method"), e.event["connector"]) == ("oauth", connector)
+        and e.event["name"] not in removed
+    ]
+    if through:
+        raise Conflict(
+            f"accounts are connected through another client: {', '.join(through)[:200]}",
+            hint="remove them first; a new secret of the same client can be set at any time",
+        )
 
 
 async def post_form(

@@ -34,6 +34,7 @@ from nomos.events import (
     Envelope,
 )
 from nomos.ids import new_id, parse_slug
+from nomos_proxy.domain import PROXY
 from nomos_proxy.keys import DataKeys
 from nomos_proxy.oauth.clients import Clients, Party
 from nomos_proxy.oauth.flow import ID_PREFIX, SECRET_BYTES, Flow, b64url, fold, link_of, parse_link, sha256_hex
@@ -64,7 +65,6 @@ VERIFIER_CHARS: Final = 48
 CODE_CHARS_MAX: Final = 4_000
 REQUEST_URI_CHARS_MAX: Final = 1_000
 _ERROR_CHARS_MAX: Final = 64
-BROWSER: Final = Actor(kind="service", id="proxy")
 
 
 class NotConnected(Refused):
@@ -340,7 +340,7 @@ class Connecting:
         event: dict[str, object],
         *,
         corr: str,
-        actor: Actor = BROWSER,
+        actor: Actor = PROXY,
         sealed: Mapping[str, bytes] | None = None,
         also: Callable[[Any], Awaitable[None]] | None = None,
     ) -> None:

@@ -35,10 +35,10 @@ from nomos.errors import (
     UnknownOutcome,
     UpstreamFailed,
 )
-from nomos.events import CONNECTION_LOST, CREDENTIAL_RENEWED, CREDENTIAL_RENEWING, Actor, Envelope
+from nomos.events import CONNECTION_LOST, CREDENTIAL_RENEWED, CREDENTIAL_RENEWING, Envelope
 from nomos.ids import new_id
 from nomos_proxy.answer import AnswerRefused
-from nomos_proxy.domain import ConnectionFacts
+from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.oauth.clients import Clients, Party
 from nomos_proxy.oauth.grants import Grant, Grants, renew_at, use_until
 from nomos_proxy.oauth.protocol import (
@@ -67,7 +67,6 @@ STORE_SECONDS: Final = 600.0
 #: An upstream that refuses a token younger than this refuses for another reason.
 YOUNG_SECONDS: Final = 10
 _TRIES: Final = 5
-PROXY: Final = Actor(kind="service", id="proxy")
 
 
 class Opened(Struct, frozen=True, kw_only=True):

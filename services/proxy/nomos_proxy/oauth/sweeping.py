@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from nomos.errors import NomosError, NotFound
+from nomos.errors import NomosError, Refused
 from nomos.events import CREDENTIAL_REVOKED, Envelope
 from nomos.ids import new_id
-from nomos_proxy.domain import ConnectionFacts
+from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.grants import Due, Grants
-from nomos_proxy.oauth.renewing import PROXY, Accounts
+from nomos_proxy.oauth.renewing import Accounts
 from nomos_proxy.store import Connections
 from nomos_runtime import observe
 from nomos_runtime.journal import Journal
@@ -97,7 +97,8 @@ class Sweeper:
         try:
             party = await self._clients.party(connection.tenant, connection.connector)
             code = await party.give_back(grant.tokens)
-        except NotFound as e:
+        except Refused as e:
+            # no client any more, or a connector that connects no accounts any more: nobody could ask
             code = e.code
         tries = grant.failures + 1
         outcome = code if code in ("revoked", "unsupported") else "failed"
