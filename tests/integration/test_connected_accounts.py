@@ -280,7 +280,7 @@ async def test_what_an_operator_is_refused(world: World) -> None:
     await world.set_client(world.tenant)  # the same one, with a new secret, is no harm
     key = str((await ask("sealing-key"))["public_key"])
     replace = ask("connection-replace", name="github", sealed_bearer=seal_bearer(key, "x" * 20))
-    await refused(replace, Conflict, "come from the provider")
+    await refused(replace, Conflict, "comes from the provider")
     await ask("connection-remove", name="github")
     for wrong in ("", "with space", "x" * 256):
         await refused(ask("client-set", connector="github", client_id=wrong), NomosError, "a client's id")
