@@ -6,7 +6,6 @@ asked for. The exchange goes on when who waited has gone. Both its beginning and
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,13 +13,14 @@ from typing import Final
 from msgspec import Struct
 
 from nomos.errors import NomosError, NotFound, Unavailable, UnknownOutcome
-from nomos.events import CREDENTIAL_RENEWED, CREDENTIAL_RENEWING, Envelope
-from nomos.ids import new_id
+from nomos.events import Envelope
 from nomos_proxy.answer import AnswerRefused
-from nomos_proxy.domain import PROXY, ConnectionFacts
+from nomos_proxy.credentialevents import renewed, renewing
+from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.federation.cloud import Federation
 from nomos_proxy.federation.exchange import Exchanged, exchange_form, read_exchanged
 from nomos_proxy.federation.issuer import Issuer
+from nomos_proxy.flights import Flights
 from nomos_proxy.oauth.clients import post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, TokenRequest
 from nomos_proxy.store import Credential, credential_of
@@ -56,7 +56,7 @@ class Federated:
         self._journal = journal
         self._clock = clock
         self._held: dict[tuple[str, str], _Held] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[_Held]] = {}
+        self._flights: Flights[tuple[str, str], _Held] = Flights()
         self._paused: dict[tuple[str, str], float] = {}
         self._closed: set[str] = set()
 
@@ -85,15 +85,7 @@ class Federated:
             return held.credential
         if self._clock() < self._paused.get(at, 0.0):
             raise Unavailable("the cloud gave no credential a moment ago", retry_after_ms=PAUSE_SECONDS * 1_000)
-        task = self._running.get(at)
-        if task is None:
-            task = self._running[at] = asyncio.create_task(self._exchanged(connection))
-            task.add_done_callback(lambda done: self._done(at, done))
-        try:
-            async with asyncio.timeout(within_seconds):
-                return (await asyncio.shield(task)).credential
-        except TimeoutError as e:
-            raise Unavailable("the credential is being exchanged", retry_after_ms=1_000) from e
+        return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
 
     def drop(self, tenant: str, name: str) -> None:
         """Keeps nothing of a removed connection in memory."""
@@ -102,24 +94,21 @@ class Federated:
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
         self._closed.add(tenant)
-        for at in [one for one in self._held if one[0] == tenant]:
-            del self._held[at]
-
-    def _done(self, at: tuple[str, str], task: asyncio.Task[_Held]) -> None:
-        self._running.pop(at, None)
-        if not task.cancelled() and task.exception() is not None:
-            self._paused[at] = self._clock() + PAUSE_SECONDS
+        for held in (self._held, self._paused):
+            for at in [one for one in held if one[0] == tenant]:
+                held.pop(at)
 
     async def _exchanged(self, connection: ConnectionFacts) -> _Held:
         federation = connection.federation
         if federation is None:
             raise NotFound("this connection is not federated")
         now = int(self._clock())
-        asked = _event(connection, CREDENTIAL_RENEWING, {"generation": 0, "at": now}, new_id("rq"))
+        asked = renewing(connection, generation=0, now=now)
         await self._journal.append([asked])
         try:
             found = await self._ask(connection, federation, now)
         except NomosError as e:
+            self._paused[connection.tenant, connection.name] = self._clock() + PAUSE_SECONDS
             outcome = "failed"
             if isinstance(e, GrantRefused):
                 outcome = "refused"
@@ -149,23 +138,6 @@ class Federated:
     async def _ended(
         self, connection: ConnectionFacts, asked: Envelope, outcome: str, *, code: str = "", expires_at: int = 0
     ) -> None:
-        event: dict[str, object] = {
-            "generation": 0,
-            "outcome": outcome,
-            "code": code,
-            "expires_at": expires_at,
-            "at": int(self._clock()),
-        }
-        await self._journal.append([_event(connection, CREDENTIAL_RENEWED, event, asked.corr, asked.id)])
-
-
-def _event(connection: ConnectionFacts, kind: str, event: dict[str, object], corr: str, cause: str = "") -> Envelope:
-    return Envelope(
-        id=new_id("ev"),
-        type=kind,
-        tenant=connection.tenant,
-        actor=PROXY,
-        corr=corr,
-        cause=cause,
-        event={"connection": connection.name, **event},
-    )
+        now = int(self._clock())
+        ended = renewed(connection, asked, outcome=outcome, now=now, code=code, expires_at=expires_at)
+        await self._journal.append([ended])

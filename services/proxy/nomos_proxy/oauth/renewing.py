@@ -35,10 +35,12 @@ from nomos.errors import (
     UnknownOutcome,
     UpstreamFailed,
 )
-from nomos.events import CONNECTION_LOST, CREDENTIAL_RENEWED, CREDENTIAL_RENEWING, Envelope
+from nomos.events import CONNECTION_LOST, Envelope
 from nomos.ids import new_id
 from nomos_proxy.answer import AnswerRefused
+from nomos_proxy.credentialevents import renewed, renewing
 from nomos_proxy.domain import PROXY, ConnectionFacts
+from nomos_proxy.flights import Flights
 from nomos_proxy.oauth.clients import Clients, Party
 from nomos_proxy.oauth.grants import Grant, Grants, renew_at, use_until
 from nomos_proxy.oauth.protocol import (
@@ -108,7 +110,7 @@ class Accounts:
         #: Names this process among those that hold leases.
         self._holder = new_id("rq")
         self._opened: dict[tuple[str, str], Opened] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[Opened]] = {}
+        self._flights: Flights[tuple[str, str], Opened] = Flights()
         self._closed: set[str] = set()
 
     async def credential(self, connection: ConnectionFacts, *, within_seconds: float) -> Credential:
@@ -169,29 +171,16 @@ class Accounts:
 
     async def close(self) -> None:
         """Lets what has been asked of providers come to its end: an answer that is on its way must not be lost."""
-        if self._running:
-            await asyncio.wait(list(self._running.values()), timeout=WAIT_SECONDS)
+        await self._flights.land(WAIT_SECONDS)
 
     async def _newer(self, connection: ConnectionFacts, than: int, within_seconds: float) -> Opened:
-        at = _at(connection)
         while True:
-            task = self._running.get(at)
-            if task is None:
-                task = self._running[at] = asyncio.create_task(self._renewed(connection, than))
-                task.add_done_callback(lambda done: self._done(at, done))
-            # Shielded: who waits may go; who was promised new tokens by the provider must store them.
-            try:
-                async with asyncio.timeout(within_seconds):
-                    opened = await asyncio.shield(task)
-            except TimeoutError as e:
-                raise Unavailable("the credential is being renewed", retry_after_ms=1_000) from e
+            opened = await self._flights.outcome(
+                _at(connection), lambda: self._renewed(connection, than), within_seconds
+            )
+            # What ran may have been begun for an older one.
             if opened.generation > than:
                 return opened
-
-    def _done(self, at: tuple[str, str], task: asyncio.Task[Opened]) -> None:
-        self._running.pop(at, None)
-        if not task.cancelled():
-            task.exception()  # was raised to whoever waited; nobody may have
 
     async def _renewed(self, connection: ConnectionFacts, than: int) -> Opened:
         loop = asyncio.get_running_loop()
@@ -206,13 +195,13 @@ class Accounts:
                 return self._kept(connection, grant)
             fallback = self._is_usable(grant, than)
             try:
-                renewed = await self._try(connection, grant)
+                newer = await self._try(connection, grant)
             except NomosError as e:
                 if isinstance(e, ConnectionLost) or not fallback:
                     raise
                 return self._kept(connection, grant)
-            if renewed is not None:
-                return self._kept(connection, renewed)
+            if newer is not None:
+                return self._kept(connection, newer)
             if fallback:
                 return self._kept(connection, grant)
             if loop.time() > ends:
@@ -261,7 +250,7 @@ class Accounts:
         party = await self._clients.party(connection.tenant, connection.connector)
         if not await self._grants.lease(connection.tenant, connection.name, grant.generation, self._holder):
             return None
-        asked = _event(connection, CREDENTIAL_RENEWING, {"generation": grant.generation, "at": now}, new_id("rq"))
+        asked = renewing(connection, generation=grant.generation, now=now)
         try:
             # Written ahead, as a call is: from here on the log knows that the refresh token may have been used.
             await self._journal.append([asked])
@@ -273,18 +262,18 @@ class Accounts:
         except (GrantRefused, AnswerNotTaken) as e:
             if not await self._lose(connection, grant, e.code):
                 return None
-            await self._ended(connection, grant, asked, "refused", code=e.code)
+            await self._ended(connection, asked, "refused", code=e.code)
             raise _lost() from e
         except NomosError as e:
             pause = min(RETRY_SECONDS << min(grant.failures, 12), RETRY_SECONDS_MAX)
             await self._grants.give_back(grant, self._holder, retry_at=int(self._clock()) + pause)
             # What cannot be read may have been the new tokens, as may what never came.
             is_open = isinstance(e, UnknownOutcome | AnswerRefused | AnswerUnreadable)
-            await self._ended(connection, grant, asked, "unknown" if is_open else "failed", code=e.code)
+            await self._ended(connection, asked, "unknown" if is_open else "failed", code=e.code)
             raise
         if not await self._store(connection, grant, tokens):
             return None
-        await self._ended(connection, grant, asked, "renewed", expires_at=tokens.expires_at)
+        await self._ended(connection, asked, "renewed", expires_at=tokens.expires_at)
         return _next(grant, tokens)
 
     async def _asked(self, party: Party, connection: ConnectionFacts, grant: Grant) -> TokenSet:
@@ -340,23 +329,11 @@ class Accounts:
         raise Unavailable("the tenant's connections change too often to record a loss")
 
     async def _ended(
-        self,
-        connection: ConnectionFacts,
-        grant: Grant,
-        asked: Envelope,
-        outcome: str,
-        *,
-        code: str = "",
-        expires_at: int = 0,
+        self, connection: ConnectionFacts, asked: Envelope, outcome: str, *, code: str = "", expires_at: int = 0
     ) -> None:
-        event: dict[str, object] = {
-            "generation": grant.generation,
-            "outcome": outcome,
-            "code": code,
-            "expires_at": expires_at,
-            "at": int(self._clock()),
-        }
-        await self._journal.append([_event(connection, CREDENTIAL_RENEWED, event, asked.corr, asked.id)])
+        now = int(self._clock())
+        ended = renewed(connection, asked, outcome=outcome, now=now, code=code, expires_at=expires_at)
+        await self._journal.append([ended])
 
 
 def _next(grant: Grant, tokens: TokenSet) -> Grant:
@@ -368,18 +345,6 @@ def _next(grant: Grant, tokens: TokenSet) -> Grant:
         state="active",
         failures=0,
         retry_at=0,
-    )
-
-
-def _event(connection: ConnectionFacts, kind: str, event: dict[str, object], corr: str, cause: str = "") -> Envelope:
-    return Envelope(
-        id=new_id("ev"),
-        type=kind,
-        tenant=connection.tenant,
-        actor=PROXY,
-        corr=corr,
-        cause=cause,
-        event={"connection": connection.name, **event},
     )
 
 

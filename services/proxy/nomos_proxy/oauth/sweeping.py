@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from nomos.errors import NomosError, Refused
-from nomos.events import CREDENTIAL_REVOKED, Envelope
 from nomos.ids import new_id
-from nomos_proxy.domain import PROXY, ConnectionFacts
+from nomos_proxy.credentialevents import revoked
+from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.grants import Due, Grants
 from nomos_proxy.oauth.renewing import Accounts
@@ -106,23 +106,14 @@ class Sweeper:
             pause = min(REVOKE_PAUSE_SECONDS << grant.failures, REVOKE_PAUSE_SECONDS_MAX)
             await self._grants.give_back(grant, self._holder, retry_at=int(time.time()) + pause)
             return outcome
-        event: dict[str, object] = {
-            "connection": connection.name,
-            "outcome": outcome,
-            "tries": tries,
-            "code": "" if outcome != "failed" else code,
-            "at": int(time.time()),
-        }
-        envelope = Envelope(
-            id=new_id("ev"),
-            type=CREDENTIAL_REVOKED,
-            tenant=connection.tenant,
-            actor=PROXY,
-            corr=new_id("rq"),
-            cause="",
-            event=event,
+        told = revoked(
+            connection,
+            outcome=outcome,
+            tries=tries,
+            code="" if outcome != "failed" else code,
+            now=int(time.time()),
         )
         # The log first: what is deleted before it was recorded would be revoked in silence.
-        await self._journal.append([envelope])
+        await self._journal.append([told])
         await self._grants.delete(grant)
         return outcome
