@@ -135,8 +135,11 @@ def test_a_token_is_given_back_and_a_request_pushed() -> None:
     assert form(revoke_request(POST, PUBLIC, "45ghiukldjahdnhzdauz", "refresh_token").body) == {
         "token": "45ghiukldjahdnhzdauz", "token_type_hint": "refresh_token", "client_id": "s6BhdRkqt3",
     }  # fmt: skip
-    pushed = form(push_request(BASIC, PUBLIC, {"client_id": "s6BhdRkqt3", "response_type": "code", "state": "x"}).body)
-    assert pushed == {"client_id": "s6BhdRkqt3", "response_type": "code", "state": "x"}
+    asked = {"client_id": "s6BhdRkqt3", "response_type": "code", "state": "x"}
+    # as the example of RFC 9126 section 2.1 has it: the client is named once in the form, however it says who it is
+    for oauth, client in ((BASIC, PUBLIC), (BASIC, CLIENT), (POST, CLIENT)):
+        pushed = form(push_request(oauth, client, asked).body)
+        assert pushed == asked | ({"client_secret": SECRET} if (oauth, client) == (POST, CLIENT) else {})
     assert form(urlsplit(pushed_url("https://id.example.com/authorize", "c", "urn:x:1")).query.encode()) == {
         "client_id": "c", "response_type": "code", "request_uri": "urn:x:1",
     }  # fmt: skip

@@ -154,7 +154,8 @@ def pushed_url(base: str, client_id: str, request_uri: str) -> str:
 
 def push_request(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> TokenRequest:
     """The parameters, pushed before the browser goes, RFC 9126 section 2.1."""
-    rest = {name: value for name, value in parameters.items() if name != "client_id"}
+    is_named_anyway = oauth.client == "post" or not client.secret.reveal()
+    rest = {name: value for name, value in parameters.items() if name != "client_id" or not is_named_anyway}
     return _written(oauth, client, rest)
 
 
