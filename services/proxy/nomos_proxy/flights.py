@@ -20,6 +20,7 @@ class Flights(Generic[K, T]):
 
     def __init__(self) -> None:
         self._running: dict[K, asyncio.Task[T]] = {}
+        self._is_landing = False
 
     async def outcome(self, key: K, work: Callable[[], Coroutine[object, object, T]], within_seconds: float) -> T:
         """The outcome of the work for ``key``, begun unless it runs.
@@ -30,10 +31,12 @@ class Flights(Generic[K, T]):
             within_seconds: how long the caller waits; the work goes on.
 
         Raises:
-            Unavailable: it has not come to its end in that time.
+            Unavailable: it has not come to its end in that time, or this process is stopping and begins nothing.
         """
         task = self._running.get(key)
         if task is None:
+            if self._is_landing:
+                raise Unavailable("this process is stopping")
             task = self._running[key] = asyncio.create_task(work())
             task.add_done_callback(lambda done: self._ended(key, done))
         try:
@@ -43,7 +46,8 @@ class Flights(Generic[K, T]):
             raise Unavailable("the credential is being renewed", retry_after_ms=1_000) from e
 
     async def land(self, seconds: float) -> None:
-        """Waits until what runs has come to its end, at most so long."""
+        """Begins nothing more, and waits until what runs has come to its end, at most so long."""
+        self._is_landing = True
         if self._running:
             await asyncio.wait(list(self._running.values()), timeout=seconds)
 
