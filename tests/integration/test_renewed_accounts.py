@@ -393,6 +393,32 @@ async def test_an_erased_tenant_s_tokens_are_gone(world: World) -> None:
     assert await database.fetchval("SELECT count(*) FROM proxy.grants WHERE tenant = $1", world.tenant) == 0
 
 
+async def test_an_erased_tenant_s_tokens_are_given_back_first(scene: Any) -> None:
+    async with calendar(scene) as world:
+        await world.connect("calendar")
+        await world.connect("second")
+        await world.ask("connection-remove", name="second")
+        ask = scene.operator.ask
+        await ask("identity", "tenant-close", "_", name=world.tenant, basis="ended")
+        await ask("proxy", "tenant-erase", "_", name=world.tenant, basis="ended", timeout_ms=30_000)
+        assert [s["status"] for s in await world.provider.seen("revocation")] == [200, 200]
+        revoked = await world.events(events.CREDENTIAL_REVOKED)
+        assert [(e["connection"], e["outcome"]) for e in revoked] == [("second", "revoked"), ("calendar", "revoked")]
+
+
+async def test_a_provider_that_is_down_holds_up_no_erasure(scene: Any) -> None:
+    async with calendar(scene) as world:
+        await world.connect("calendar")
+        await world.provider.control(revocation="down")
+        ask = scene.operator.ask
+        await ask("identity", "tenant-close", "_", name=world.tenant, basis="ended")
+        await ask("proxy", "tenant-erase", "_", name=world.tenant, basis="ended", timeout_ms=30_000)
+        (told,) = await world.events(events.CREDENTIAL_REVOKED)
+        assert (told["outcome"], told["tries"]) == ("failed", 1)
+        database = await scene.admin_database()
+        assert await database.fetchval("SELECT count(*) FROM proxy.grants WHERE tenant = $1", world.tenant) == 0
+
+
 async def test_a_bearer_is_replaced_and_removed(scene: Any) -> None:
     tenant = await scene.tenant()
     bot = await scene.agent(tenant)

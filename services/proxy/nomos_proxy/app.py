@@ -199,6 +199,7 @@ class Proxy:
             either=("sealing-key",),
             installation=("key-progress",),
             tables=("grants",),
+            leaving=sweeper.leave,
         )
         parts.spawn(sweeper.run())
         if s.pages_listen:

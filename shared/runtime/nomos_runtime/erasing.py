@@ -87,6 +87,7 @@ class Erasing:
         people: People | None,
         operators: People | None = None,
         tables: Collection[str] = (),
+        leaving: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Takes what the verbs work on.
 
@@ -99,6 +100,7 @@ class Erasing:
             people: those of a tenant.
             operators: the people of ``_``.
             tables: the service's own tables of tenants, beside those of the store.
+            leaving: what is done for a closed tenant while its keys are still there; errors are its own to say.
         """
         self._service = service
         self._store = store
@@ -108,6 +110,7 @@ class Erasing:
         self._people = people
         self._operators = operators
         self._tables = tables
+        self._leaving = leaving
 
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
@@ -166,6 +169,8 @@ class Erasing:
             await self._refresh()
         if not self._directory.is_closed(p.name):
             raise Refused("only a closed tenant is erased", hint="nomos tenant erase closes it first")
+        if self._leaving is not None:
+            await self._leaving(p.name)
         subjects, secrets = await erase_tenant(
             self._store,
             None if self._people is None else self._people.subjects,

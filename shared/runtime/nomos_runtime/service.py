@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -138,6 +138,7 @@ class Parts:
         people: People | None = None,
         operators: People | None = None,
         tables: Collection[str] = (),
+        leaving: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Serves the service's admin verbs, ``ready``, and where it has a store what erases. See :func:`serve_admin`.
 
@@ -150,6 +151,7 @@ class Parts:
             people: whom the service knows in a tenant, if it knows people.
             operators: whom it knows in the installation.
             tables: the service's own tables of tenants, which an erasure empties of the tenant.
+            leaving: what is done for a closed tenant before it is erased.
         """
 
         async def ready(operator: Operator, params: object) -> dict[str, object]:
@@ -166,6 +168,7 @@ class Parts:
                 people=people,
                 operators=operators,
                 tables=tables,
+                leaving=leaving,
             ).verbs()
         self.verbs = {**verbs, **erasing, "ready": (NoParams, ready)}
         await serve_admin(

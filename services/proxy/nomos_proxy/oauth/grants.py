@@ -208,12 +208,13 @@ class Grants:
         return end
 
     async def delete(self, grant: Grant) -> None:
-        """Deletes the tokens of a removed connection."""
+        """Deletes tokens that were given back."""
         async with self._database.transaction(grant.tenant) as c:
             await c.execute(
-                "DELETE FROM grants WHERE tenant = $1 AND connection = $2 AND state = 'ending'",
+                "DELETE FROM grants WHERE tenant = $1 AND connection = $2 AND generation = $3",
                 grant.tenant,
                 grant.connection,
+                grant.generation,
             )
 
     async def due(self, now: int) -> Sequence[Due]:

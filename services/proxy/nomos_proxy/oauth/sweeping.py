@@ -29,6 +29,8 @@ ASKED_MAX: Final = 8
 #: Revocations of one connection that are tried, over about a day.
 REVOKE_TRIES_MAX: Final = 12
 REVOKE_PAUSE_SECONDS: Final = 30
+#: How long the erasure of a tenant waits for one provider.
+LEAVE_SECONDS: Final = 5.0
 REVOKE_PAUSE_SECONDS_MAX: Final = 4 * 3_600
 
 
@@ -85,8 +87,23 @@ class Sweeper:
                 # One connection's trouble is its own; it is due again.
                 observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code, tenant=due.tenant)
 
-    async def revoke(self, connection: ConnectionFacts) -> str:
+    async def leave(self, tenant: str) -> None:
+        """Gives all tokens of a closed tenant back, once each, before its keys are destroyed. What fails is said."""
+        for connection in self._connections.of_tenant(tenant):
+            if connection.is_account and not connection.is_removed:
+                try:
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self.revoke(connection, tries_max=1)
+                except (NomosError, TimeoutError) as e:
+                    code = e.code if isinstance(e, NomosError) else "timeout"
+                    observe.say("proxy", observe.CREDENTIAL_FAULT, code=code, tenant=tenant)
+
+    async def revoke(self, connection: ConnectionFacts, *, tries_max: int = 0) -> str:
         """Gives the tokens of a removed connection back; gives the outcome, empty where another process is at it.
+
+        Args:
+            connection: whose.
+            tries_max: after how many failures it is given up; 0 for :data:`REVOKE_TRIES_MAX`.
 
         Raises:
             Unavailable: the database or the journal does not answer; it is due again.
@@ -102,7 +119,7 @@ class Sweeper:
             code = e.code
         tries = grant.failures + 1
         outcome = code if code in ("revoked", "unsupported") else "failed"
-        if outcome == "failed" and tries < REVOKE_TRIES_MAX:
+        if outcome == "failed" and tries < (tries_max or REVOKE_TRIES_MAX):
             pause = min(REVOKE_PAUSE_SECONDS << grant.failures, REVOKE_PAUSE_SECONDS_MAX)
             await self._grants.give_back(grant, self._holder, retry_at=int(time.time()) + pause)
             return outcome
