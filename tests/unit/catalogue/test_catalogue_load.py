@@ -117,6 +117,18 @@ def test_a_resource_gives_its_cedar_entity() -> None:
         ("port: 443", "port: '443'"),
         ("port: 443", "port: 0x1bb"),
         ("auth: bearer", "auth: digest"),
+        ("auth: bearer", "auth: {aws: S3}"),
+        ("auth: bearer", "auth: {aws: s3, header: x-key}"),
+        ("auth: bearer", "auth: {prefix: 'Token '}"),
+        ("auth: bearer", "auth: {header: signature}"),
+        ("auth: bearer", "auth: signature\nheaders: {signature: x}"),
+        ("auth: bearer", "auth: bearer\nheaders: {x-amz-date: x}"),
+        ("host: api.demo.example", "host: {pattern: '[a-z'}"),
+        ("host: api.demo.example", "host: {pattern: '.*', name: x}"),
+        ("host: api.demo.example", "host: {pattern: '[a-z.]+'}\noauth: {authorize: 'https://id.demo.example/a', "
+         "token: 'https://id.demo.example/t'}"),
+        ("auth: bearer", "auth: bearer\noauth: {authorize: 'http://id.demo.example/a', "
+         "token: 'https://id.demo.example/t'}"),
         ("auth: bearer", "auth: {header: cookie}"),
         ("auth: bearer", "auth: {header: host}"),
         ("auth: bearer", "auth: {header: x-api-key, prefix: \"a b c\"}"),
@@ -197,6 +209,22 @@ actions:
         ("uses: [note]", "fixed: {body: {a.thing: x}}"),
         ("uses: [note]", "body: form, parameters: {x: {where: body, type: json}}"),
         ("uses: [note]", "body: mail"),
+        ("uses: [note]", "parameters: {x: {where: body, wire: ., type: json, required: true}}"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, uses: [note], "
+         "parameters: {x: {where: body, wire: ., type: json, required: true}}"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, "
+         "parameters: {x: {where: body, wire: ., type: json}}"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, "
+         "parameters: {x: {where: body, wire: ., required: true}}"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, body: text, "
+         "parameters: {x: {where: body, wire: ., type: json, required: true}}"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, body: text, uses: [note]"),
+        ("derive: {thing: {body: a.thing}}, uses: [note]", "derive: {thing: {query: t}}, "
+         "parameters: {x: {where: query, wire: '*', type: string_map}}"),
+        ("uses: [note]", "parameters: {x: {where: query, wire: '*', type: string_map}, y: {where: query}}"),
+        ("uses: [note]", "parameters: {x: {where: query, wire: '*', type: string}}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {thing: {host: true}}"),
+        ("derive: {thing: {body: a.thing}}", "derive: {thing: {host: true, query: t}}"),
         ("uses: [note]", "pagination: {parameter: note, kind: cursor, next: /n}"),
         ("uses: [note]", "uses: [note], pagination: {parameter: note, kind: page}"),
         ("uses: [note]", "uses: [note], pagination: {parameter: note, kind: cursor}"),

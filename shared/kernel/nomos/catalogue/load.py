@@ -220,6 +220,9 @@ def build_connector(members: object) -> Connector:
     types = {kind: _resource_type(file.connector, kind, declared) for kind, declared in file.resource_types.items()}
     actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
     _check_unambiguous(actions)
+    of_hosts = [action.id for action in actions if any(source.where == "host" for source in action.sources)]
+    if of_hosts and isinstance(file.host, str):
+        raise MalformedCatalogue(f"{of_hosts[0]} acts on a host, and the connector has one for all")
     return Connector(
         name=file.connector,
         title=file.title,
@@ -410,7 +413,7 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
     if file.where == "path" and file.wire:
         raise MalformedCatalogue(f"{what}: {name} in the path has the name of its field")
     is_pairs = file.wire == ANY_NAME and file.type == "string_map"
-    if file.where == "query" and file.type in ("string_map", "json") and not is_pairs:
+    if file.where == "query" and (file.type in ("string_map", "json") or file.wire == ANY_NAME) and not is_pairs:
         raise MalformedCatalogue(f"{what}: {name} in the query must be text, a number, a truth value or a list")
     if file.repeats and (file.where, file.type) != ("query", "string_list"):
         raise MalformedCatalogue(f"{what}: only a list in the query repeats its name")
