@@ -745,6 +745,7 @@ def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) ->
     assert [(c["name"], c["method"], c["host"]) for c in listed] == [
         ("tickets", "bearer", "api.tickets.example"), ("sts", "federated", "sts.eu-central-1.amazonaws.com"),
     ]  # fmt: skip
+    assert "take the trust away" in shell.ok("connection", "remove", *here, "sts").out
     # what a cloud reads of us
     with urllib.request.urlopen(shell.ready["connect_pages"] + "/.well-known/openid-configuration", timeout=10) as page:
         discovered = json.loads(page.read())

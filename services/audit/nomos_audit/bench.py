@@ -60,7 +60,7 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "signed, without copies": ("signer", "tenants", "tiles"),
     "everything": ("signer", "table", "tenants", "tiles", "archive"),
 }
-#: Events a second of the steady rows, and for how long: the aim of issue and documents is that the copies keep up.
+#: Events a second of the steady rows, and for how long: what the copies are to keep up with.
 STEADY_PER_SECOND: Final = 20_000
 STEADY_SECONDS: Final = 15
 STEADY: Final[dict[str, tuple[str, ...]]] = {

@@ -153,8 +153,11 @@ class AccountAdmin:
         also = self._grants.ending(by.tenant, connection.name) if connection.is_account else None
         await self._credentials.remove(connection, actor=by.actor, corr=by.request, also=also)
         await self._refresh()
-        outcome = await self._sweeper.revoke(connection) if connection.is_account else "destroyed"
-        return {"name": connection.name, "outcome": outcome or "under way"}
+        if connection.is_account:
+            outcome = await self._sweeper.revoke(connection) or "under way"
+        else:
+            outcome = "destroyed" if connection.federation is None else "forgotten"
+        return {"name": connection.name, "outcome": outcome}
 
     async def _found(self, by: Operator, params: msgspec.Struct) -> ConnectionFacts:
         await self._refresh()

@@ -188,6 +188,7 @@ def connection_remove(args: Namespace) -> int:
     done = ask(args, "proxy", "connection-remove", args.tenant, timeout_ms=PROVIDER_MS, name=args.name)
     said = {
         "destroyed": "its bearer is destroyed; revoke it at the provider too",
+        "forgotten": "its credential lives on in nobody's memory; take the trust away in the cloud too",
         "revoked": "the provider has revoked its tokens",
         "unsupported": "its tokens are destroyed; this provider takes none back, so end its access there too",
         "failed": "the provider has not revoked its tokens yet; it is asked again",
