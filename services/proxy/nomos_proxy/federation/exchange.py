@@ -21,10 +21,12 @@ from msgspec import Struct
 
 from nomos.errors import UpstreamFailed
 from nomos_proxy.federation.cloud import Federation
-from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, read_object
+from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, error_code, read_object
 
 #: Seconds that AWS is asked for; the least that it gives is 900.
 AWS_SECONDS: Final = 3_600
+#: Seconds for which a credential is used at most, whatever the cloud says; then another one is asked for.
+LIFE_SECONDS_MAX: Final = 86_400
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS: Final = "urn:ietf:params:oauth:token-type:access_token"
 _JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
@@ -121,7 +123,7 @@ def _bearer(answer: Mapping[str, object], now: int) -> Exchanged:
         life = int(life[:9])
     if not isinstance(life, int) or isinstance(life, bool) or life <= 0:
         raise AnswerUnreadable("the cloud does not say how long its token lives")
-    return Exchanged(credential=token, expires_at=now + min(life, 86_400))
+    return Exchanged(credential=token, expires_at=now + min(life, LIFE_SECONDS_MAX))
 
 
 def _aws(answer: Mapping[str, object], now: int) -> Exchanged:
@@ -144,7 +146,7 @@ def _aws(answer: Mapping[str, object], now: int) -> Exchanged:
         raise AnswerUnreadable("AWS answered with credentials that cannot be read")
     if expires <= now:
         raise AnswerUnreadable("AWS answered with credentials that have ended")
-    return Exchanged(credential=f"{key}:{secret}:{token}", expires_at=int(min(expires, now + 86_400)))
+    return Exchanged(credential=f"{key}:{secret}:{token}", expires_at=int(min(expires, now + LIFE_SECONDS_MAX)))
 
 
 def _error(answer: Mapping[str, object]) -> str:
@@ -152,5 +154,4 @@ def _error(answer: Mapping[str, object]) -> str:
     for _ in range(2):
         if isinstance(error, dict):
             error = error.get("Code", error.get("Error", error.get("status", "")))
-    is_code = isinstance(error, str) and error.isascii() and error.replace("_", "").isalnum() and len(error) <= 64
-    return str(error) if is_code else ""
+    return error_code(error)

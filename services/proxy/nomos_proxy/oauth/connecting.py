@@ -46,6 +46,7 @@ from nomos_proxy.oauth.protocol import (
     authorization_url,
     check_issuer,
     code_request,
+    error_code,
     push_request,
     pushed_url,
     read_object,
@@ -64,7 +65,6 @@ VERIFIER_CHARS: Final = 48
 #: Characters of what a provider puts into an answer's address.
 CODE_CHARS_MAX: Final = 4_000
 REQUEST_URI_CHARS_MAX: Final = 1_000
-_ERROR_CHARS_MAX: Final = 64
 
 
 class NotConnected(Refused):
@@ -258,7 +258,8 @@ class Connecting:
             party = await self._clients.party(tenant, flow.connector)
             check_issuer(party.oauth, query.get("iss"), party.issuer)
             if "error" in query or not query.get("code"):
-                raise NotConnected(f"the provider connected nothing: {_error_code(query.get('error', 'no code'))}")
+                said = error_code(query["error"]) or "an error" if "error" in query else "no code"
+                raise NotConnected(f"the provider connected nothing: {said}")
             if len(query["code"]) > CODE_CHARS_MAX:
                 raise Malformed(f"CODE_CHARS_MAX is {CODE_CHARS_MAX}")
             await self._connect(party, flow, query["code"], corr)
@@ -355,11 +356,6 @@ def _request_uri(status: int, body: bytes) -> str:
     if not isinstance(found, str) or not 0 < len(found) <= REQUEST_URI_CHARS_MAX:
         raise UpstreamFailed("the provider took the pushed request and gave no address for it")
     return found
-
-
-def _error_code(text: str) -> str:
-    is_code = text.isascii() and text.replace("_", "").replace(" ", "").isalnum() and len(text) <= _ERROR_CHARS_MAX
-    return text if is_code else "an error"
 
 
 def _stream(flow: str) -> str:

@@ -40,7 +40,10 @@ GRANT_ERRORS: Final = frozenset({"invalid_grant"})
 #: Errors about the client; the grant may be as good as ever.
 _CLIENT_ERRORS: Final = frozenset({"invalid_client", "unauthorized_client"})
 _GONE: Final = GRANT_ERRORS | {"invalid_token", "token_revoked"}
-_ERROR_CHARS_MAX: Final = 64
+#: Characters of an error code that goes into messages and the log.
+ERROR_CHARS_MAX: Final = 64
+#: Characters of an account's name; OpenID Connect Core 1.0 section 2 has no longer ``sub``.
+ACCOUNT_CHARS_MAX: Final = 255
 
 
 class GrantRefused(Refused):
@@ -334,15 +337,18 @@ def read_object(body: bytes) -> dict[str, object]:
         raise AnswerUnreadable("the provider's answer is no JSON object") from None
 
 
+def error_code(value: object) -> str:
+    """An error code that somebody outside sent, as messages and the log may hold it; empty where it is none."""
+    if not isinstance(value, str) or len(value) > ERROR_CHARS_MAX:
+        return ""
+    return value if value.isascii() and value.replace("_", "").isalnum() else ""
+
+
 def _error(answer: Mapping[str, object]) -> str:
     error = answer.get("error", "")
     if answer.get("ok") is False and not error:
         error = "not_ok"
-    if not isinstance(error, str):
-        return "an error"
-    # only what an error code may be goes into messages and the log
-    is_code = error.isascii() and error.replace("_", "").isalnum() and len(error) <= _ERROR_CHARS_MAX
-    return error if is_code or not error else "an error"
+    return "" if error == "" else error_code(error) or "an error"
 
 
 def _token(answer: Mapping[str, object], name: str) -> str:
@@ -389,7 +395,7 @@ def _account(oauth: OAuth, answer: Mapping[str, object], *, client_id: str, issu
         found = found.get(name) if isinstance(found, dict) else None
     if found is None and not nonce:
         return ""
-    if not isinstance(found, str | int) or isinstance(found, bool) or not 0 < len(str(found)) <= 255:
+    if not isinstance(found, str | int) or isinstance(found, bool) or not 0 < len(str(found)) <= ACCOUNT_CHARS_MAX:
         raise AnswerNotTaken("the provider does not say whose account it is")
     return str(found)
 
