@@ -428,6 +428,7 @@ _any_reply = Decoder.of(
     | messages.Denied
     | messages.StepUpRequired
     | messages.Returned
+    | messages.AnswerPiece
     | messages.ApprovalStatus
     | messages.AuditRecords
     | Failure,

@@ -10,6 +10,13 @@ from nomos.errors import ResponseRefused
 Headers = tuple[tuple[str, str], ...]
 
 
+class AnswerHead(Struct, frozen=True, kw_only=True):
+    """What comes before the body of an answer."""
+
+    status: int
+    headers: Headers
+
+
 class UpstreamResponse(Struct, frozen=True, kw_only=True):
     """A complete answer. Its body has not been sanitized."""
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import Rate, load_catalogue
-from nomos.events import CONNECTION_REMOVED, PII_SET, TENANT_CLOSED
-from nomos.messages import Fact
+from nomos.events import PII_SET
+from nomos.ids import new_id
 from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
+from nomos_proxy.cleaning import Cleaning
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import tls_context
+from nomos_proxy.ending import Ending
 from nomos_proxy.federation.issuer import Issuer, parse_keys
 from nomos_proxy.federation.tokens import Federated
 from nomos_proxy.federationadmin import FederationAdmin
+from nomos_proxy.following import Following
 from nomos_proxy.gate import Gate, GateLimits
 from nomos_proxy.handlers import Broker, decoder
 from nomos_proxy.intake import BearerIntake
@@ -29,6 +31,8 @@ from nomos_proxy.oauth.connecting import Connecting
 from nomos_proxy.oauth.grants import Grants
 from nomos_proxy.oauth.renewing import Accounts
 from nomos_proxy.oauth.sweeping import Sweeper
+from nomos_proxy.openanswers import OpenAnswers
+from nomos_proxy.openanswers import decoder as read_decoder
 from nomos_proxy.pages.app import build_pages
 from nomos_proxy.personal import PersonalData, PersonalDataAdmin
 from nomos_proxy.replay import ReplaySet
@@ -65,6 +69,7 @@ class Proxy:
         self._parts: Parts | None = None
         self._upstreams: Upstreams | None = None
         self._accounts: Accounts | None = None
+        self._answers: OpenAnswers | None = None
         self._pages: WebServer | None = None
 
     async def start(self) -> None:
@@ -83,6 +88,7 @@ class Proxy:
                 agent=Rate(calls=2 * s.agent_calls_per_second, seconds=2),
             )
         )
+        answers = self._answers = OpenAnswers(new_id("rp"))
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
 
@@ -96,34 +102,30 @@ class Proxy:
         )
         federated = Federated(issuer=self._issuer, upstreams=upstreams, journal=parts.journal)
 
-        def apply(fact: Fact) -> None:
-            connections.apply(fact)
-            personal.apply(fact)
-            if fact.type == CONNECTION_REMOVED:
-                for held in (credentials, accounts, federated):
-                    held.drop(fact.tenant, str(fact.event["name"]))
-            if s.environment == "development":
-                development_origins.update(connections.origins(fact.tenant))
-
+        follow = Following(
+            directory=parts.directory,
+            connections=connections,
+            personal=personal,
+            issuers=issuers,
+            revocations=revocations,
+            keys=keys,
+            keeps=(credentials, accounts, federated),
+            gate=gate,
+            closed=lambda tenant: parts.spawn(answers.forget(tenant)),
+            development_origins=development_origins if s.environment == "development" else None,
+        )
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*FOLLOWED, PII_SET)))
-
-        def apply_minted(fact: Fact) -> None:
-            issuers.apply(fact)
-            revocations.apply(fact, int(time.time()))
-
-        def identify(fact: Fact) -> None:
-            parts.directory.apply(fact)
-            if fact.type == TENANT_CLOSED:
-                for held in (keys, credentials, accounts, federated):
-                    held.forget(fact.tenant)
-                gate.forget(fact.tenant)
-
-        await parts.follow({"identity": identify, "minting": apply_minted, NAME: apply})
+        await parts.follow({"identity": follow.identity, "minting": follow.minted, NAME: follow.own})
         if self._vault.is_rotating:
             await parts.reseal(keys.seal_again)
+        cleaning = Cleaning(
+            parts.bus,
+            personal,
+            timeout_ms=s.sanitize_timeout_ms,
+            large_timeout_ms=s.large_sanitize_timeout_ms,
+        )
         broker = Broker(
             settings=s,
-            bus=parts.bus,
             journal=parts.journal,
             directory=parts.directory,
             catalogue=self._catalogue,
@@ -135,11 +137,14 @@ class Proxy:
             federated=federated,
             replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
-            personal=personal,
+            answers=answers,
+            ending=Ending(settings=s, journal=parts.journal, cleaning=cleaning, answers=answers),
             check_fresh=parts.check_fresh,
             gate=gate,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
+        await parts.responder.serve_tenants("read", "agent", read_decoder, answers.read, at=answers.replica)
+        parts.spawn(answers.watch())
         admin = ProxyAdmin(
             settings=s,
             catalogue=self._catalogue,
@@ -226,6 +231,8 @@ class Proxy:
             await self._pages.stop()
         if self._accounts:
             await self._accounts.close()
+        if self._answers:
+            await self._answers.close()
         if self._parts:
             await self._parts.close()
         if self._upstreams:

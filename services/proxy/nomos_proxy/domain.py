@@ -251,6 +251,36 @@ def finished(plan: CallPlan, end: UpstreamResponse | NomosError) -> dict[str, ob
     }
 
 
+def live_finished(
+    plan: CallPlan, *, status: int, sha256: bytes, received: int, passed: int, error: NomosError | None
+) -> dict[str, object]:
+    """The payload of ``proxy.finished`` for an answer that left while it came.
+
+    Args:
+        plan: the call.
+        status: of the upstream; it came, so the call took effect.
+        sha256: of the bytes that came.
+        received: how many they were.
+        passed: bytes that the agent was given, cleaned.
+        error: what ended it before its last byte, or None.
+    """
+    outcome = CallState.DONE
+    if error is not None:
+        outcome = CallState.UNKNOWN if isinstance(error, UnknownOutcome) else CallState.REFUSED
+    event: dict[str, object] = {
+        "invocation": plan.invocation,
+        "outcome": outcome.value,
+        "status": status,
+        "response_sha256": sha256.hex(),
+        "removed": [],
+        "bytes": received,
+        "passed": passed,
+    }
+    if error is not None:
+        event["code"] = error.code
+    return event
+
+
 def folded(removed: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """One list of the sanitizer's report at a length that a record and an answer can hold.
 

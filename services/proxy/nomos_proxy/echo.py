@@ -20,6 +20,8 @@ from nomos.errors import ResponseRefused
 from nomos_runtime.secret import Secret
 
 MARK: Final = b"[redacted:credential]"
+#: Bytes of one byte's longest spelling that is undone: ``\u0041``.
+_SPELLING_BYTES_MAX: Final = 6
 #: Encodings inside encodings that are undone.
 ROUNDS: Final = 2
 #: What stands after a credential's first colon is searched for on its own from this length on.
@@ -67,6 +69,15 @@ class EchoGuard:
             view = decoded
         return cleaned, count
 
+    def window(self, boundary: bytes | None) -> EchoWindow:
+        """The same search for a body that comes in pieces; see :class:`EchoWindow`."""
+        return EchoWindow(self, boundary)
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest spelling that is found across two pieces: each byte as ``\\u0041``."""
+        return _SPELLING_BYTES_MAX * max(len(self._hex), *(len(form) for form in self._forms))
+
     def _cut(self, content: bytes) -> tuple[bytes, int]:
         count = 0
         for form in self._forms:
@@ -86,6 +97,42 @@ class EchoGuard:
 
     def _stands_in(self, view: bytes) -> bool:
         return any(form in view for form in self._forms) or self._hex in view.lower()
+
+
+class EchoWindow:
+    """A body on its way through: what is held back could be the beginning of the credential.
+
+    Args:
+        guard: of the credential.
+        boundary: what ends an event or a line of this kind of body, behind which everything may leave; None where only
+            the length counts. A credential with a boundary inside is not found.
+    """
+
+    __slots__ = ("_boundary", "_guard", "_held")
+
+    def __init__(self, guard: EchoGuard, boundary: bytes | None) -> None:
+        self._guard = guard
+        self._boundary = boundary
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> tuple[bytes, int]:
+        """Takes the next bytes; gives what may leave, and how many times the credential stood in it.
+
+        Raises:
+            ResponseRefused: as :meth:`EchoGuard.clean`.
+        """
+        cleaned, count = self._guard.clean(self._held + chunk)
+        cut = max(0, len(cleaned) - self._guard.longest)
+        if self._boundary is not None:
+            end = cleaned.rfind(self._boundary)
+            cut = max(cut, end + len(self._boundary) if end >= 0 else 0)
+        self._held = cleaned[cut:]
+        return cleaned[:cut], count
+
+    def finish(self) -> bytes:
+        """What was held back; it has been searched."""
+        held, self._held = self._held, b""
+        return held
 
 
 def _forms_of(plain: bytes) -> set[bytes]:

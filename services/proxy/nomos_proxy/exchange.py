@@ -22,7 +22,7 @@ import h11
 from msgspec import Struct
 
 from nomos.errors import UnknownOutcome, UpstreamFailed
-from nomos_proxy.answer import AnswerRefused, UpstreamResponse
+from nomos_proxy.answer import AnswerHead, AnswerRefused, UpstreamResponse
 from nomos_proxy.headers import passing_headers
 from nomos_proxy.wire import Wire
 
@@ -38,7 +38,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         connect_seconds: name, TCP and TLS of a fresh connection, inside the total.
         head_bytes: status line and headers of an answer together.
         headers: number of headers of an answer.
-        body_bytes: body of an answer. The bus carries at most 900,000 bytes with everything around it.
+        body_bytes: body of an answer. One message of the bus carries at most 900,000 bytes with everything around it.
     """
 
     total_seconds: float = 20.0
@@ -65,7 +65,7 @@ class StaleConnection(UnknownOutcome):
 
 
 async def exchange(wire: Wire, request: WireRequest, limits: Limits) -> UpstreamResponse:
-    """Sends one request and reads its answer. The caller bounds the time and closes the connection on any error.
+    """Sends one request and reads its whole answer. The caller bounds the time and closes the connection on any error.
 
     Raises:
         UpstreamFailed: the request could not be written; nothing was sent.
@@ -73,12 +73,91 @@ async def exchange(wire: Wire, request: WireRequest, limits: Limits) -> Upstream
         UnknownOutcome: no complete answer came back.
         AnswerRefused: the answer breaks a limit or a framing rule.
     """
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
-    wire.begin()
-    # written in a frame of its own: a traceback that shows local variables must not find the credential in this one
-    wire.write(_serialized(connection, request))
-    # from here on the upstream may have seen the request
-    return await _read_answer(wire, connection, request.method, limits)
+    under_way = Exchange(wire, request, limits)
+    head = await under_way.head()
+    body = bytearray()
+    while chunk := await under_way.read():
+        body += chunk
+    return UpstreamResponse(status=head.status, headers=head.headers, body=bytes(body))
+
+
+class Exchange:
+    """One request that has been sent, and its answer while it comes. A read may be cancelled; nothing is lost by it."""
+
+    __slots__ = ("_connection", "_head", "_limits", "_method", "_received", "_wire")
+
+    def __init__(self, wire: Wire, request: WireRequest, limits: Limits) -> None:
+        """Sends the request.
+
+        Raises:
+            UpstreamFailed: it could not be written; nothing was sent.
+        """
+        self._wire = wire
+        self._method = request.method
+        self._limits = limits
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
+        self._head: h11.Response | None = None
+        self._received = 0
+        wire.begin()
+        # written in a frame of its own: a traceback that shows local variables must not find the credential in this one
+        wire.write(_serialized(self._connection, request))
+        # from here on the upstream may have seen the request
+
+    async def head(self) -> AnswerHead:
+        """Status and headers of the answer. Called once, before :meth:`read`.
+
+        Raises:
+            StaleConnection, UnknownOutcome, AnswerRefused: as :func:`exchange`.
+        """
+        interim_answers = 0
+        while True:
+            match await self._next_event():
+                case h11.InformationalResponse():
+                    interim_answers += 1
+                    if interim_answers > INTERIM_ANSWERS_MAX:
+                        raise UnknownOutcome(f"more than {INTERIM_ANSWERS_MAX} interim answers")
+                case h11.Response() as head:
+                    self._head = head
+                    _check_head(head, self._method, self._limits)
+                    received = head.headers.raw_items()
+                    return AnswerHead(status=head.status_code, headers=passing_headers(received))
+                case _:
+                    raise UnknownOutcome("the upstream ended without a complete answer")
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, as they come; ``b""`` at its end, and the connection rests or is closed then.
+
+        Raises:
+            UnknownOutcome, AnswerRefused: as :func:`exchange`.
+        """
+        if self._head is None:
+            raise RuntimeError("the head is read first")
+        while True:
+            match await self._next_event():
+                case h11.Data() as data if data.data:
+                    self._received += len(data.data)
+                    if self._received > self._limits.body_bytes:
+                        limit = self._limits.body_bytes
+                        raise AnswerRefused(f"the answer is over the limit of {limit} bytes", self._head.status_code)
+                    return bytes(data.data)
+                case h11.Data():
+                    continue
+                case h11.EndOfMessage():
+                    _rest_or_close(self._wire, self._connection)
+                    return b""
+                case _:
+                    raise UnknownOutcome("the upstream ended without a complete answer")
+
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        while True:
+            try:
+                event = self._connection.next_event()
+            except h11.RemoteProtocolError as error:
+                what = "head" if self._head is None else "body"
+                raise UnknownOutcome(f"the upstream's answer is broken in its {what}", cause=str(error)[:200]) from None
+            if event is not h11.NEED_DATA:
+                return event
+            await _feed(self._wire, self._connection)
 
 
 def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:
@@ -89,38 +168,6 @@ def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:
     except h11.LocalProtocolError:
         # its message can hold a header's value, so it is not chained
         raise UpstreamFailed("the request cannot be written as HTTP/1.1") from None
-
-
-async def _read_answer(wire: Wire, connection: h11.Connection, method: str, limits: Limits) -> UpstreamResponse:
-    head: h11.Response | None = None
-    body = bytearray()
-    interim_answers = 0
-    while True:
-        try:
-            event = connection.next_event()
-        except h11.RemoteProtocolError as error:
-            what = "head" if head is None else "body"
-            raise UnknownOutcome(f"the upstream's answer is broken in its {what}", cause=str(error)[:200]) from None
-        match event:
-            case h11.NEED_DATA:
-                await _feed(wire, connection)
-            case h11.InformationalResponse():
-                interim_answers += 1
-                if interim_answers > INTERIM_ANSWERS_MAX:
-                    raise UnknownOutcome(f"more than {INTERIM_ANSWERS_MAX} interim answers")
-            case h11.Response():
-                head = event
-                _check_head(head, method, limits)
-            case h11.Data() if head is not None:
-                body += event.data
-                if len(body) > limits.body_bytes:
-                    raise AnswerRefused(f"the answer is over the limit of {limits.body_bytes} bytes", head.status_code)
-            case h11.EndOfMessage() if head is not None:
-                _rest_or_close(wire, connection)
-                received = head.headers.raw_items()
-                return UpstreamResponse(status=head.status_code, headers=passing_headers(received), body=bytes(body))
-            case _:
-                raise UnknownOutcome("the upstream ended without a complete answer")
 
 
 async def _feed(wire: Wire, connection: h11.Connection) -> None:

@@ -20,14 +20,60 @@ from collections.abc import Set
 from nomos.catalogue import Auth, OutgoingRequest
 from nomos.catalogue.auth import BEARER
 from nomos.errors import LimitExceeded, UnknownOutcome, UpstreamFailed
-from nomos_proxy.answer import Headers, UpstreamResponse
+from nomos_proxy.answer import AnswerHead, AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
 from nomos_proxy.dial import Dialer, Resolver, system_resolver
-from nomos_proxy.exchange import Limits, StaleConnection, WireRequest, exchange
+from nomos_proxy.exchange import Exchange, Limits, StaleConnection, WireRequest, exchange
 from nomos_proxy.headers import outgoing_headers
 from nomos_proxy.pool import Pool, PoolFull, PoolLimits
 from nomos_proxy.wire import Wire
 from nomos_runtime.secret import Secret
+
+
+class OpenAnswer:
+    """An answer whose head has come. Read it to its end, or close it; both may be done twice."""
+
+    __slots__ = ("_exchange", "_wire", "head")
+
+    def __init__(self, head: AnswerHead, exchange: Exchange, wire: Wire) -> None:
+        self.head = head
+        self._exchange = exchange
+        self._wire = wire
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+        return self.head.status
+
+    def as_response(self) -> UpstreamResponse:
+        """The same without its body."""
+        return UpstreamResponse(status=self.head.status, headers=self.head.headers, body=b"")
+
+    async def read(self) -> bytes:
+        """As :meth:`Exchange.read`. While nobody reads, the socket is told to wait."""
+        return await self._exchange.read()
+
+    async def collect(self, bytes_max: int, seconds: float) -> bytes:
+        """The whole body.
+
+        Raises:
+            AnswerRefused: it is over ``bytes_max``, or the exchange's own limit.
+            UnknownOutcome: it did not come within ``seconds``, or broke off.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                while chunk := await self.read():
+                    body += chunk
+                    if len(body) > bytes_max:
+                        raise AnswerRefused(f"the answer is over the limit of {bytes_max} bytes", self.status)
+        except TimeoutError as error:
+            raise UnknownOutcome(f"no complete answer within {seconds:g} seconds") from error
+        return bytes(body)
+
+    def close(self) -> None:
+        """Ends the connection, whatever is still under way."""
+        self._wire.close()
 
 
 class Upstreams:
@@ -86,15 +132,51 @@ class Upstreams:
             UnknownOutcome: it was sent and no complete answer came back.
             AnswerRefused: it was answered, and the answer is not passed on (``status`` says what it was).
         """
+        return await self.send(origin, self._written(origin, request, credential, headers, auth), limits)
+
+    async def open(
+        self,
+        origin: Origin,
+        request: OutgoingRequest,
+        credential: Secret,
+        limits: Limits,
+        headers: Headers = (),
+        *,
+        auth: Auth = BEARER,
+    ) -> OpenAnswer:
+        """Makes one call and gives its answer before its body has come; arguments and errors as :meth:`call`.
+
+        The connection is this call's own: an answer that goes on for long takes no place in the upstream's pool. The
+        caller closes the answer.
+        """
+        if self._is_closed:
+            raise UpstreamFailed("this process is stopping")
+        written = self._written(origin, request, credential, headers, auth)
+        deadline = asyncio.get_running_loop().time() + limits.total_seconds
+        wire = await self._dialer.dial(origin, min(limits.connect_seconds, limits.total_seconds))
+        try:
+            async with asyncio.timeout_at(deadline):
+                under_way = Exchange(wire, written, limits)
+                head = await under_way.head()
+        except TimeoutError as error:
+            wire.close()
+            raise UnknownOutcome(f"no answer within {limits.total_seconds:g} seconds") from error
+        except BaseException:
+            wire.close()
+            raise
+        return OpenAnswer(head, under_way, wire)
+
+    def _written(
+        self, origin: Origin, request: OutgoingRequest, credential: Secret, headers: Headers, auth: Auth
+    ) -> WireRequest:
         self._dialer.check(origin)
         target = check_request(origin, request)
-        written = WireRequest(
+        return WireRequest(
             method=request.method,
             target=target,
             headers=outgoing_headers(origin.authority, credential, auth, request, headers),
             body=request.body,
         )
-        return await self.send(origin, written, limits)
 
     async def send(self, origin: Origin, written: WireRequest, limits: Limits) -> UpstreamResponse:
         """Sends a request as it is written; otherwise as :meth:`call`. Its target is the caller's to have checked."""

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from nomos.ids import new_id
 from nomos_runtime.peers import callers
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, optional_secret
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.fingerprints import Fingerprints
-from nomos_sanitizer.handlers import Cleaner, decoder
+from nomos_sanitizer.handlers import Cleaner, decoder, open_decoder, piece_decoder
 from nomos_sanitizer.rules import load_rules
 from nomos_sanitizer.settings import SanitizerSettings
 
@@ -35,8 +36,13 @@ class SanitizerService:
     async def start(self) -> None:
         """Connects and serves."""
         parts = self._parts = await Parts.open(NAME, self._settings)
-        cleaner = Cleaner(self._sanitizer, self._threads, self._keys)
-        await parts.responder.serve_service("svc.sanitize.*", self._callers, decoder, cleaner.clean)
+        # Pieces of one body come to the replica that opened it.
+        replica = new_id("rp")
+        cleaner = Cleaner(self._sanitizer, self._threads, self._keys, replica=replica)
+        serve = parts.responder.serve_service
+        await serve("svc.sanitize.*", self._callers, decoder, cleaner.clean)
+        await serve("svc.sanitize.open.*", self._callers, open_decoder, cleaner.open)
+        await serve(f"svc.sanitize.piece.{replica}.*", self._callers, piece_decoder, cleaner.piece)
         await parts.serve_admin({})
         await parts.serving()
 

@@ -1,4 +1,6 @@
-"""The edge of sanitizer: a body in, a cleaned body and the report out. Keeps nothing.
+"""The edge of sanitizer: a body in, a cleaned body and the report out; in one message, or in pieces.
+
+Keeps nothing but the bodies that are open (:mod:`nomos_sanitizer.openbodies`).
 
 Cleaning runs in threads, so one large body does not hold the others up; the engines release the GIL while they scan.
 """
@@ -14,16 +16,18 @@ from typing import Final
 import msgspec
 
 from nomos.errors import Malformed, Unavailable
-from nomos.messages import Decoder, Sanitize, Sanitized
+from nomos.messages import BodyOpened, BodyPiece, CleanPiece, Decoder, OpenBody, Sanitize, Sanitized
 from nomos.pii import parse_classes
 from nomos_sanitizer import fingerprints
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.fingerprints import Fingerprints
+from nomos_sanitizer.limits import INLINE_BYTES_MAX
+from nomos_sanitizer.openbodies import OpenBodies
 from nomos_sanitizer.scrub import Options
 
 decoder: Final = Decoder.of(Sanitize, "sanitize")
-#: Bodies up to this size are cleaned on the loop: handing them to a thread would cost more.
-INLINE_BYTES_MAX: Final = 32_768
+open_decoder: Final = Decoder.of(OpenBody, "open body")
+piece_decoder: Final = Decoder.of(BodyPiece, "body piece")
 #: Larger bodies that are being cleaned or wait for a thread, of one tenant and of all.
 WAITING_PER_TENANT_MAX: Final = 64
 WAITING_MAX: Final = 256
@@ -32,19 +36,23 @@ WAIT_SECONDS_MAX: Final = 5.0
 
 
 class Cleaner:
-    """Answers ``sanitize``.
+    """Answers ``sanitize``, and what is asked of bodies in pieces.
 
     Args:
         sanitizer: the compiled rules.
         threads: where larger bodies are cleaned.
         keys: the installation's key for fingerprints, or None: then findings have no fingerprints.
+        replica: the token of the subject at which pieces reach this process.
     """
 
-    def __init__(self, sanitizer: Sanitizer, threads: Executor, keys: Fingerprints | None = None) -> None:
+    def __init__(
+        self, sanitizer: Sanitizer, threads: Executor, keys: Fingerprints | None = None, *, replica: str = ""
+    ) -> None:
         self._sanitizer = sanitizer
         self._keys = keys
         self._threads = threads
         self._waiting: Counter[str] = Counter()
+        self._open = OpenBodies(sanitizer, threads, replica=replica, options=self._options)
 
     async def clean(self, message: object) -> Sanitized:
         """Cleans one body.
@@ -68,6 +76,24 @@ class Cleaner:
             if not self._waiting[message.tenant]:
                 del self._waiting[message.tenant]
 
+    async def open(self, message: object) -> BodyOpened:
+        """Takes on a body in pieces; errors as :meth:`OpenBodies.open`."""
+        if not isinstance(message, OpenBody):
+            raise Malformed("not an open body message")
+        return self._open.open(message)
+
+    async def piece(self, message: object) -> CleanPiece:
+        """Takes a piece; errors as :meth:`OpenBodies.piece`."""
+        if not isinstance(message, BodyPiece):
+            raise Malformed("not a body piece message")
+        return await self._open.piece(message)
+
+    def _options(self, tenant: str, pii: list[str]) -> Options:
+        return Options(
+            fingerprint=self._keys.of_tenant(tenant) if self._keys else fingerprints.none,
+            pii=parse_classes(pii),
+        )
+
     def _clean_in_time(self, message: Sanitize, began: float) -> Sanitized:
         if time.monotonic() - began > WAIT_SECONDS_MAX:
             raise Unavailable("nobody waits for this body any more")
@@ -79,10 +105,7 @@ class Cleaner:
             content_type=message.content_type,
             headers=message.headers,
             credentials=(),
-            options=Options(
-                fingerprint=self._keys.of_tenant(message.tenant) if self._keys else fingerprints.none,
-                pii=parse_classes(message.pii),
-            ),
+            options=self._options(message.tenant, message.pii),
         )
         return Sanitized(
             headers=list(done.headers),

@@ -9,6 +9,8 @@ from typing import Final
 
 #: Largest body, in bytes as received. Over it: refused.
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+#: Bodies and pieces up to this size are cleaned on the loop: handing them to a thread would cost more.
+INLINE_BYTES_MAX: Final = 32_768
 #: Most header fields, and most bytes in all names and values together. Over either: refused.
 HEADERS_MAX: Final = 256
 HEADER_BYTES_MAX: Final = 64 * 1024

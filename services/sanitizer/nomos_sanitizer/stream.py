@@ -104,6 +104,11 @@ class Stream:
         return b"".join(out)
 
     @property
+    def is_lines(self) -> bool:
+        """Whether it is read line by line."""
+        return self._media.is_lines
+
+    @property
     def report(self) -> Report:
         """What was found so far; whole after :meth:`finish`."""
         return tally(self._places, self._noted)

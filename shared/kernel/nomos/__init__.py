@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nomos.agent import Agent, Allowed, ApprovalEnded, Denied, StepUpRequired
+    from nomos.agent import Agent, Allowed, ApprovalEnded, Denied, StepUpRequired, Streaming
     from nomos.errors import NomosError
     from nomos.handover import Grant
 
-__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "Grant", "NomosError", "StepUpRequired"]
+__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "Grant", "NomosError", "StepUpRequired", "Streaming"]
 
 _HOMES = {"NomosError": "nomos.errors", "Grant": "nomos.handover"}
 

@@ -12,6 +12,11 @@ The agent never holds a bearer. It proves possession of its own key by signing e
 is useless. What is safe to repeat (authorize) is repeated while the services are away, until the call's time is over;
 an invocation is sent once: when its answer is lost the outcome is unknown and the log says which.
 
+An answer that goes on for long is read while it comes:
+
+    async with agent.stream("http:requests.get", "http:site/api.example.com", {"path": "events"}) as answer:
+        async for piece in answer: ...
+
 What it was allowed it may hand on to a sub-agent, never wider, and take back:
 
     grant = agent.delegate(allowed, to=helper_did, only={"state": "open"})
@@ -21,25 +26,28 @@ What it was allowed it may hand on to a sub-agent, never wider, and take back:
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Literal, Self
 
 from nomos import messages
 from nomos.client import REQUEST_MS, Connection, NoAnswer, header, pause
 from nomos.creds import Credentials
+from nomos.decisions import Allowed, Decision, Denied, StepUpRequired, decision_of
 from nomos.errors import Malformed, Misconfigured, NomosError, StalePolicy, Unavailable, UnknownOutcome
 from nomos.handover import Grant, hand_on
 from nomos.ids import Did
 from nomos.keys import SigningKey, parse_did
-from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, PolicyRef, Revoke, now_ms
+from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, Revoke, now_ms
+from nomos.reading import Pieces, Streaming
 from nomos.ucan.dagcbor import Ipld
 from nomos.ucan.grant import sign_request
+
+__all__ = ["Agent", "Allowed", "ApprovalEnded", "Decision", "Denied", "StepUpRequired", "Streaming"]
 
 RETRY_SECONDS: Final = 0.1
 #: One try of an authorize, milliseconds: an answer that was lost with its process is asked for again in time.
@@ -60,65 +68,6 @@ _revoke = Decoder.of(messages.RevokeReply, "revoke reply")
 
 #: Pages of :meth:`Agent.pages`, unless its caller says otherwise.
 PAGES_MAX = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowed:
-    """The decision was allow; after :meth:`Agent.call` the upstream's answer is here too.
-
-    Attributes:
-        decision: id of the decision in the log.
-        delegation: the UCAN delegation, for exactly this request.
-        expires_at: its end, Unix seconds.
-        policies: the policies that permitted it.
-        status: HTTP status of the upstream; 0 when only authorized.
-        headers: the allowed response headers.
-        body: the cleaned body.
-        removed: what the sanitizer took out: kind, rule, where, count, and for most secrets a fingerprint.
-        noted: what it found and left, such as text that is addressed to a model: kind, rule, where, count.
-        next_args: the arguments of the next page; None where there is none, or none that can be told.
-    """
-
-    decision: str
-    delegation: bytes
-    expires_at: int
-    policies: tuple[PolicyRef, ...] = ()
-    status: int = 0
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
-    removed: tuple[Mapping[str, object], ...] = field(default=())
-    noted: tuple[Mapping[str, object], ...] = field(default=())
-    next_args: Mapping[str, object] | None = None
-
-    def json(self) -> object:
-        """The body as JSON; :class:`Malformed` when it is not."""
-        try:
-            return json.loads(self.body)
-        except ValueError as e:
-            raise Malformed("the body is not JSON") from e
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied:
-    """The decision was deny; ``policies`` forbade it, or none permits it."""
-
-    decision: str
-    reason: str
-    policies: tuple[PolicyRef, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepUpRequired:
-    """A human must approve. Ask again with the cosigner of :meth:`Agent.wait_for`, or call with ``wait_seconds``."""
-
-    decision: str
-    approval: str
-    expires_at: int
-    url: str = ""
-    policies: tuple[PolicyRef, ...] = ()
-
-
-Decision = Allowed | Denied | StepUpRequired
 
 
 class Agent:
@@ -184,7 +133,7 @@ class Agent:
             )
             try:
                 reply = await self._connection.ask(f"req.authorize.{self._name}", command, _authorize, try_ms)
-                return _decision(reply)
+                return decision_of(reply)
             except (Unavailable, StalePolicy):
                 # An approval may have been spent by the try that was lost: asking again would hide that.
                 if cosigner is not None or now_ms() + RETRY_SECONDS * 1000 >= end_ms:
@@ -220,17 +169,81 @@ class Agent:
             NomosError: refused, as the class of its code.
         """
         given = dict(args or {})
-        decision = await self.authorize(
-            action, resource, given, claims=claims, connection=connection, cosigner=cosigner, timeout_ms=timeout_ms
+        decision = await self._decided(
+            action,
+            resource,
+            given,
+            claims=claims,
+            connection=connection,
+            cosigner=cosigner,
+            wait_seconds=wait_seconds,
+            timeout_ms=timeout_ms,
         )
-        if isinstance(decision, StepUpRequired) and wait_seconds > 0:
-            cosigner = await self.wait_for(decision, wait_seconds)
-            decision = await self.authorize(
-                action, resource, given, claims=claims, connection=connection, cosigner=cosigner, timeout_ms=timeout_ms
-            )
         if not isinstance(decision, Allowed):
             return decision
         return await self.invoke(decision, action, resource, given, connection=connection, timeout_ms=timeout_ms)
+
+    async def _decided(
+        self, action: str, resource: str, args: dict[str, object], *, wait_seconds: float, **asked: Any
+    ) -> Decision:
+        """The decision; after a human's approval, where one is needed and waited for."""
+        decision = await self.authorize(action, resource, args, **asked)
+        if isinstance(decision, StepUpRequired) and wait_seconds > 0:
+            asked["cosigner"] = await self.wait_for(decision, wait_seconds)
+            decision = await self.authorize(action, resource, args, **asked)
+        return decision
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        action: str,
+        resource: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        claims: Mapping[str, object] | None = None,
+        connection: str = "",
+        cosigner: bytes | None = None,
+        wait_seconds: float = 0,
+        timeout_ms: int = REQUEST_MS,
+    ) -> AsyncIterator[Streaming | Denied | StepUpRequired]:
+        """As :meth:`call`, and the answer is read while it comes, where action and upstream allow it.
+
+            async with agent.stream("http:requests.get", "http:site/api.example.com", {"path": "events"}) as answer:
+                match answer:
+                    case Streaming():
+                        async for piece in answer: ...
+
+        Whoever leaves early tells the proxy so. ``timeout_ms`` bounds the decision and the wait for the answer's head;
+        how long the answer goes on is the proxy's to bound.
+
+        Raises:
+            UnknownOutcome: sent upstream, and no complete answer came back; also in the middle of the pieces.
+            AnswerEnded: the rest is not passed on.
+            NomosError: refused, as the class of its code.
+        """
+        given = dict(args or {})
+        decision = await self._decided(
+            action,
+            resource,
+            given,
+            claims=claims,
+            connection=connection,
+            cosigner=cosigner,
+            wait_seconds=wait_seconds,
+            timeout_ms=timeout_ms,
+        )
+        if not isinstance(decision, Allowed):
+            yield decision
+            return
+        grant = Grant(chain=(decision.delegation,))
+        reply = await self._invoke(
+            grant, action, resource, given, connection=connection, timeout_ms=timeout_ms, answer="live"
+        )
+        pieces = Pieces(self._connection, self._name, reply)
+        try:
+            yield Streaming(decision, reply, pieces)
+        finally:
+            await pieces.leave()
 
     async def invoke(
         self,
@@ -249,7 +262,7 @@ class Agent:
             allowed,
             status=reply.status,
             headers=tuple(reply.headers),
-            body=reply.body,
+            body=await self._body(reply),
             removed=tuple(reply.removed),
             noted=tuple(reply.noted),
             next_args=reply.next_args,
@@ -306,7 +319,7 @@ class Agent:
             expires_at=grant.expires_at,
             status=reply.status,
             headers=tuple(reply.headers),
-            body=reply.body,
+            body=await self._body(reply),
             removed=tuple(reply.removed),
             noted=tuple(reply.noted),
             next_args=reply.next_args,
@@ -321,6 +334,7 @@ class Agent:
         *,
         connection: str,
         timeout_ms: int,
+        answer: Literal["pieces", "live"] = "pieces",
     ) -> messages.Returned:
         subject, expires_at = grant.last.subject, grant.expires_at
         if subject is None:
@@ -338,7 +352,7 @@ class Agent:
             nonce=os.urandom(NONCE_BYTES),
             connection=connection or action.partition(":")[0],
         )
-        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=list(grant.chain))
+        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=list(grant.chain), answer=answer)
         try:
             reply = await self._connection.ask(f"req.invoke.{self._name}", command, _invoke, timeout_ms)
         except NoAnswer as e:
@@ -346,6 +360,10 @@ class Agent:
         if not isinstance(reply, messages.Returned):
             raise Malformed("not an invoke reply")
         return reply
+
+    async def _body(self, reply: messages.Returned) -> bytes:
+        """The whole body, where it came in pieces too."""
+        return b"".join([piece async for piece in Pieces(self._connection, self._name, reply)])
 
     def delegate(
         self,
@@ -442,25 +460,3 @@ class ApprovalEnded(NomosError):
 
 def _command(kind: type[messages.Command], timeout_ms: int, **fields: object) -> messages.Command:
     return kind(**header(timeout_ms), **fields)  # type: ignore[arg-type]  # the fields are those of each command
-
-
-def _decision(reply: object) -> Decision:
-    match reply:
-        case messages.Allowed():
-            return Allowed(
-                decision=reply.decision,
-                delegation=reply.delegation,
-                expires_at=reply.expires_at,
-                policies=tuple(reply.policies),
-            )
-        case messages.Denied():
-            return Denied(decision=reply.decision, reason=reply.reason, policies=tuple(reply.policies))
-        case messages.StepUpRequired():
-            return StepUpRequired(
-                decision=reply.decision,
-                approval=reply.approval,
-                expires_at=reply.expires_at,
-                url=reply.url,
-                policies=tuple(reply.policies),
-            )
-    raise Malformed("not an authorize reply")

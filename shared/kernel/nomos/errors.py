@@ -253,6 +253,12 @@ class ResponseRefused(Refused):
     code = "response_refused"
 
 
+class AnswerEnded(Refused):
+    """The rest of an answer that was read piece by piece is not passed on: nobody read further, or nobody may."""
+
+    code = "answer_ended"
+
+
 class NotPermitted(Refused):
     """The verified caller has no right to this subject or verb."""
 

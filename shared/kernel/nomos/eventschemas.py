@@ -76,7 +76,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.CALL_ATTEMPTED: _ATTEMPTED,
     events.CALL_FINISHED: (
         "invocation: text, outcome: text, status: integer, response_sha256: text, removed: list, bytes: integer, "
-        "code: text?, withheld: text?, noted: list?"
+        "code: text?, withheld: text?, noted: list?, passed: integer?"
     ),
     events.PII_SET: "classes: list",
     events.CONNECTION_ADDED: (

@@ -9,7 +9,7 @@ Times on the wire are integers: ``*_ms`` is Unix milliseconds, ``expires_at`` Un
 from __future__ import annotations
 
 import time
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from nomos.ids import is_id
 MESSAGE_BYTES_MAX: Final = 900_000
 #: How far in the future a deadline may lie, in milliseconds.
 DEADLINE_AHEAD_MS_MAX: Final = 120_000
+#: Bytes of one piece of an answer, or of a body on its way to the sanitizer.
+PIECE_BYTES_MAX: Final = 262_144
 #: How many people one request can ask for.
 APPROVALS_NEEDED_MAX: Final = 8
 
@@ -60,11 +62,36 @@ class Authorize(Command, frozen=True, kw_only=True):
     cosigner: bytes | None = None
 
 
-class Invoke(Command, frozen=True, kw_only=True):
-    """Uses a delegation: the agent-signed UCAN invocation and its proofs, root first."""
+class Invoke(Command, frozen=True, kw_only=True, omit_defaults=True):
+    """Uses a delegation.
+
+    Attributes:
+        invocation: the agent-signed UCAN invocation.
+        proofs: its proofs, root first.
+        answer: how much of the answer comes back at once. ``whole``: all of it, in one message. ``pieces``: what does
+            not fit one message is read with :class:`ReadAnswer`. ``live``: the same, and where action and type of the
+            answer allow it the first piece is there before the upstream has sent the last.
+    """
 
     invocation: bytes
     proofs: list[bytes]
+    answer: Literal["whole", "pieces", "live"] = "whole"
+
+
+class ReadAnswer(Command, frozen=True, kw_only=True, omit_defaults=True):
+    """Asks for the next piece of an answer, at the replica that has it.
+
+    Attributes:
+        answer: id of the answer, from :class:`Rest`.
+        seq: number of the piece, from 1; asked for again, the piece before the next is given again.
+        wait_ms: how long to wait for a piece that has not come; then an empty one is answered.
+        leave: the agent reads no further, and no piece is wanted.
+    """
+
+    answer: str
+    seq: int
+    wait_ms: int = 0
+    leave: bool = False
 
 
 class Revoke(Command, frozen=True, kw_only=True):
@@ -129,10 +156,18 @@ class StepUpRequired(msgspec.Struct, frozen=True, kw_only=True, tag="step_up"):
     revision: int = 0
 
 
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rest of an answer is: its id, and the replica (last token of the subject) at which it is read."""
+
+    answer: str
+    at: str
+
+
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
     """The upstream's answer after the sanitizer: ``removed`` was taken out, ``noted`` was found and left (ADR 0030).
 
     ``next_args`` are the arguments of the next page, where there is one and the action says how to ask for it.
+    ``rest`` says where the body goes on behind ``body``; until its last piece, what was removed is not all known.
     """
 
     status: int
@@ -142,6 +177,20 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
     invocation: str
     noted: list[dict[str, object]] = []
     next_args: dict[str, object] | None = None
+    rest: Rest | None = None
+
+
+class AnswerPiece(msgspec.Struct, frozen=True, kw_only=True, tag="piece", omit_defaults=True):
+    """One piece of an answer, cleaned; empty where none came in time. The last one comes when the end is recorded.
+
+    ``removed`` and ``noted`` stand in the last one of a live answer: what was found in all of it.
+    """
+
+    seq: int
+    body: bytes
+    is_last: bool = False
+    removed: list[dict[str, object]] = []
+    noted: list[dict[str, object]] = []
 
 
 class ApprovalStatus(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
@@ -301,6 +350,62 @@ class Sanitized(msgspec.Struct, frozen=True, kw_only=True, tag="sanitized"):
     noted: list[dict[str, object]] = []
 
 
+class OpenBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A body to clean that comes in pieces; members as of :class:`Sanitize`.
+
+    ``is_live`` asks for what can leave before the whole has come, where its type allows that.
+    """
+
+    v: int
+    tenant: str
+    content_type: str
+    headers: list[tuple[str, str]]
+    pii: list[str] = []
+    is_live: bool = False
+
+
+class BodyOpened(msgspec.Struct, frozen=True, kw_only=True, tag="body_opened"):
+    """Pieces go to the replica ``at``. ``is_live`` says whether cleaned ones come back before the last was sent.
+
+    ``is_lines``: no member of the body, and no event, goes over the end of a line.
+    """
+
+    body: str
+    at: str
+    is_live: bool
+    is_lines: bool
+    headers: list[tuple[str, str]]
+    removed: list[dict[str, object]] = []
+
+
+class BodyPiece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The next piece of a body, in order; ``seq`` counts from 1.
+
+    ``step`` says what follows: ``more`` pieces, none (``last``), or that nobody wants the rest (``drop``). An empty
+    piece asks for what is clean already.
+    """
+
+    v: int
+    body: str
+    seq: int
+    data: bytes = b""
+    step: Literal["more", "last", "drop"] = "more"
+
+
+class CleanPiece(msgspec.Struct, frozen=True, kw_only=True, tag="clean_piece", omit_defaults=True):
+    """What may leave. With ``has_more`` there is more of it already: ask with an empty piece.
+
+    ``is_over``: this was the last of it; then ``headers``, ``removed`` and ``noted`` are those of the whole body.
+    """
+
+    data: bytes
+    has_more: bool = False
+    is_over: bool = False
+    headers: list[tuple[str, str]] = []
+    removed: list[dict[str, object]] = []
+    noted: list[dict[str, object]] = []
+
+
 class FeedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A replica asks for the facts from number ``since`` on."""
 
@@ -342,6 +447,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 
 AuthorizeReply = Allowed | Denied | StepUpRequired | Failure
 InvokeReply = Returned | Failure
+ReadReply = AnswerPiece | Failure
 ApprovalReply = ApprovalStatus | Failure
 RevokeReply = Revoked | Failure
 AdminReply = Done | Failure

@@ -95,6 +95,8 @@ class Responder:
         kind: str,
         decoder: Decoder,
         handle: Callable[[Caller, Command], Awaitable[msgspec.Struct]],
+        *,
+        at: str = "",
     ) -> None:
         """Serves ``tenant.*.req.<verb>.*``: the server stamps the account, the user's permissions fix the name.
 
@@ -103,6 +105,7 @@ class Responder:
             kind: what the last token names (``agent``, ``auditor``).
             decoder: of a :class:`Command`.
             handle: gives the reply; raises :class:`NomosError` to refuse.
+            at: the token behind the verb by which one replica is asked; empty where any of them answers.
         """
 
         async def answer(message: Msg) -> None:
@@ -139,7 +142,8 @@ class Responder:
                 reply = await self.fault(e, tenant, Actor(kind=kind, id=tokens[-1]), command, verb)
             await self.reply(message, reply)
 
-        await self._bus.serve(f"tenant.*.req.{verb}.*", self._bus.service, answer)
+        subject = f"tenant.*.req.{verb}.{at}.*" if at else f"tenant.*.req.{verb}.*"
+        await self._bus.serve(subject, self._bus.service, answer)
 
     async def _tenant(self, account: str) -> str:
         try:

@@ -30,6 +30,8 @@ PUBLISHES = {
     "proxy": {
         "intake.batch",
         "svc.sanitize",
+        "svc.sanitize.open",
+        "svc.sanitize.piece.*",
         "svc.feed.identity",
         "svc.feed.minting",
         "svc.feed.proxy.self",
@@ -53,8 +55,14 @@ PUBLISHES = {
 SERVES = {
     "policy": {"tenant.*.req.authorize.*", "svc.feed.policy.*", "admin.policy.>"},
     "minting": {"svc.mint.*", "tenant.*.req.revoke.*", "svc.feed.minting.*", "admin.minting.>"},
-    "proxy": {"tenant.*.req.invoke.*", "svc.feed.proxy.*", "admin.proxy.>"},
-    "sanitizer": {"svc.sanitize.*", "svc.feed.sanitizer.*", "admin.sanitizer.>"},
+    "proxy": {"tenant.*.req.invoke.*", "tenant.*.req.read.*.*", "svc.feed.proxy.*", "admin.proxy.>"},
+    "sanitizer": {
+        "svc.sanitize.*",
+        "svc.sanitize.open.*",
+        "svc.sanitize.piece.*.*",
+        "svc.feed.sanitizer.*",
+        "admin.sanitizer.>",
+    },
     "stepup": {
         "tenant.*.req.stepup.*",
         "svc.stepup.open.*",
@@ -161,10 +169,11 @@ def test_operators_reach_admin_subjects_and_nothing_else() -> None:
     assert {d.subject for d in topology.doors_into(OPS)} == {f"admin.{s}.>" for s in SERVICES}
 
 
-def test_tenants_reach_five_verbs_and_nothing_else() -> None:
+def test_tenants_reach_six_verbs_and_nothing_else() -> None:
     assert {d.local for d in topology.doors_into(TENANTS)} == {
         "req.authorize.*",
         "req.invoke.*",
+        "req.read.*.*",
         "req.revoke.*",
         "req.stepup.*",
         "req.audit.*",
@@ -179,7 +188,7 @@ def test_every_right_of_a_person_or_agent_ends_with_its_own_name(role: str) -> N
 
 def test_the_roles_publish_what_was_reviewed() -> None:
     assert {n: set(r.publish) for n, r in ROLES.items()} == {
-        "agent": {f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "revoke", "stepup")},
+        "agent": {f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "revoke", "stepup")},
         "auditor": {"req.audit.{{name()}}"},
         "operator": {"admin.*.*.*.{{name()}}"},
         "tenant-operator": {"admin.*.{{tag(tenant)}}.*.{{name()}}"},

@@ -132,6 +132,7 @@ class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
     idempotency_header: str | None = None
     rate: Rate | None = None
     pagination: _PaginationFile | None = None
+    streaming: bool = False
     scopes: tuple[str, ...] = ()
     notes: str = ""
 
@@ -344,6 +345,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         idempotency_header=header,
         rate=_checked_rate(what, file.rate),
         pagination=_pagination(what, file.pagination, declared),
+        is_streaming=file.streaming,
         scopes=file.scopes,
         notes=file.notes,
     )

@@ -193,6 +193,7 @@ class Action(Struct, frozen=True, kw_only=True):
         idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
         rate: how often one connection may run it, where less often than the connector.
         pagination: how the next page is asked for, where the answer comes in pages.
+        is_streaming: whether its answer may be read while it comes (events, lines, long texts).
         scopes: what the provider must have granted to the credential; for people, not enforced here.
         notes: what who calls it should know about the answer.
     """
@@ -212,6 +213,7 @@ class Action(Struct, frozen=True, kw_only=True):
     idempotency_header: str | None = None
     rate: Rate | None = None
     pagination: Pagination | None = None
+    is_streaming: bool = False
     scopes: tuple[str, ...] = ()
     notes: str = ""
 

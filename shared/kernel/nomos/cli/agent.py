@@ -10,8 +10,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from nomos.agent import Agent, Allowed, Decision, Denied, StepUpRequired
+from nomos.agent import Agent, Allowed, Decision, Denied, StepUpRequired, Streaming
 from nomos.cli.admin import parse_args_json
 from nomos.cli.output import Exit, document, say
 from nomos.errors import Misconfigured
@@ -40,20 +41,33 @@ def call(args: Namespace) -> int:
         return _dry_run(args)
     if args.creds is None:
         raise Misconfigured("a call needs --creds FILE", hint="--dry-run prints the request without it")
-    given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
-
-    async def ask(agent: Agent) -> Decision:
-        return await agent.call(
-            args.action,
-            args.resource,
-            given,
-            connection=args.connection,
-            cosigner=cosigner,
-            wait_seconds=args.wait,
-            timeout_ms=int(args.timeout * 1000),
+    asked: dict[str, Any] = {
+        "action": args.action,
+        "resource": args.resource,
+        "args": parse_args_json(args.args),
+        "connection": args.connection,
+        "cosigner": _cosigner(args.cosigner),
+        "wait_seconds": args.wait,
+        "timeout_ms": int(args.timeout * 1000),
+    }
+    if not args.stream:
+        return _show(args, "call", _run(args.creds, lambda agent: agent.call(**asked)))
+    if args.json:
+        raise Misconfigured(
+            "--stream prints the answer as it comes, not a document", hint="leave --json or --stream out"
         )
+    return _show(args, "call", _run(args.creds, lambda agent: _streamed(agent, asked)))
 
-    return _show(args, "call", _run(args.creds, ask))
+
+async def _streamed(agent: Agent, asked: dict[str, Any]) -> Decision:
+    """Prints the pieces while they come; gives what there is to say at the end."""
+    async with agent.stream(**asked) as answer:
+        if not isinstance(answer, Streaming):
+            return answer
+        async for piece in answer:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        return answer.done()
 
 
 def _dry_run(args: Namespace) -> int:

@@ -290,6 +290,7 @@ def calls(words: Words) -> None:
         sub.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
         if name == "call":
             sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for a human")
+            sub.add_argument("--stream", action="store_true", help="print the answer while it comes")
             doing = "print the request that would be sent, without credential; ask and send nothing"
             sub.add_argument("--dry-run", action="store_true", help=doing)
             sub.add_argument("--connectors", metavar="DIR", default="connectors", help="with --dry-run: the catalogue")

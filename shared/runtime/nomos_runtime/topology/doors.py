@@ -93,12 +93,17 @@ DOORS: Final[tuple[Door, ...]] = (
     # A tenant's agents and auditors. The tenant is the account key at token 2; the agent is bound by its own rights.
     _for_tenants("POLICY", "authorize"),
     _for_tenants("PROXY", "invoke"),
+    # The token before the agent's is the replica that has the answer.
+    _for_tenants("PROXY", "read.*"),
     _for_tenants("MINTING", "revoke"),
     _for_tenants("STEPUP", "stepup"),
     _for_tenants("AUDIT", "audit"),
     # Service to service.
     _between("MINTING", "svc.mint", "POLICY"),
     _between("SANITIZER", "svc.sanitize", "PROXY"),
+    _between("SANITIZER", "svc.sanitize.open", "PROXY"),
+    # The token before the caller's is the replica that has the body.
+    _between("SANITIZER", "svc.sanitize.piece.*", "PROXY"),
     _between("STEPUP", "svc.stepup.open", "POLICY"),
     _between("STEPUP", "svc.stepup.consume", "POLICY"),
     # Services with pages of their own learn here which operator is at the browser.

@@ -41,7 +41,7 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
 TENANT_ROLES: Final = (
     Role(
         name="agent",
-        publish=tuple(f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "revoke", "stepup")),
+        publish=tuple(f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "revoke", "stepup")),
     ),
     Role(name="auditor", publish=("req.audit.{{name()}}",)),
 )
