@@ -245,6 +245,7 @@ async def api(session: Session, subject: str, body: object = None) -> dict[str, 
     [
         ("authorize", "policy", "agent"),
         ("invoke", "proxy", "agent"),
+        ("read.rp", "proxy", "agent"),
         ("stepup", "stepup", "agent"),
         ("audit", "audit", "auditor"),
     ],
@@ -259,7 +260,7 @@ async def test_the_server_stamps_the_tenant_into_each_request(world: World, verb
 async def test_an_agent_cannot_speak_or_listen_as_another(world: World) -> None:
     acme = await world.tenant("acme")
     agent = await world.user(acme, "a1")
-    for verb in ("authorize", "invoke", "stepup"):
+    for verb in ("authorize", "invoke", "read.rp", "stepup"):
         assert not await agent.refused_publish(f"req.{verb}.a1")
         assert await agent.refused_publish(f"req.{verb}.a2")
     for subject in ("req.audit.a1", "_INBOX.a2.x", "_R_.x.y", "$JS.API.INFO", "$SYS.REQ.USER.INFO", "intake.batch"):
@@ -271,7 +272,7 @@ async def test_an_agent_cannot_speak_or_listen_as_another(world: World) -> None:
 async def test_an_auditor_can_only_ask_for_the_log(world: World) -> None:
     auditor = await world.user(await world.tenant("acme"), "eve", "auditor")
     assert not await auditor.refused_publish("req.audit.eve")
-    for subject in ("req.authorize.eve", "req.invoke.eve", "req.stepup.eve", "req.audit.other"):
+    for subject in ("req.authorize.eve", "req.invoke.eve", "req.read.rp.eve", "req.stepup.eve", "req.audit.other"):
         assert await auditor.refused_publish(subject), subject
 
 

@@ -25,12 +25,13 @@ from nomos.errors import NomosError, NotFound
 from nomos.ids import Did
 from nomos.keys import SigningKey
 from nomos.log.record import parse_record
-from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAudit, Revoke
+from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAnswer, ReadAudit, Revoke
 from nomos.passkey import SoftwarePasskey
 from nomos.policytext import piece_name
 from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
+from nomos_proxy.openanswers import Held
 from nomos_runtime.embedded.postgres import OWNERS
 from nomos_runtime.topology.doors import DOORS, TENANTS
 from nomos_runtime.topology.streams import STREAMS
@@ -208,6 +209,27 @@ async def invoke_as_b(w: World) -> list[Any]:
     return replies
 
 
+async def read_as_b(w: World) -> list[Any]:
+    """An answer of A that is being read, by its id, at the replica that has it; by its own name and in A's order."""
+    answers = w.scene.installation.services["proxy"]._answers
+
+    async def plant() -> Any:
+        return answers.add(w.a.tenant, w.a.bot.name, Held(MARK.encode() * 1_000), lambda: None)
+
+    rest = await w.scene.installation.run(plant())
+    replies = [
+        await w.scene.ask(
+            w.bot, f"read.{rest.at}", w.scene.command(ReadAnswer, answer=rest.answer, seq=seq, leave=leave)
+        )
+        for seq in (0, 1, 2)
+        for leave in (False, True)
+    ]
+    assert [r.code for r in replies] == ["not_found"] * 6
+    mine = await w.scene.ask(w.a.bot, f"read.{rest.at}", w.scene.command(ReadAnswer, answer=rest.answer, seq=1))
+    assert mine.body == MARK.encode() * 1_000
+    return replies
+
+
 async def approvals_as_b(w: World) -> list[Any]:
     replies = [
         await w.scene.ask(w.bot, "stepup", w.scene.command(AwaitApproval, approval=one))
@@ -234,6 +256,7 @@ async def revoke_as_b(w: World) -> list[Any]:
 SUBJECTS: dict[str, Send] = {
     "req.authorize.*": authorize_as_b,
     "req.invoke.*": invoke_as_b,
+    "req.read.*.*": read_as_b,
     "req.revoke.*": revoke_as_b,
     "req.stepup.*": approvals_as_b,
     "req.audit.*": log_as_b,

@@ -32,17 +32,17 @@ class SanitizerService:
         key = optional_secret(FINGERPRINT_KEY, env)
         self._keys = Fingerprints.parse(key) if key else None
         self._parts: Parts | None = None
+        #: Names this process: pieces of one body come to the one that opened it.
+        self.replica = new_id("rp")
 
     async def start(self) -> None:
         """Connects and serves."""
         parts = self._parts = await Parts.open(NAME, self._settings)
-        # Pieces of one body come to the replica that opened it.
-        replica = new_id("rp")
-        cleaner = Cleaner(self._sanitizer, self._threads, self._keys, replica=replica)
+        cleaner = Cleaner(self._sanitizer, self._threads, self._keys, replica=self.replica)
         serve = parts.responder.serve_service
         await serve("svc.sanitize.*", self._callers, decoder, cleaner.clean)
         await serve("svc.sanitize.open.*", self._callers, open_decoder, cleaner.open)
-        await serve(f"svc.sanitize.piece.{replica}.*", self._callers, piece_decoder, cleaner.piece)
+        await serve(f"svc.sanitize.piece.{self.replica}.*", self._callers, piece_decoder, cleaner.piece)
         await parts.serve_admin({})
         await parts.serving()
 
