@@ -14,7 +14,7 @@ from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.cleaning import Cleaning
 from nomos_proxy.destination import Origin
-from nomos_proxy.dial import tls_context
+from nomos_proxy.dial import HttpVersion, tls_context
 from nomos_proxy.ending import Ending
 from nomos_proxy.federation.issuer import Issuer, parse_keys
 from nomos_proxy.federation.tokens import Federated
@@ -92,7 +92,11 @@ class Proxy:
         # Grows by the connections that an operator gave another origin; stays empty outside development.
         development_origins: set[Origin] = set()
 
-        upstreams = self._upstreams = Upstreams(context=tls_context(), development_origins=development_origins)
+        upstreams = self._upstreams = Upstreams(
+            context=tls_context(),
+            http2=tls_context(version=HttpVersion.HTTP2),
+            development_origins=development_origins,
+        )
         clients = Clients(
             catalogue=self._catalogue, connections=connections, credentials=credentials, upstreams=upstreams
         )

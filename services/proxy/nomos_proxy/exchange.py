@@ -179,23 +179,39 @@ async def _feed(wire: Wire, connection: h11.Connection) -> None:
 
 def _check_head(head: h11.Response, method: str, limits: Limits) -> None:
     status = head.status_code
-    if len(head.headers) > limits.headers:
+    fields = [(bytes(name), bytes(value)) for name, value in head.headers]
+    # first, because a great many headers say nothing about framing
+    if len(fields) > limits.headers:
         raise AnswerRefused(f"the answer has more than {limits.headers} headers", status)
-    named: dict[bytes, list[bytes]] = {}
-    for name, value in head.headers:
-        named.setdefault(bytes(name), []).append(bytes(value))
-    lengths, codings = named.get(b"content-length", []), named.get(b"transfer-encoding", [])
-    if lengths and codings:
+    named = {name for name, _ in fields}
+    if {b"content-length", b"transfer-encoding"} <= named:
         raise AnswerRefused("the answer is framed by length and by chunks", status)
     has_no_body = method == "HEAD" or status in (204, 304)
-    if not has_no_body and not lengths and not codings:
+    if not has_no_body and not named & {b"content-length", b"transfer-encoding"}:
         # an answer that ends with the connection cannot be told from one that was cut short
         raise AnswerRefused("the answer is framed neither by length nor by chunks", status)
+    check_fields(status, fields, limits)
+
+
+def check_fields(status: int, fields: Sequence[tuple[bytes, bytes]], limits: Limits) -> None:
+    """Checks the headers of an answer of any version of HTTP; names in lower case.
+
+    Raises:
+        AnswerRefused: too many, or they say that the body is encoded, ambiguous or too large.
+    """
+    if len(fields) > limits.headers:
+        raise AnswerRefused(f"the answer has more than {limits.headers} headers", status)
+    if sum(len(name) + len(value) for name, value in fields) > limits.head_bytes:
+        raise AnswerRefused(f"the answer's headers are over the limit of {limits.head_bytes} bytes", status)
+    named: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        named.setdefault(name, []).append(value)
     if any(value.strip().lower() != b"identity" for value in named.get(b"content-encoding", [])):
         raise AnswerRefused("the answer is encoded, although identity was asked for", status)
     if len(named.get(b"content-type", [])) > 1:
         raise AnswerRefused("the answer has more than one content type", status)
-    if lengths and int(lengths[0]) > limits.body_bytes:
+    lengths = named.get(b"content-length", [])
+    if lengths and (not lengths[0].isdigit() or int(lengths[0]) > limits.body_bytes):
         raise AnswerRefused(f"the answer is over the limit of {limits.body_bytes} bytes", status)
 
 

@@ -28,6 +28,7 @@ from nomos.events import CALL_ATTEMPTED
 from nomos.messages import Command, Decoder, Invoke, Returned
 from nomos.ucan.verify import VerifiedInvocation, verify_invocation
 from nomos_proxy.answer import UpstreamResponse
+from nomos_proxy.dial import HttpVersion
 from nomos_proxy.domain import CallPlan, ConnectionFacts, attempted, plan_call
 from nomos_proxy.ending import Call, Ending, envelope, seconds_left
 from nomos_proxy.exchange import Limits
@@ -202,7 +203,8 @@ class Broker:
             body_bytes=self._settings.live_bytes_max if is_live else size,
         )
         send = self._upstreams.open if is_live else self._upstreams.call
-        return await send(plan.origin, plan.request, bearer, limits, plan.headers, auth=plan.auth)
+        prefers = HttpVersion.HTTP2 if plan.connector.http == "2" else HttpVersion.HTTP1
+        return await send(plan.origin, plan.request, bearer, limits, plan.headers, auth=plan.auth, prefers=prefers)
 
 
 def _is_live(command: Invoke, plan: CallPlan) -> bool:

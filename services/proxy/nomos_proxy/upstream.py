@@ -3,8 +3,8 @@
 Rules, in order: the origin's scheme; the request compared with its own URL; the headers; a place in the upstream's
 pool; the addresses; the exchange. No redirect is followed: a 3xx is an answer like any other, without its location.
 
-A lost request is sent again only if it is a GET, its connection had been kept from before, and not one byte of an
-answer had come: the upstream had closed the connection, and a GET has no effect that could happen twice.
+HTTP/1.1 is spoken unless the connector prefers HTTP/2, or the upstream speaks nothing else: one version is offered, and
+where the upstream does not speak it, the other, from then on (ADR 0050).
 
 Trusted / not trusted: an upstream that lies can at most answer wrongly within the limits; it cannot direct the
 credential elsewhere.
@@ -22,10 +22,13 @@ from nomos.catalogue.auth import BEARER
 from nomos.errors import LimitExceeded, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import AnswerHead, AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
-from nomos_proxy.dial import Dialer, Resolver, system_resolver
-from nomos_proxy.exchange import Exchange, Limits, StaleConnection, WireRequest, exchange
+from nomos_proxy.dial import Dialer, HttpVersion, OtherVersion, Resolver, system_resolver
+from nomos_proxy.exchange import Exchange, Limits, WireRequest
 from nomos_proxy.headers import outgoing_headers
-from nomos_proxy.pool import Pool, PoolFull, PoolLimits
+from nomos_proxy.http2 import Connection as Http2Connection
+from nomos_proxy.http2 import Exchange as Http2Exchange
+from nomos_proxy.http2pool import Http2Pool
+from nomos_proxy.pool import Pool, PoolLimits
 from nomos_proxy.wire import Wire
 from nomos_runtime.secret import Secret
 
@@ -33,12 +36,14 @@ from nomos_runtime.secret import Secret
 class OpenAnswer:
     """An answer whose head has come. Read it to its end, or close it; both may be done twice."""
 
-    __slots__ = ("_exchange", "_wire", "head")
+    __slots__ = ("_connection", "_exchange", "head")
 
-    def __init__(self, head: AnswerHead, exchange: Exchange, wire: Wire) -> None:
+    def __init__(
+        self, head: AnswerHead, exchange: Exchange | Http2Exchange, connection: Wire | Http2Connection
+    ) -> None:
         self.head = head
         self._exchange = exchange
-        self._wire = wire
+        self._connection = connection
 
     @property
     def status(self) -> int:
@@ -73,7 +78,7 @@ class OpenAnswer:
 
     def close(self) -> None:
         """Ends the connection, whatever is still under way."""
-        self._wire.close()
+        self._connection.close()
 
 
 class Upstreams:
@@ -85,6 +90,7 @@ class Upstreams:
         self,
         *,
         context: ssl.SSLContext,
+        http2: ssl.SSLContext | None = None,
         resolver: Resolver = system_resolver,
         development_origins: Set[Origin] = frozenset(),
         pool_limits: PoolLimits | None = None,
@@ -93,14 +99,16 @@ class Upstreams:
 
         Args:
             context: from :func:`nomos_proxy.dial.tls_context`.
+            http2: the same for HTTP/2; None where it is not spoken.
             resolver: names to addresses.
             development_origins: origins that may be clear text, loopback or private; empty in production.
             pool_limits: bounds of the pools.
         """
-        self._dialer = Dialer(context=context, resolver=resolver, development_origins=development_origins)
+        contexts = {HttpVersion.HTTP1: context} | ({HttpVersion.HTTP2: http2} if http2 else {})
+        self._dialer = Dialer(contexts=contexts, resolver=resolver, development_origins=development_origins)
         self._pool_limits = pool_limits or PoolLimits()
         #: The one used last at the end.
-        self._pools: OrderedDict[Origin, Pool] = OrderedDict()
+        self._pools: OrderedDict[Origin, Pool | Http2Pool] = OrderedDict()
         self._is_closed = False
 
     async def call(
@@ -112,6 +120,7 @@ class Upstreams:
         headers: Headers = (),
         *,
         auth: Auth = BEARER,
+        prefers: HttpVersion = HttpVersion.HTTP1,
     ) -> UpstreamResponse:
         """Makes one call.
 
@@ -122,6 +131,7 @@ class Upstreams:
             limits: bounds of this call.
             headers: the connector's headers, and the idempotency key where the action has one.
             auth: how the connector presents the credential.
+            prefers: the version of HTTP that is tried first.
 
         Returns:
             The complete answer, whatever its status.
@@ -132,7 +142,7 @@ class Upstreams:
             UnknownOutcome: it was sent and no complete answer came back.
             AnswerRefused: it was answered, and the answer is not passed on (``status`` says what it was).
         """
-        return await self.send(origin, self._written(origin, request, credential, headers, auth), limits)
+        return await self.send(origin, self._written(origin, request, credential, headers, auth), limits, prefers)
 
     async def open(
         self,
@@ -143,6 +153,7 @@ class Upstreams:
         headers: Headers = (),
         *,
         auth: Auth = BEARER,
+        prefers: HttpVersion = HttpVersion.HTTP1,
     ) -> OpenAnswer:
         """Makes one call and gives its answer before its body has come; arguments and errors as :meth:`call`.
 
@@ -152,19 +163,32 @@ class Upstreams:
         if self._is_closed:
             raise UpstreamFailed("this process is stopping")
         written = self._written(origin, request, credential, headers, auth)
+        version = self._version(origin, prefers)
         deadline = asyncio.get_running_loop().time() + limits.total_seconds
-        wire = await self._dialer.dial(origin, min(limits.connect_seconds, limits.total_seconds))
+        try:
+            connection = await self._dialed(origin, limits, version)
+        except OtherVersion:
+            if not self._dialer.speaks(origin, version.other):
+                raise
+            connection = await self._dialed(origin, limits, version.other)
         try:
             async with asyncio.timeout_at(deadline):
-                under_way = Exchange(wire, written, limits)
+                if isinstance(connection, Wire):
+                    under_way: Exchange | Http2Exchange = Exchange(connection, written, limits)
+                else:
+                    under_way = await connection.begin(written, limits)
                 head = await under_way.head()
         except TimeoutError as error:
-            wire.close()
+            connection.close()
             raise UnknownOutcome(f"no answer within {limits.total_seconds:g} seconds") from error
         except BaseException:
-            wire.close()
+            connection.close()
             raise
-        return OpenAnswer(head, under_way, wire)
+        return OpenAnswer(head, under_way, connection)
+
+    async def _dialed(self, origin: Origin, limits: Limits, version: HttpVersion) -> Wire | Http2Connection:
+        make = Wire if version is HttpVersion.HTTP1 else Http2Connection
+        return await self._dialer.dial(origin, min(limits.connect_seconds, limits.total_seconds), make, version)
 
     def _written(
         self, origin: Origin, request: OutgoingRequest, credential: Secret, headers: Headers, auth: Auth
@@ -178,19 +202,21 @@ class Upstreams:
             body=request.body,
         )
 
-    async def send(self, origin: Origin, written: WireRequest, limits: Limits) -> UpstreamResponse:
+    async def send(
+        self, origin: Origin, written: WireRequest, limits: Limits, prefers: HttpVersion = HttpVersion.HTTP1
+    ) -> UpstreamResponse:
         """Sends a request as it is written; otherwise as :meth:`call`. Its target is the caller's to have checked."""
         self._dialer.check(origin)
-        pool = self._pool(origin)
-        deadline = asyncio.get_running_loop().time() + limits.total_seconds
-        wire, was_kept = await _acquire(pool, limits, deadline)
+        pool = self._pool(origin, prefers)
         try:
-            return await _exchange(pool, wire, written, limits, deadline)
-        except StaleConnection:
-            if not was_kept or written.method != "GET":
+            return await pool.call(written, limits)
+        except OtherVersion:
+            other = HttpVersion.HTTP2 if isinstance(pool, Pool) else HttpVersion.HTTP1
+            if not self._dialer.speaks(origin, other):
                 raise
-        wire, _ = await _acquire(pool, limits, deadline, fresh=True)
-        return await _exchange(pool, wire, written, limits, deadline)
+        if self._pools.get(origin) is pool:
+            self._pools.pop(origin).close()
+        return await self._pool(origin, other).call(written, limits)
 
     def close(self) -> None:
         """Closes resting connections and refuses further calls."""
@@ -198,14 +224,22 @@ class Upstreams:
         for pool in self._pools.values():
             pool.close()
 
-    def _pool(self, origin: Origin) -> Pool:
+    def _version(self, origin: Origin, prefers: HttpVersion) -> HttpVersion:
+        """What is spoken to an origin: what is known of it, else what is preferred."""
+        found = self._pools.get(origin)
+        if found is not None:
+            return HttpVersion.HTTP1 if isinstance(found, Pool) else HttpVersion.HTTP2
+        return prefers if self._dialer.speaks(origin, prefers) else HttpVersion.HTTP1
+
+    def _pool(self, origin: Origin, prefers: HttpVersion) -> Pool | Http2Pool:
         if self._is_closed:
             raise UpstreamFailed("this process is stopping")
         found = self._pools.get(origin)
         if found is None:
             if len(self._pools) >= self._pool_limits.upstreams:
                 self._make_room()
-            found = self._pools[origin] = Pool(origin, self._dialer, self._pool_limits)
+            kind = Pool if self._version(origin, prefers) is HttpVersion.HTTP1 else Http2Pool
+            found = self._pools[origin] = kind(origin, self._dialer, self._pool_limits)
         self._pools.move_to_end(origin)
         return found
 
@@ -215,27 +249,3 @@ class Upstreams:
         if resting is None:
             raise LimitExceeded("upstreams", self._pool_limits.upstreams)
         self._pools.pop(resting).close()
-
-
-async def _acquire(pool: Pool, limits: Limits, deadline: float, *, fresh: bool = False) -> tuple[Wire, bool]:
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await pool.acquire(limits.connect_seconds, fresh=fresh)
-    except TimeoutError as error:
-        raise PoolFull("no connection to the upstream was free in time") from error
-
-
-async def _exchange(pool: Pool, wire: Wire, written: WireRequest, limits: Limits, deadline: float) -> UpstreamResponse:
-    is_complete = False
-    try:
-        async with asyncio.timeout_at(deadline):
-            answer = await exchange(wire, written, limits)
-        is_complete = True
-    except TimeoutError as error:
-        raise UnknownOutcome(f"no complete answer within {limits.total_seconds:g} seconds") from error
-    finally:
-        # also on cancellation: an answer that is still on its way must not meet the next request
-        if not is_complete:
-            wire.close()
-        pool.release(wire)
-    return answer

@@ -147,6 +147,7 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     resource_types: dict[str, _ResourceFile]
     actions: dict[str, _ActionFile]
     headers: dict[str, str] = {}
+    http: Literal["1.1", "2"] = "1.1"
     rate: Rate | None = None
     oauth: OAuthFile | None = None
     parameters: dict[str, _ParameterFile] = {}
@@ -234,6 +235,7 @@ def build_connector(members: object) -> Connector:
         auth=_auth(file),
         is_auth_chosen=file.auth == "chosen",
         headers=tuple(sorted(file.headers.items())),
+        http=file.http,
         rate=_checked_rate("the connector", file.rate),
         oauth=None if file.oauth is None else build_oauth(file.oauth),
         resource_types=MappingProxyType(types),

@@ -261,6 +261,7 @@ class Connector(Struct, frozen=True, kw_only=True):
         auth: how the credential is presented.
         is_auth_chosen: whether each connection says how instead.
         headers: constant request headers, lower-case names.
+        http: the version of HTTP that is tried first.
         rate: how often one connection may call, as the provider documents it.
         oauth: how an account is connected; None where only a credential that somebody brings is taken.
         resource_types: by kind.
@@ -275,6 +276,7 @@ class Connector(Struct, frozen=True, kw_only=True):
     auth: Auth
     headers: tuple[tuple[str, str], ...]
     rate: Rate | None
+    http: Literal["1.1", "2"] = "1.1"
     host_pattern: str = ""
     is_auth_chosen: bool = False
     oauth: OAuth | None = None
