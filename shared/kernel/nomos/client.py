@@ -15,13 +15,13 @@ from typing import Final, Self
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 
 from nomos import errors
 from nomos.creds import Credentials, read_creds
 from nomos.errors import Malformed, Misconfigured, NomosError, NotPermitted, Unavailable
 from nomos.ids import new_id
 from nomos.messages import Decoder, Failure, encode, now_ms
+from nomos.natsclient import LeanClient
 from nomos.waiting import raise_if_cancelled
 
 CONNECT_SECONDS: Final = 5
@@ -62,7 +62,7 @@ class NoAnswer(Unavailable):
 class Connection:
     """A bus connection of one person, agent or auditor. Use with ``async with await Connection.open(...)``."""
 
-    def __init__(self, credentials: Credentials, client: Client) -> None:
+    def __init__(self, credentials: Credentials, client: LeanClient) -> None:
         self.credentials = credentials
         self._client = client
         self._violation: str | None = None
@@ -86,7 +86,7 @@ class Connection:
                 credentials = read_creds(Path(credentials))
             except OSError as e:
                 raise Misconfigured(f"credentials file cannot be read: {e.strerror}") from e
-        client = Client()
+        client = LeanClient()
         connection = cls(credentials, client)
         try:
             await client.connect(

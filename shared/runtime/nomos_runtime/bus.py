@@ -1,6 +1,7 @@
 """The bus client of a service: requests with deadlines, subscriptions with bounded work, errors that are seen.
 
-nats-py runs the callbacks of a subscription one after the other; work here starts a bounded task for each message.
+Each message that a service answers starts a task of its own, a bounded number at once; the client below takes a
+message from the socket to that task without a queue between (:mod:`nomos.natsclient`).
 A permission violation only shows in the error callback, so it is counted and fails readiness.
 
 Trusted: the server, for stamping the caller's account into the subject. Not trusted: any payload.
@@ -10,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import ServiceUnavailableError
 
 from nomos.errors import Misconfigured, Unavailable
+from nomos.natsclient import LeanClient
 from nomos.waiting import raise_if_cancelled
 from nomos_runtime import observe
 
@@ -28,6 +29,9 @@ PINGS_OUTSTANDING_MAX: Final = 2
 RECONNECT_WAIT_SECONDS: Final = 0.1
 CONNECT_SECONDS: Final = 10
 DRAIN_SECONDS: Final = 5
+#: Messages of one subject that wait for a place, and bytes of them; what comes beyond either is dropped and said.
+WAITING_MAX: Final = 65_536
+WAITING_BYTES_MAX: Final = 128 * 1024 * 1024
 
 #: What the server says when an answer is sent after the connection that brought its request was lost.
 _ANSWER_REFUSED: Final = re.compile(r'permissions violation for publish to "_(?:r_|inbox)\.', re.IGNORECASE)
@@ -35,25 +39,10 @@ _ANSWER_REFUSED: Final = re.compile(r'permissions violation for publish to "_(?:
 MessageHandler = Callable[[Msg], Awaitable[None]]
 
 
-class _Client(Client):
-    """A client that outlives a message whose headers or subject cannot be read.
-
-    nats-py ends its read loop, without a word, when decoding one raises: a message by any agent would hold up every
-    tenant until the pings fail. Such a message is dropped here and said; its sender gets no answer.
-    """
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        try:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        except (ValueError, LookupError) as e:
-            # UnicodeDecodeError is a ValueError; an empty header block is an IndexError.
-            await self._error_cb(e)
-
-
 class Bus:
     """One connection to the bus under one identity. Build with :meth:`connect`."""
 
-    def __init__(self, service: str, client: Client, in_flight_max: int) -> None:
+    def __init__(self, service: str, client: LeanClient, in_flight_max: int) -> None:
         self.service = service
         self.client = client
         self.violations = 0
@@ -75,7 +64,7 @@ class Bus:
             Misconfigured: the credentials file cannot be read.
             Unavailable: no server answered within :data:`CONNECT_SECONDS`.
         """
-        client = _Client()
+        client = LeanClient()
         bus = cls(service, client, in_flight_max)
         try:
             await asyncio.wait_for(
@@ -132,28 +121,12 @@ class Bus:
     async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:
         """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` of it at once.
 
-        Beyond that the subscription waits: the client's pending limit and the callers' deadlines bound the rest. Each
-        subscription has places of its own, so a flood on one subject (a tenant's) never keeps another (a feed, an
-        operator's verb) waiting.
+        Beyond that messages wait for a place, :data:`WAITING_MAX` of them; the callers' deadlines bound how long that
+        is of use. Each subscription has places of its own, so a flood on one subject (a tenant's) never keeps another
+        (a feed, an operator's verb) waiting.
         """
-        running: set[asyncio.Task[None]] = set()
-
-        def ended(task: asyncio.Task[None]) -> None:
-            running.discard(task)
-            self._tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                # The caller gets no answer. Handlers answer every error, so this is a fault of ours: say it.
-                observe.say(self.service, observe.REQUEST_FAULT, error=repr(error)[:200], subject=subject)
-
-        async def start(message: Msg) -> None:
-            while len(running) >= self._in_flight_max:
-                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.ensure_future(handler(message))
-            running.add(task)
-            self._tasks.add(task)
-            task.add_done_callback(ended)
-
-        await self.client.subscribe(subject, queue=queue, cb=start)
+        places = _Places(self.service, subject, handler, self._in_flight_max, self._tasks)
+        await self.client.receive(subject, places.take, queue=queue)
 
     async def listen(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> None:
         """A plain subscription (notifications); ``callback`` must be quick."""
@@ -206,3 +179,46 @@ class Bus:
 
     async def _disconnected(self) -> None:
         observe.say(self.service, observe.DISCONNECTED)
+
+
+class _Places:
+    """The places in which messages of one subject are worked on, and those that wait for one."""
+
+    def __init__(
+        self, service: str, subject: str, handler: MessageHandler, most: int, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        self._service = service
+        self._subject = subject
+        self._handler = handler
+        self._most = most
+        self._tasks = tasks
+        self._running = 0
+        self._waiting: deque[Msg] = deque()
+        self._waiting_bytes = 0
+
+    def take(self, message: Msg) -> None:
+        """Begins with the message, or keeps it until there is a place."""
+        if self._running < self._most:
+            self._begin(message)
+        elif len(self._waiting) >= WAITING_MAX or self._waiting_bytes + len(message.data) > WAITING_BYTES_MAX:
+            observe.say(self._service, observe.SLOW_CONSUMER, subject=self._subject)
+        else:
+            self._waiting.append(message)
+            self._waiting_bytes += len(message.data)
+
+    def _begin(self, message: Msg) -> None:
+        self._running += 1
+        task = asyncio.ensure_future(self._handler(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._running -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The caller gets no answer. Handlers answer every error, so this is a fault of ours: say it.
+            observe.say(self._service, observe.REQUEST_FAULT, error=repr(error)[:200], subject=self._subject)
+        if self._waiting:
+            following = self._waiting.popleft()
+            self._waiting_bytes -= len(following.data)
+            self._begin(following)

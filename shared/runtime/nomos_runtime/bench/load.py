@@ -4,7 +4,7 @@ Run as ``python -m nomos_runtime.bench.load``. It reads one :class:`Load` as a l
 and writes ``ready``; on the next line of input it warms up, measures and writes one :class:`Measured` as JSON; when its
 input ends it ends. A closed loop: a request follows the answer to the one before it, so ``in_flight`` bounds the load.
 
-It is a lean client: nats-py on uvloop with the agent's own messages and credentials. It leaves out what
+It is a lean client: the agents' own bus client, messages and credentials on uvloop. It leaves out what
 :class:`nomos.agent.Agent` adds (repeating, errors as classes), and it does not verify the delegation. A ``call`` is an
 authorization and a signed invocation of it; ``direct`` is the same HTTP request to the same upstream, without anything
 of ours in between.
@@ -24,10 +24,8 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-import nats
 import nats.errors
 import uvloop
-from nats.aio.client import Client
 
 from nomos.creds import Credentials, read_creds
 from nomos.errors import NomosError
@@ -45,10 +43,11 @@ from nomos.messages import (
     encode,
     now_ms,
 )
+from nomos.natsclient import LeanClient
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
 
-CLIENT: Final = "nats-py on uvloop with nomos.messages; closed loop; delegations are not verified"
+CLIENT: Final = "the agents' bus client on uvloop with nomos.messages; closed loop; delegations are not verified"
 REQUEST_SECONDS: Final = 5.0
 ACTION: Final = "github:issues.list"
 #: Repositories that requests go round through when they are not to be new each time.
@@ -146,7 +145,7 @@ class _Measurement:
 class _Agent:
     """Requests of one agent over the bus."""
 
-    def __init__(self, client: Client, creds: Credentials, load: Load) -> None:
+    def __init__(self, client: LeanClient, creds: Credentials, load: Load) -> None:
         self._client = client
         self._creds = creds
         self._load = load
@@ -256,7 +255,8 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     load = msgspec.json.decode(await loop.run_in_executor(None, sys.stdin.readline), type=Load)
     creds = await loop.run_in_executor(None, read_creds, Path(load.creds))
-    client = await nats.connect(
+    client = LeanClient()
+    await client.connect(
         list(creds.servers),
         user_jwt_cb=lambda: bytearray(creds.jwt.encode()),
         signature_cb=lambda nonce: b64encode(creds.user.sign(nonce.encode())),
