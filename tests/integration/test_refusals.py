@@ -19,7 +19,7 @@ from nomos.keys import SigningKey
 from nomos.log.record import parse_record
 from nomos.messages import Admin, Authorize, AwaitApproval, Failure, Invoke, PolicyRef, ReadAudit, now_ms
 from nomos.request import command_of, request_digest
-from nomos.ucan.cid import cid_of
+from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import mint_grant, sign_request
 from nomos.ucan.invocation import sign_invocation
@@ -350,6 +350,14 @@ async def test_an_invocation_is_used_once(holder: Holder) -> None:
     assert (again.code, await holder.scene.refusals(holder.bot.tenant)) == ("replayed", [("invoke", "replayed")])
     assert len(await holder.scene.events(holder.bot.tenant, "proxy.attempted")) == 1
     holder.scene.upstream.seen.clear()
+
+
+async def test_a_permission_that_another_proxy_used_a_moment_ago_is_refused_before_an_attempt(holder: Holder) -> None:
+    invocation = holder.signed(resource=REPO)
+    other = await holder.scene.service("proxy")
+    mark = await other.request(f"nonce.{format_cid(cid_of(invocation))}", b"", timeout=5, headers={"Nats-TTL": "180s"})
+    assert b"error" not in mark.data
+    await refused(holder, await holder.send(invocation), "replayed")
 
 
 async def test_another_agents_invocation_is_refused(holder: Holder) -> None:

@@ -139,7 +139,7 @@ class Proxy:
             credentials=credentials,
             accounts=accounts,
             federated=federated,
-            replay=ReplaySet(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
+            replay=await ReplaySet.open(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
             answers=answers,
             ending=Ending(settings=s, journal=parts.journal, cleaning=cleaning, answers=answers),

@@ -12,6 +12,8 @@ What is durable at each crash point:
 * after the mark, before the attempt is journaled: the permission is spent, nothing was sent.
 * after the attempt: the log says that a call was attempted; without an end its outcome is unknown.
 * after the end: the log says how it ended; only the answer to the agent, or what it has not read of it, is lost.
+
+The mark comes first, so an invocation has one attempt in the log at most, whatever is sent twice and whoever crashes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
 import nats.errors
@@ -117,6 +117,40 @@ class Bus:
             raise Unavailable(f"no answer from {subject} in {timeout_ms} ms", cause=repr(e)) from e
         raise_if_cancelled()
         return bytes(reply.data)
+
+    async def request_many(
+        self, subject: str, payload: bytes, timeout_ms: int, end_status: Container[str]
+    ) -> list[Msg]:
+        """One request, an answer of several messages, up to the empty one whose status is one of ``end_status``.
+
+        Raises:
+            Unavailable: no responder, no end in time, or no connection.
+        """
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        found: list[Msg] = []
+
+        def take(message: Msg) -> None:
+            status = (message.headers or {}).get("Status", "")
+            if not status:
+                found.append(message)
+            elif not ended.done():
+                if status in end_status:
+                    ended.set_result(None)
+                else:
+                    ended.set_exception(Unavailable(f"{subject} is answered with status {status}"))
+
+        inbox = self.client.new_inbox()
+        try:
+            subscription = await self.client.receive(inbox, take)
+            try:
+                await self.client.publish(subject, payload, inbox)
+                async with asyncio.timeout(timeout_ms / 1000):
+                    await ended
+            finally:
+                await subscription.unsubscribe()
+        except (TimeoutError, nats.errors.Error, ConnectionError) as e:
+            raise Unavailable(f"no whole answer from {subject} in {timeout_ms} ms", cause=repr(e)) from e
+        return found
 
     async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:
         """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` of it at once.

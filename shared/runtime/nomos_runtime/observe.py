@@ -35,6 +35,7 @@ MIGRATED: Final = "store_migrated"
 STORE_RESEALED: Final = "store_resealed"
 CREDENTIAL_FAULT: Final = "credential_fault"
 OUTBOX_WAITING: Final = "outbox_waiting"
+REPLAY_SET_UNREAD: Final = "replay_set_unread"
 REFUSAL_UNRECORDED: Final = "refusal_unrecorded"
 
 #: How often each event was said in this process, by (service, event). Read by readiness and by tests.

@@ -88,7 +88,8 @@ _OWN: Final[dict[str, tuple[str, ...]]] = {
     ),
     # How far each of its replicas is, among themselves.
     "policy": ("applied.policy",),
-    "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE")),
+    # Marks what is used, and reads what other proxies have marked.
+    "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE"), _api("DIRECT.GET", "NONCE")),
 }
 
 #: Subscriptions that no door gives.
