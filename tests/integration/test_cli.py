@@ -1459,7 +1459,11 @@ def test_bench_measures_what_the_broker_adds_to_a_call(shell: Shell) -> None:
         assert row["requests"] > 0
         assert row["errors"] == {}
     assert call["p50_ms"] > direct["p50_ms"]
-    assert set(call["stages_p50_ms"]) == {"authorize", "invoke"}
+    stages = call["stages_p50_ms"]
+    assert list(stages) == ["authorize", "invoke", "checks", "mark", "attempt", "upstream", "sanitize", "end"]
+    assert all(took > 0 for took in stages.values())
+    assert sum(stages.values()) - stages["authorize"] - stages["invoke"] < stages["invoke"] * 1.5
+    assert direct["stages_p50_ms"] == {}
     assert {"proxy", "sanitizer", "upstream"} <= set(call["cpu_us"])
 
 

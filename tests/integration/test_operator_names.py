@@ -226,7 +226,7 @@ READING = {
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
     ("proxy", "pii-show"), ("proxy", "connection-show"), ("proxy", "connection-renew"), ("proxy", "client-list"),
-    ("proxy", "key-progress"),
+    ("proxy", "key-progress"), ("proxy", "stages"),
     ("stepup", "approver-list"), ("stepup", "approver-passkeys"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),

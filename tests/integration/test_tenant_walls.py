@@ -359,6 +359,7 @@ VERBS: dict[tuple[str, str], Params] = {
         },
     },
     ("proxy", "key-progress"): nothing,
+    ("proxy", "stages"): nothing,
     ("proxy", "pii-set"): lambda w: {"classes": ["card"]},
     ("proxy", "pii-show"): nothing,
     ("stepup", "approver-add"): lambda w: {"name": "mine"},
@@ -419,7 +420,7 @@ REFUSED = {
     ("policy", "explain"), ("policy", "shadow-report"), ("policy", "put"), ("policy", "activate"),
     ("policy", "draft-discard"),
     ("proxy", "connection-replace"), ("proxy", "connection-show"), ("proxy", "connection-renew"),
-    ("proxy", "connection-remove"), ("proxy", "key-progress"),
+    ("proxy", "connection-remove"), ("proxy", "key-progress"), ("proxy", "stages"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

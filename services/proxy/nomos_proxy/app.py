@@ -204,9 +204,10 @@ class Proxy:
                 **about_accounts.verbs(),
                 **about_clouds.verbs(),
                 **about_keys.verbs(),
+                **broker.stages.verbs(),
             },
             either=("sealing-key",),
-            installation=("key-progress",),
+            installation=("key-progress", "stages"),
             tables=("grants",),
             leaving=sweeper.leave,
         )

@@ -24,6 +24,7 @@ from nomos_proxy.domain import CallPlan, CallState, finished, folded, live_finis
 from nomos_proxy.live import LiveAnswer, LiveLimits
 from nomos_proxy.openanswers import Held, Live, OpenAnswers
 from nomos_proxy.settings import ProxySettings
+from nomos_proxy.stages import Watch
 from nomos_proxy.store import Credential
 from nomos_proxy.upstream import OpenAnswer
 from nomos_runtime import observe
@@ -46,6 +47,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         credential: what the call was made with last.
         attempt: id of the event that says it was attempted.
         check: raises where the permission is not in force any more.
+        watch: how long its stages took.
     """
 
     agent: AgentFacts
@@ -54,6 +56,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     credential: Credential
     attempt: str
     check: Callable[[], None]
+    watch: Watch
 
 
 class Ending:
@@ -140,7 +143,9 @@ class Ending:
                 event["withheld"] = ResponseRefused.code
         else:
             event["code"] = end.code
+        call.watch.lap()
         await self._record(call, event)
+        call.watch.lap()
         if cleaned is None or not isinstance(end, UpstreamResponse):
             raise end if isinstance(end, NomosError) else ResponseRefused("the answer is withheld")
         return self._returned(call, end.status, cleaned)

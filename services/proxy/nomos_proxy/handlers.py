@@ -42,6 +42,7 @@ from nomos_proxy.openanswers import OpenAnswers
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
+from nomos_proxy.stages import Stages, Watch
 from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.upstream import OpenAnswer, Upstreams
 from nomos_runtime import observe
@@ -93,6 +94,7 @@ class Broker:
         self._ending = ending
         self._check_fresh = check_fresh
         self._gate = gate
+        self.stages = Stages()
 
     async def invoke(self, caller: Caller, command: Command) -> Returned:
         """Runs one invocation of the agent that the bus names.
@@ -104,6 +106,7 @@ class Broker:
         """
         if not isinstance(command, Invoke):
             raise Malformed("not an invoke message")
+        watch = Watch()
         self._check_fresh()
         agent = self._directory.agent(caller.tenant, caller.name)
         plan, check = self._plan(agent, command)
@@ -112,18 +115,32 @@ class Broker:
         passage = self._gate.enter(agent.agent, plan)
         try:
             credential = await self._credential(plan.connection, command)
+            watch.lap()
             await self._replay.use(plan.replay_key)
+            watch.lap()
             attempt = envelope(agent, command.id, "", CALL_ATTEMPTED, attempted(plan, command.deadline_ms))
             # Written ahead: from here on the log knows of the call, whatever happens to this process.
             await self._journal.append([attempt])
+            watch.lap()
             end, credential = await self._made(command, plan, credential)
             passage.end(end.as_response() if isinstance(end, OpenAnswer) else end)
+            watch.lap()
         finally:
             passage.leave()
-        call = Call(agent=agent, command=command, plan=plan, credential=credential, attempt=attempt.id, check=check)
+        call = Call(
+            agent=agent,
+            command=command,
+            plan=plan,
+            credential=credential,
+            attempt=attempt.id,
+            check=check,
+            watch=watch,
+        )
         if isinstance(end, OpenAnswer):
             return await self._ending.opened(call, end)
-        return await self._ending.ended(call, end)
+        answer = await self._ending.ended(call, end)
+        self.stages.keep(watch)
+        return answer
 
     def _plan(self, agent: AgentFacts, command: Invoke) -> tuple[CallPlan, Callable[[], None]]:
         """The call that an invocation means, and what says whether its permission is still in force."""

@@ -68,7 +68,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         seconds: what counts.
         is_new: whether each request names a resource that was never asked for.
         what: ``authorize``, ``call`` or ``direct``.
-        connection: of a ``call``; empty for the connector's own.
+        connections: of calls, in turn; each has the connector's rate for itself.
         origin: of a ``direct`` request, ``http://127.0.0.1:PORT``.
         token_file: holds the bearer of a ``direct`` request.
     """
@@ -79,7 +79,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     is_new: bool
     what: Literal["authorize", "call", "direct"] = "authorize"
-    connection: str = ""
+    connections: tuple[str, ...] = ()
     origin: str = ""
     token_file: str = ""
 
@@ -150,6 +150,7 @@ class _Agent:
         self._creds = creds
         self._load = load
         self._requests = _requests(load)
+        self._connections = itertools.cycle(load.connections or ("",))
         self._key = SigningKey(creds.agent_seed or b"")
         #: Microseconds of the parts of a call.
         self.stages: dict[str, list[int]] = {"authorize": [], "invoke": []} if load.what == "call" else {}
@@ -157,29 +158,30 @@ class _Agent:
     async def authorize(self) -> str | None:
         """One authorization."""
         resource, args = next(self._requests)
-        answer = await self._authorized(resource, args)
+        answer = await self._authorized(resource, args, next(self._connections))
         return None if isinstance(answer, Allowed) else answer
 
     async def call(self) -> str | None:
         """One authorization and its use."""
         resource, args = next(self._requests)
+        connection = next(self._connections)
         began = time.perf_counter()
-        allowed = await self._authorized(resource, args)
+        allowed = await self._authorized(resource, args, connection)
         if not isinstance(allowed, Allowed):
             return allowed
         between = time.perf_counter()
-        failed = await self._invoked(resource, args, allowed.delegation)
+        failed = await self._invoked(resource, args, connection, allowed.delegation)
         self.stages["authorize"].append(int((between - began) * 1e6))
         self.stages["invoke"].append(int((time.perf_counter() - between) * 1e6))
         return failed
 
-    async def _invoked(self, resource: str, args: dict[str, object], delegation: bytes) -> str | None:
+    async def _invoked(self, resource: str, args: dict[str, object], connection: str, delegation: bytes) -> str | None:
         subject = parse_delegation(delegation).subject
         if subject is None:
             return "no subject"
         invocation = sign_request(
             self._key, subject=subject, action=ACTION, resource=resource, args=args, proofs=[delegation],
-            now=int(time.time()), ttl_seconds=30, nonce=os.urandom(12), connection=self._load.connection or "github",
+            now=int(time.time()), ttl_seconds=30, nonce=os.urandom(12), connection=connection or "github",
         )  # fmt: skip
         deadline_ms = now_ms() + int(REQUEST_SECONDS * 1000)
         command = Invoke(v=1, id=new_id("rq"), deadline_ms=deadline_ms, invocation=invocation, proofs=[delegation])
@@ -188,11 +190,11 @@ class _Agent:
             return _what_came(reply)
         return None if reply.status == _OK else f"status {reply.status}"
 
-    async def _authorized(self, resource: str, args: dict[str, object]) -> Allowed | str:
+    async def _authorized(self, resource: str, args: dict[str, object], connection: str) -> Allowed | str:
         deadline_ms = now_ms() + int(REQUEST_SECONDS * 1000)
         command = Authorize(
             v=1, id=new_id("rq"), deadline_ms=deadline_ms, action=ACTION, resource=resource, args=args,
-            connection=self._load.connection,
+            connection=connection,
         )  # fmt: skip
         reply = await self._asked("authorize", command, _reply)
         if isinstance(reply, Allowed):

@@ -11,8 +11,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from nomos.bearer import seal_bearer
 from nomos.creds import USER, Credentials, Nkey, write_creds
@@ -149,13 +152,20 @@ class Subject:
         await asyncio.to_thread(self._upstream.wait_until, ready.exists, UPSTREAM_SECONDS)
         self.origin = str(json.loads(ready.read_text(encoding="utf-8"))["origin"])
 
-    async def add_connection(self, name: str) -> None:
-        """A connection to the upstream; each has the connector's rate for itself."""
+    async def add_connections(self, names: Sequence[str]) -> None:
+        """Connections to the upstream; each has the connector's rate for itself."""
         async with await Operator.connect(self.local.operator_creds) as operator:
             key = (await operator.ask("proxy", "sealing-key"))["public_key"]
-            bearer = seal_bearer(str(key), self.token_file.read_text(encoding="ascii"))
-            await operator.ask("proxy", "connection-add", TENANT, connector="github", name=name,
-                               sealed_bearer=bearer, base_url=self.origin)  # fmt: skip
+            for name in names:
+                bearer = seal_bearer(str(key), self.token_file.read_text(encoding="ascii"))
+                await operator.ask("proxy", "connection-add", TENANT, connector="github", name=name,
+                                   sealed_bearer=bearer, base_url=self.origin)  # fmt: skip
+
+    async def stages(self) -> dict[str, float]:
+        """The proxy's own stages of the calls since this was last asked: medians, milliseconds."""
+        async with await Operator.connect(self.local.operator_creds) as operator:
+            told = await operator.ask("proxy", "stages")
+        return {name: took / 1000 for name, took in msgspec.convert(told["p50_us"], dict[str, float]).items()}
 
     async def _create_agent(self, operator: Operator, path: Path) -> None:
         user, seed = Nkey.new(USER), os.urandom(32)
