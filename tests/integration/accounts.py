@@ -30,9 +30,10 @@ class World:
         self.shown: list[str] = []
         self.ended: set[str] = set()
 
-    async def open(self, **provider: Any) -> None:
+    async def open(self, *, provider: Any = None, **how: Any) -> None:
+        """With a provider that runs, or with one that is started as ``how`` says."""
         redirect_uri = self.scene.installation.local.connect_pages_origin + "/connected"
-        self.provider = await asyncio.to_thread(Provider.start, self.connector, redirect_uri, **provider)
+        self.provider = provider or await asyncio.to_thread(Provider.start, self.connector, redirect_uri, **how)
         self.upstream = await EmbeddedUpstream.start(bodies=BODIES, token="unused")
         self.upstream.accepts = self._accepts
         self.tenant = await self.scene.tenant(connection=False)

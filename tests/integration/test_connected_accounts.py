@@ -266,7 +266,7 @@ async def refused(work: Any, kind: type[NomosError], detail: str) -> None:
 
 async def test_what_an_operator_is_refused(world: World) -> None:
     ask = world.ask
-    await refused(ask("connection-connect", connector="stripe", name="x"), NotPermitted, "accounts are connected to")
+    await refused(ask("connection-connect", connector="aws-s3", name="x"), NotPermitted, "accounts are connected to")
     await refused(ask("connection-connect", connector="slack", name="x"), NotFound, "no client")
     await refused(ask("connection-connect", connector="github", name="x", scopes=["a b"]), NomosError, "a scope is")
     await world.scene.add_connection(world.tenant, "bearer")

@@ -38,7 +38,7 @@ from nomos.catalogue import (
     derive_resource,
 )
 from nomos.catalogue.auth import BEARER
-from nomos.errors import Conflict, NomosError, NotCovered, NotFound, UnknownOutcome
+from nomos.errors import Conflict, NomosError, NotCovered, NotFound, NotPermitted, UnknownOutcome
 from nomos.events import CALL_ATTEMPTED, CALL_FINISHED, Actor
 from nomos.ucan.cid import format_cid
 from nomos.ucan.verify import VerifiedInvocation, check_binding
@@ -143,6 +143,7 @@ def plan_call(
         NotFound: the connection is closed.
         NotCovered: the connection is another provider's or goes to another host, or the request that would be made is
             not the signed one.
+        NotPermitted: an account's token is good for other actions only.
         Malformed, LimitExceeded, DestinationRefused: as :func:`nomos.catalogue.build_request`.
     """
     action = catalogue.action_of_command(invocation.command)
@@ -151,6 +152,7 @@ def plan_call(
         raise NotCovered("the connection belongs to another connector than the action")
     if not connection.is_open:
         raise NotFound("the connection is closed")
+    _check_scopes(connection, connector, action)
     request = build_request(action, catalogue.parse_resource(invocation.resource), invocation.args)
     derived = derive_resource(connector, action, request)
     if request.host not in ("", connection.host):
@@ -179,6 +181,22 @@ def plan_call(
         args=invocation.args,
         replay_key=key,
     )
+
+
+def _check_scopes(connection: ConnectionFacts, connector: Connector, action: Action) -> None:
+    """Where the connector says so, an account does what its scopes are for, and nothing that a key or bot is for."""
+    if not connection.is_account or connector.oauth is None or not connector.oauth.is_scoped:
+        return
+    if not action.scopes:
+        raise NotPermitted(
+            f"an account of {connector.name} cannot do {action.id}",
+            hint="use a connection with a credential of its own: nomos connection add",
+        )
+    if missing := sorted(set(action.scopes) - set(connection.scopes)):
+        raise NotPermitted(
+            f"this account was connected without the scope {missing[0]} of {action.id}",
+            hint="connect it again with that scope: nomos connection connect --scope",
+        )
 
 
 def _auth(connection: ConnectionFacts, connector: Connector) -> Auth:

@@ -64,6 +64,12 @@ def test_a_file_cannot_set_what_the_proxy_sets(name: str) -> None:
         {"account": "id_token"[:0] + "A.b"},
         {"account": "a..b"},
         {"refused": ["No Good"]},
+        {"headers": ["x-version"]},
+        {"body": "json", "client": "post"},
+        {"revoked_as": "to ken"},
+        {"error": "error.code"},
+        {"revoked": "account"},
+        {"revoked": "account", "account": "id_token.sub"},
         {"scopes": ["a b"]},
         {"scopes": ["a,b"]},
         {"scopes": ['a"b']},
@@ -78,7 +84,7 @@ def test_what_breaks_a_rule_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_an_unknown_member_or_word_is_refused() -> None:
-    for changes in ({"discovery": "x"}, {"client": "tls"}, {"separator": ";"}):
+    for changes in ({"discovery": "x"}, {"client": "tls"}, {"separator": ";"}, {"body": "xml"}, {"actions": "some"}):
         with pytest.raises(msgspec.ValidationError):
             built(**changes)
 
@@ -86,15 +92,37 @@ def test_an_unknown_member_or_word_is_refused() -> None:
 def test_the_shipped_connectors_that_connect_accounts() -> None:
     able = {name: one.oauth for name, one in CATALOGUE.connectors.items() if one.oauth is not None}
     assert set(able) == {
-        "github", "gmail", "google-calendar", "google-contacts", "google-docs", "google-drive", "google-sheets",
-        "google-tasks", "jira", "linear", "slack",
+        "discord", "github", "gmail", "google-calendar", "google-contacts", "google-docs", "google-drive",
+        "google-sheets", "google-tasks", "jira", "linear", "notion", "slack", "stripe",
     }  # fmt: skip
     for name, oauth in able.items():
         check_scopes(oauth.scopes)
-        assert oauth.scopes, name
+        assert oauth.scopes or name == "notion", name
+        assert oauth.is_pkce or name == "notion", name
         # every endpoint is at a name of the provider itself
         domains = {".".join(e.host.split(".")[-2:]) for e in (oauth.authorize, oauth.token, oauth.revoke) if e}
-        assert domains <= {"github.com", "slack.com", "google.com", "googleapis.com", "linear.app", "atlassian.com"}
+        assert domains <= {
+            "github.com", "slack.com", "google.com", "googleapis.com", "linear.app", "atlassian.com", "discord.com",
+            "notion.com", "stripe.com",
+        }  # fmt: skip
         if name.startswith(("google-", "gmail")):
             assert dict(oauth.extra) == {"access_type": "offline", "prompt": "consent"}, "else no refresh token comes"
             assert "openid" in oauth.scopes, "else no ID token says whose account it is"
+
+
+def test_headers_of_the_connector_go_along_where_it_says_so_but_for_those_that_the_proxy_writes() -> None:
+    headers = {"x-version": "2", "accept": "text/plain", "user-agent": "x"}
+    file = msgspec.convert(GOOD | {"headers": ["x-version"]}, OAuthFile)
+    assert build_oauth(file, headers).headers == (("x-version", "2"),)
+    for wrong in (["accept"], ["user-agent"], ["x-other"], ["x-version", "x-version"]):
+        with pytest.raises(MalformedCatalogue, match="headers"):
+            build_oauth(msgspec.convert(GOOD | {"headers": wrong}, OAuthFile), headers)
+
+
+def test_where_an_account_does_little_every_scope_that_an_action_names_can_be_asked_for() -> None:
+    scoped = [one for one in CATALOGUE.connectors.values() if one.oauth is not None and one.oauth.is_scoped]
+    assert [one.name for one in scoped] == ["discord"]
+    for one in scoped:
+        named = {scope for action in one.actions.values() for scope in action.scopes}
+        assert one.oauth is not None
+        assert named == set(one.oauth.scopes)

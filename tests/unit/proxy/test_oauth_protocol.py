@@ -18,21 +18,23 @@ from nomos_proxy.oauth.grants import AHEAD_SECONDS_MAX, EXPIRY_SECONDS_MAX, rene
 from nomos_proxy.oauth.protocol import (
     AnswerNotTaken,
     AnswerUnreadable,
-    Client,
     GrantRefused,
     TokenSet,
-    authorization_parameters,
-    authorization_url,
     check_answer,
     check_issuer,
-    code_request,
     is_revoked,
+    read_tokens,
+    taken,
+)
+from nomos_proxy.oauth.requests import (
+    Client,
+    authorization_parameters,
+    authorization_url,
+    code_request,
     push_request,
     pushed_url,
-    read_tokens,
     refresh_request,
     revoke_request,
-    taken,
 )
 from nomos_runtime.secret import Secret
 
@@ -61,6 +63,12 @@ def form(body: bytes) -> dict[str, str]:
     found = parse_qs(body.decode("ascii"), strict_parsing=True, keep_blank_values=True)
     assert all(len(values) == 1 for values in found.values())
     return {name: values[0] for name, values in found.items()}
+
+
+def given_back(oauth: OAuth, client: Client, tokens: TokenSet) -> dict[str, str]:
+    request = revoke_request(oauth, client, tokens)
+    assert request is not None
+    return form(request.body)
 
 
 def answer(**members: Any) -> bytes:
@@ -132,8 +140,11 @@ def test_a_client_says_who_it_is_in_a_header_in_the_form_or_by_its_name_alone() 
 
 
 def test_a_token_is_given_back_and_a_request_pushed() -> None:
-    assert form(revoke_request(POST, PUBLIC, "45ghiukldjahdnhzdauz", "refresh_token").body) == {
-        "token": "45ghiukldjahdnhzdauz", "token_type_hint": "refresh_token", "client_id": "s6BhdRkqt3",
+    assert given_back(POST, PUBLIC, BEFORE) == {
+        "token": "old-refresh", "token_type_hint": "refresh_token", "client_id": "s6BhdRkqt3",
+    }  # fmt: skip
+    assert given_back(POST, PUBLIC, structs.replace(BEFORE, refresh="")) == {
+        "token": "old-access", "token_type_hint": "access_token", "client_id": "s6BhdRkqt3",
     }  # fmt: skip
     asked = {"client_id": "s6BhdRkqt3", "response_type": "code", "state": "x"}
     # as the example of RFC 9126 section 2.1 has it: the client is named once in the form, however it says who it is
@@ -143,6 +154,52 @@ def test_a_token_is_given_back_and_a_request_pushed() -> None:
     assert form(urlsplit(pushed_url("https://id.example.com/authorize", "c", "urn:x:1")).query.encode()) == {
         "client_id": "c", "response_type": "code", "request_uri": "urn:x:1",
     }  # fmt: skip
+
+
+def test_what_is_given_back_is_what_the_connector_says() -> None:
+    access = structs.replace(BASIC, revoked="access_token")
+    assert given_back(access, PUBLIC, BEFORE)["token"] == "old-access"
+    account = structs.replace(BASIC, revoked="account", revoked_as="user_id")
+    assert given_back(account, PUBLIC, BEFORE) == {"user_id": "alice", "client_id": "s6BhdRkqt3"}
+    assert revoke_request(account, PUBLIC, structs.replace(BEFORE, account="")) is None
+
+
+def test_a_secret_that_stands_as_a_bearer_stands_nowhere_else() -> None:
+    oauth = structs.replace(BASIC, client="bearer")
+    request = refresh_request(oauth, CLIENT, "r")
+    assert dict(request.headers)[b"authorization"] == b"Bearer " + SECRET.encode()
+    assert form(request.body) == {"grant_type": "refresh_token", "refresh_token": "r", "client_id": "s6BhdRkqt3"}
+    public = refresh_request(oauth, PUBLIC, "r")
+    assert b"authorization" not in dict(public.headers)
+    asked = {"client_id": "s6BhdRkqt3", "response_type": "code"}
+    assert form(push_request(oauth, CLIENT, asked).body) == asked
+
+
+def test_a_body_in_json_is_one_object_and_names_the_client_where_no_header_does() -> None:
+    oauth = structs.replace(BASIC, body="json", headers=(("x-version", "1"),), is_pkce=False)
+    request = code_request(oauth, CLIENT, code="c", verifier="v", redirect_uri="https://me/cb")
+    assert request.content_type == b"application/json"
+    assert msgspec.json.decode(request.body) == {
+        "grant_type": "authorization_code", "code": "c", "redirect_uri": "https://me/cb",
+    }  # fmt: skip
+    headers = dict(request.headers)
+    assert set(headers) == {b"authorization", b"accept", b"x-version"}
+    assert headers[b"authorization"].startswith(b"Basic ")
+    public = msgspec.json.decode(refresh_request(oauth, PUBLIC, "r").body)
+    assert public == {"grant_type": "refresh_token", "refresh_token": "r", "client_id": "s6BhdRkqt3"}
+    given = revoke_request(oauth, CLIENT, BEFORE)
+    assert given is not None
+    assert msgspec.json.decode(given.body) == {"token": "old-refresh"}
+
+
+def test_no_challenge_goes_to_a_provider_that_knows_none_and_one_to_every_other() -> None:
+    for oauth, is_sent in ((BASIC, True), (structs.replace(BASIC, is_pkce=False), False)):
+        asked = authorization_parameters(
+            oauth, client_id="c", redirect_uri="https://me/cb", scopes=(), state="s", verifier="v", nonce=""
+        )
+        sent = form(code_request(oauth, CLIENT, code="c", verifier="v", redirect_uri="https://me/cb").body)
+        assert ("code_challenge" in asked, "code_challenge_method" in asked) == (is_sent, is_sent)
+        assert ("code_verifier" in sent) is is_sent
 
 
 def test_nothing_that_holds_a_secret_shows_it() -> None:
@@ -304,7 +361,20 @@ def test_who_sent_the_answer_is_compared_wherever_it_stands() -> None:
      (200, b'{"ok": false, "error": "ratelimited"}', False)],
 )  # fmt: skip
 def test_whether_a_token_is_gone(status: int, body: bytes, wanted: bool) -> None:
-    assert is_revoked(status, body) is wanted
+    assert is_revoked(BASIC, status, body) is wanted
+
+
+def test_an_error_s_code_is_read_where_the_connector_says_it_stands() -> None:
+    oauth = structs.replace(BASIC, error="code")
+    said = b'{"object": "error", "status": 400, "code": "invalid_grant"}'
+    for body in (said, b'{"error": "invalid_grant"}'):
+        with pytest.raises(GrantRefused):
+            check_answer(oauth, 400, body)
+    with pytest.raises(UpstreamFailed):
+        check_answer(BASIC, 400, said)
+    assert is_revoked(oauth, 400, said)
+    assert not is_revoked(oauth, 400, b'{"code": "invalid_request"}')
+    assert is_revoked(oauth, 200, b'{"request_id": "x"}')
 
 
 @given(st.binary(max_size=200))

@@ -19,6 +19,7 @@ from nomos.errors import (
     NomosError,
     NotCovered,
     NotFound,
+    NotPermitted,
     UnknownAction,
     UnknownOutcome,
     UnknownResource,
@@ -197,3 +198,19 @@ def test_a_call_is_attempted_once_and_finished_once(events: list[str]) -> None:
             continue
         applied.append(event)
     assert applied == [CALL_ATTEMPTED, CALL_FINISHED][: len(applied)]
+
+
+def test_an_account_does_only_what_its_scopes_are_for_where_its_connector_says_so() -> None:
+    account = ConnectionFacts(tenant="acme", name="me", connector="discord", is_account=True, scopes=("identify",))
+    with_all = msgspec.structs.replace(account, scopes=("guilds", "identify"))
+    bot = msgspec.structs.replace(account, is_account=False, scopes=())
+    read, listed = verified("discord:bot.get", "discord:bot/self"), verified("discord:bot.guilds", "discord:bot/self")
+    sent = verified("discord:channels.get", "discord:channel/100000000000000001")
+    for invocation, connection in ((read, account), (listed, with_all), (sent, bot), (read, bot)):
+        plan_call(invocation, CATALOGUE, connection)
+    for invocation, connection in ((listed, account), (sent, account), (sent, with_all)):
+        with pytest.raises(NotPermitted):
+            plan_call(invocation, CATALOGUE, connection)
+    # elsewhere a provider's own scopes say what a token does, and they include one another in its own way
+    github = msgspec.structs.replace(CONNECTION, is_account=True, scopes=())
+    plan_call(verified("github:issues.get", args={"issue_number": 7}), CATALOGUE, github)

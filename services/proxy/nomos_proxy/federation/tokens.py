@@ -22,7 +22,8 @@ from nomos_proxy.federation.exchange import Exchanged, exchange_form, read_excha
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.flights import Flights
 from nomos_proxy.oauth.clients import post_form
-from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused, TokenRequest
+from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused
+from nomos_proxy.oauth.requests import TokenRequest
 from nomos_proxy.store import Credential, credential_of
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.journal import Journal

@@ -2,5 +2,6 @@
 
 connecting.py   link -> browser -> provider -> callback -> grant        clients.py   as which client we ask
 renewing.py     one renewal at a time, over all replicas                grants.py    the tokens at rest, and the lease
-sweeping.py     renews ahead; revokes what was disconnected             protocol.py  what is sent, what an answer says
+sweeping.py     renews ahead; revokes what was disconnected             requests.py  what is sent
+flow.py         one attempt to connect, as its events tell it           protocol.py  what an answer says
 """

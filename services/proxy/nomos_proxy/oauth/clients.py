@@ -16,17 +16,8 @@ from nomos.events import CONNECTION_ADDED, CONNECTION_REMOVED, OAUTH_CLIENT_SET,
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
 from nomos_proxy.exchange import Limits, WireRequest
-from nomos_proxy.oauth.protocol import (
-    ANSWER_BYTES_MAX,
-    Client,
-    Granted,
-    TokenRequest,
-    TokenSet,
-    check_answer,
-    is_revoked,
-    read_tokens,
-    revoke_request,
-)
+from nomos_proxy.oauth.protocol import ANSWER_BYTES_MAX, Granted, TokenSet, check_answer, is_revoked, read_tokens
+from nomos_proxy.oauth.requests import Client, TokenRequest, revoke_request
 from nomos_proxy.store import ClientFacts, Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime import observe
@@ -90,23 +81,20 @@ class Party:
         return read_tokens(answer.body, now=now)
 
     async def give_back(self, tokens: TokenSet) -> str:
-        """Has the provider revoke tokens (RFC 7009): the refresh token, which takes the others along, or the only one.
+        """Has the provider revoke tokens (RFC 7009), in the way that its connector says.
 
         Returns:
             ``revoked``; ``unsupported`` where the provider takes none back; else the code of what went wrong.
         """
-        if self.oauth.revoke is None:
+        request = revoke_request(self.oauth, self.client, tokens)
+        if self.oauth.revoke is None or request is None:
             return "unsupported"
-        if tokens.refresh:
-            request = revoke_request(self.oauth, self.client, tokens.refresh, "refresh_token")
-        else:
-            request = revoke_request(self.oauth, self.client, tokens.access, "access_token")
         try:
             answer = await self.ask(self.oauth.revoke, request)
         except NomosError as e:
             observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code)
             return e.code
-        return "revoked" if is_revoked(answer.status, answer.body) else UpstreamFailed.code
+        return "revoked" if is_revoked(self.oauth, answer.status, answer.body) else UpstreamFailed.code
 
 
 class Clients:
@@ -224,7 +212,7 @@ def _written(origin: Origin, target: str, request: TokenRequest) -> WireRequest:
             (b"host", origin.authority.encode("ascii")),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"nomos-proxy"),
-            (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"content-type", request.content_type),
             (b"content-length", str(len(request.body)).encode("ascii")),
             *request.headers,
         ),

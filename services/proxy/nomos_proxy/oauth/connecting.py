@@ -39,18 +39,13 @@ from nomos_proxy.keys import DataKeys
 from nomos_proxy.oauth.clients import Clients, Party
 from nomos_proxy.oauth.flow import ID_PREFIX, SECRET_BYTES, Flow, b64url, fold, link_of, parse_link, sha256_hex
 from nomos_proxy.oauth.grants import Grants
-from nomos_proxy.oauth.protocol import (
-    AnswerNotTaken,
-    TokenSet,
+from nomos_proxy.oauth.protocol import AnswerNotTaken, TokenSet, check_issuer, error_code, read_object, taken
+from nomos_proxy.oauth.requests import (
     authorization_parameters,
     authorization_url,
-    check_issuer,
     code_request,
-    error_code,
     push_request,
     pushed_url,
-    read_object,
-    taken,
 )
 from nomos_proxy.store import CredentialStore, added, check_free
 from nomos_runtime.eventstore import EventStore, StoredEvent

@@ -1,13 +1,13 @@
-"""What is sent to an authorization server, and what its answers say. Pure: no IO, no clock, no randomness.
+"""What the answers of an authorization server say. Pure: no IO, no clock, no randomness.
 
-How parameters and clients are written is authlib's; which of them are sent, and what is refused, is here:
+What is sent to one is :mod:`nomos_proxy.oauth.requests`. What is refused of its answers:
 
-* PKCE with S256 always; ``state``, and a ``nonce`` where an ID token is read; ``iss`` compared wherever it stands.
+* ``iss`` is compared wherever it stands.
 * An answer that grants a scope that was not granted before, or that is of another account, is refused.
 * An ID token comes from the token endpoint itself over TLS, so its signature is not checked (OpenID Connect Core 1.0,
   3.1.3.7 item 6); issuer, audience, nonce and account are.
 
-Sources: RFC 6749, 7009, 7636, 8707, 9126, 9207, 9700.
+Sources: RFC 6749, 7009, 9207, 9700.
 """
 
 from __future__ import annotations
@@ -15,18 +15,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Final, Literal
-from urllib.parse import quote_plus
+from typing import Final
 
 import msgspec
-from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from msgspec import Struct, structs
 
 from nomos.catalogue.oauth import SCOPE, OAuth
 from nomos.errors import Refused, UpstreamFailed
-from nomos_runtime.secret import Secret
 
 #: Bytes of an answer of a token endpoint.
 ANSWER_BYTES_MAX: Final = 65_536
@@ -56,13 +51,6 @@ class AnswerNotTaken(Refused):
     """The provider answered with something that we do not take: more scopes, another account, another issuer."""
 
     code = "oauth_answer_refused"
-
-
-class Client(Struct, frozen=True, kw_only=True):
-    """As whom we ask. ``secret`` is empty for a public client."""
-
-    id: str
-    secret: Secret
 
 
 class AnswerUnreadable(UpstreamFailed):
@@ -102,104 +90,6 @@ class Granted(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "Granted(redacted)"
-
-
-class TokenRequest(Struct, frozen=True, kw_only=True):
-    """A form that is posted: body, and headers beside the framing ones."""
-
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-
-    def __repr__(self) -> str:
-        return "TokenRequest(redacted)"
-
-
-def authorization_parameters(
-    oauth: OAuth,
-    *,
-    client_id: str,
-    redirect_uri: str,
-    scopes: tuple[str, ...],
-    state: str,
-    verifier: str,
-    nonce: str,
-) -> dict[str, str]:
-    """The parameters of a request for authorization, RFC 6749 section 4.1.1 and RFC 7636 section 4.3."""
-    found = dict(oauth.extra) | {
-        "response_type": "code",
-        "client_id": client_id,
-        "redirect_uri": redirect_uri,
-        "state": state,
-        "code_challenge": create_s256_code_challenge(verifier),
-        "code_challenge_method": "S256",
-    }
-    if scopes:
-        found["scope"] = oauth.separator.join(scopes)
-    if oauth.resource:
-        found["resource"] = oauth.resource
-    if oauth.account.startswith(ID_TOKEN):
-        found["nonce"] = nonce
-    return found
-
-
-def authorization_url(base: str, parameters: Mapping[str, str]) -> str:
-    """Where the browser goes: ``base`` is the authorization endpoint."""
-    rest = {name: value for name, value in parameters.items() if name not in ("client_id", "response_type")}
-    url: str = prepare_grant_uri(base, parameters["client_id"], parameters.get("response_type", "code"), **rest)
-    return url
-
-
-def pushed_url(base: str, client_id: str, request_uri: str) -> str:
-    """Where the browser goes once the parameters have been pushed, RFC 9126 section 4."""
-    url: str = prepare_grant_uri(base, client_id, "code", request_uri=request_uri)
-    return url
-
-
-def push_request(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> TokenRequest:
-    """The parameters, pushed before the browser goes, RFC 9126 section 2.1."""
-    is_named_anyway = oauth.client == "post" or not client.secret.reveal()
-    rest = {name: value for name, value in parameters.items() if name != "client_id" or not is_named_anyway}
-    return _written(oauth, client, rest)
-
-
-def code_request(oauth: OAuth, client: Client, *, code: str, verifier: str, redirect_uri: str) -> TokenRequest:
-    """A code becomes tokens, RFC 6749 section 4.1.3."""
-    rest = {"code": code, "code_verifier": verifier, "redirect_uri": redirect_uri}
-    if oauth.resource:
-        rest["resource"] = oauth.resource
-    return _written(oauth, client, {"grant_type": "authorization_code", **rest})
-
-
-def refresh_request(oauth: OAuth, client: Client, refresh: str) -> TokenRequest:
-    """A refresh token becomes tokens, RFC 6749 section 6. No scope is named: it asks for what was granted."""
-    rest = {"resource": oauth.resource} if oauth.resource else {}
-    return _written(oauth, client, {"grant_type": "refresh_token", "refresh_token": refresh, **rest})
-
-
-def revoke_request(
-    oauth: OAuth, client: Client, token: str, kind: Literal["refresh_token", "access_token"]
-) -> TokenRequest:
-    """A token is given back, RFC 7009 section 2.1."""
-    return _written(oauth, client, {"token": token, "token_type_hint": kind})
-
-
-def _written(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> TokenRequest:
-    body = prepare_token_request(
-        parameters.get("grant_type", ""), "", **{k: v for k, v in parameters.items() if k != "grant_type"}
-    )
-    if "grant_type" not in parameters:
-        body = body.removeprefix("grant_type=&")
-    secret = client.secret.reveal().decode("ascii")
-    if not secret:
-        auth = ClientAuth(client.id, None, "none")
-    elif oauth.client == "basic":
-        # RFC 6749 section 2.3.1: form-encoded before they are joined; the library joins them as they are
-        auth = ClientAuth(quote_plus(client.id), quote_plus(secret), "client_secret_basic")
-    else:
-        auth = ClientAuth(client.id, secret, "client_secret_post")
-    _, headers, body = auth.prepare("POST", "", {}, body)
-    written = [(name.lower().encode("ascii"), str(value).encode("ascii")) for name, value in headers.items()]
-    return TokenRequest(body=body.encode("ascii"), headers=(*written, (b"accept", b"application/json")))
 
 
 def read_tokens(body: bytes, *, now: int) -> Granted:
@@ -288,7 +178,7 @@ def check_answer(oauth: OAuth, status: int, body: bytes) -> None:
         if status == 200:
             raise
         answer = {}
-    error = _error(answer)
+    error = _error(oauth, answer)
     if status == 200 and not error:
         return
     if error in GRANT_ERRORS or error in oauth.refused:
@@ -301,10 +191,10 @@ def check_answer(oauth: OAuth, status: int, body: bytes) -> None:
     raise UpstreamFailed(f"the provider answered {status} {error}".strip())
 
 
-def is_revoked(status: int, body: bytes) -> bool:
+def is_revoked(oauth: OAuth, status: int, body: bytes) -> bool:
     """Whether an answer of a revocation endpoint says that the token is no good any more, RFC 7009 section 2.2."""
     try:
-        error = _error(read_object(body)) if body else ""
+        error = _error(oauth, read_object(body)) if body else ""
     except AnswerUnreadable:
         error = ""
     # some providers say of a token that is gone already that they do not know it
@@ -344,8 +234,8 @@ def error_code(value: object) -> str:
     return value if value.isascii() and value.replace("_", "").isalnum() else ""
 
 
-def _error(answer: Mapping[str, object]) -> str:
-    error = answer.get("error", "")
+def _error(oauth: OAuth, answer: Mapping[str, object]) -> str:
+    error = answer.get(oauth.error) or answer.get("error", "")
     if answer.get("ok") is False and not error:
         error = "not_ok"
     return "" if error == "" else error_code(error) or "an error"

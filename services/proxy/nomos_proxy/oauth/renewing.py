@@ -43,14 +43,8 @@ from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.flights import Flights
 from nomos_proxy.oauth.clients import Clients, Party
 from nomos_proxy.oauth.grants import Grant, Grants, renew_at, use_until
-from nomos_proxy.oauth.protocol import (
-    AnswerNotTaken,
-    AnswerUnreadable,
-    GrantRefused,
-    TokenSet,
-    refresh_request,
-    taken,
-)
+from nomos_proxy.oauth.protocol import AnswerNotTaken, AnswerUnreadable, GrantRefused, TokenSet, taken
+from nomos_proxy.oauth.requests import refresh_request
 from nomos_proxy.store import Credential, CredentialStore, added, credential_of
 from nomos_runtime import observe
 from nomos_runtime.eventstore import StoredEvent
@@ -125,6 +119,9 @@ class Accounts:
             NotFound: its tokens have been destroyed.
             Unavailable: no good token can be had now.
         """
+        if connection.is_lost:
+            # also while a token without an end, or another process, still lies in memory
+            raise _lost()
         known = self._opened.get(_at(connection))
         if known is not None and known.revision == connection.revision and not self._is_over(known.until):
             return known.credential

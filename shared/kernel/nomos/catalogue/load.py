@@ -237,7 +237,7 @@ def build_connector(members: object) -> Connector:
         headers=tuple(sorted(file.headers.items())),
         http=file.http,
         rate=_checked_rate("the connector", file.rate),
-        oauth=None if file.oauth is None else build_oauth(file.oauth),
+        oauth=None if file.oauth is None else build_oauth(file.oauth, file.headers),
         resource_types=MappingProxyType(types),
         actions=MappingProxyType({action.id: action for action in actions}),
     )

@@ -10,6 +10,8 @@ Sources: RFC 6749 (endpoints, scopes), RFC 7009 (revocation), RFC 8707 (resource
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -27,6 +29,8 @@ _ENDPOINT: Final = re.compile(
 _PARAMETER: Final = re.compile(r"[a-z][a-z_]{0,39}")
 _MEMBER: Final = re.compile(r"[a-z][a-z_]{0,39}(?:\.[a-z][a-z_]{0,39}){0,3}")
 _ERROR: Final = re.compile(r"[a-z_]{1,64}")
+#: Headers of a connector that the proxy writes itself into a request to a token endpoint.
+_OWN_HEADERS: Final = frozenset({"accept", "user-agent"})
 #: What the proxy writes itself into a request for authorization.
 OWN_PARAMETERS: Final = frozenset({
     "client_id", "client_secret", "code", "code_challenge", "code_challenge_method", "nonce", "redirect_uri",
@@ -55,14 +59,23 @@ class OAuth(Struct, frozen=True, kw_only=True):
         push: where the request is pushed before the browser goes (RFC 9126); None where the provider takes none.
         issuer: what ``iss`` must be wherever it is sent; empty where the provider has no such name.
         is_iss_sent: whether the provider always sends ``iss`` with its answer, so that one without is refused.
-        client: how the client says who it is: ``basic`` in a header, or ``post`` in the form. One without a secret
-            names itself only.
+        client: how the client says who it is: ``basic`` in a header, ``post`` in the form, or ``bearer``: its secret as
+            a bearer in a header and its id in the form. One without a secret names itself only.
+        body: how what is posted is written: ``form``, or ``json``, one object.
+        headers: those of the connector's headers that are sent to every endpoint but ``authorize`` too.
+        is_pkce: whether a challenge and its verifier are sent (RFC 7636); not to a provider that knows none and takes
+            nothing that it does not know.
         scopes: asked for unless the operator says others.
         separator: between two scopes: a space as RFC 6749 says, or a comma.
         extra: further parameters of the request for authorization.
         resource: the API that tokens are for (RFC 8707); empty where the provider knows no such parameter.
         account: where an answer says whose account it is: ``sub`` and other claims of the ID token as ``id_token.sub``,
             else a dotted path in the answer; empty where it does not say.
+        revoked: what is given back: the refresh token, which takes the others along, the access token, or the whole
+            account; without a refresh token the access token.
+        revoked_as: the parameter in which it stands.
+        error: the member of an answer that holds an error's code.
+        is_scoped: whether an account does only the actions that name scopes, and these only with their scopes granted.
         refused: errors that mean what ``invalid_grant`` means, in the provider's own words.
     """
 
@@ -72,12 +85,19 @@ class OAuth(Struct, frozen=True, kw_only=True):
     push: Endpoint | None
     issuer: str
     is_iss_sent: bool
-    client: Literal["basic", "post"]
+    client: Literal["basic", "post", "bearer"]
+    body: Literal["form", "json"]
+    headers: tuple[tuple[str, str], ...]
+    is_pkce: bool
     scopes: tuple[str, ...]
     separator: Literal[" ", ","]
     extra: tuple[tuple[str, str], ...]
     resource: str
     account: str
+    revoked: Literal["refresh_token", "access_token", "account"]
+    revoked_as: str
+    error: str
+    is_scoped: bool
     refused: tuple[str, ...]
 
 
@@ -90,17 +110,28 @@ class OAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
     push: str = ""
     issuer: str = ""
     iss_sent: bool = False
-    client: Literal["basic", "post"] = "basic"
+    client: Literal["basic", "post", "bearer"] = "basic"
+    body: Literal["form", "json"] = "form"
+    headers: tuple[str, ...] = ()
+    pkce: bool = True
     scopes: tuple[str, ...] = ()
     separator: Literal[" ", ","] = " "
     extra: dict[str, str] = {}
     resource: str = ""
     account: str = ""
+    revoked: Literal["refresh_token", "access_token", "account"] = "refresh_token"
+    revoked_as: str = "token"
+    error: str = "error"
+    actions: Literal["all", "scoped"] = "all"
     refused: tuple[str, ...] = ()
 
 
-def build_oauth(file: OAuthFile) -> OAuth:
+def build_oauth(file: OAuthFile, headers: Mapping[str, str] = MappingProxyType({})) -> OAuth:
     """Checks what a file says.
+
+    Args:
+        file: its member ``oauth``.
+        headers: the connector's, checked.
 
     Raises:
         MalformedCatalogue: it breaks a rule.
@@ -119,6 +150,7 @@ def build_oauth(file: OAuthFile) -> OAuth:
         raise MalformedCatalogue("oauth: account must be a dotted path in the token answer, such as id_token.sub")
     if any(_ERROR.fullmatch(error) is None for error in file.refused):
         raise MalformedCatalogue("oauth: refused must list error codes")
+    _check_requests(file, headers)
     return OAuth(
         authorize=_endpoint("authorize", file.authorize),
         token=_endpoint("token", file.token),
@@ -127,13 +159,32 @@ def build_oauth(file: OAuthFile) -> OAuth:
         issuer=file.issuer,
         is_iss_sent=file.iss_sent,
         client=file.client,
+        body=file.body,
+        headers=tuple((name, headers[name]) for name in sorted(file.headers)),
+        is_pkce=file.pkce,
         scopes=file.scopes,
         separator=file.separator,
         extra=tuple(sorted(file.extra.items())),
         resource=file.resource,
         account=file.account,
+        revoked=file.revoked,
+        revoked_as=file.revoked_as,
+        error=file.error,
+        is_scoped=file.actions == "scoped",
         refused=file.refused,
     )
+
+
+def _check_requests(file: OAuthFile, headers: Mapping[str, str]) -> None:
+    """Checks how requests are written, and what is given back."""
+    if not set(file.headers) <= set(headers) - _OWN_HEADERS or len(set(file.headers)) != len(file.headers):
+        raise MalformedCatalogue("oauth: headers must name headers of the connector, each once")
+    if file.body == "json" and file.client == "post":
+        raise MalformedCatalogue("oauth: a client that posts a JSON body says who it is in a header: basic or bearer")
+    if any(_PARAMETER.fullmatch(name) is None for name in (file.revoked_as, file.error)):
+        raise MalformedCatalogue("oauth: revoked_as and error must each name one member")
+    if file.revoked == "account" and (not file.account or file.account.startswith("id_token.")):
+        raise MalformedCatalogue("oauth: an account is given back only where the token answer names it: account")
 
 
 def check_scopes(scopes: tuple[str, ...]) -> None:
