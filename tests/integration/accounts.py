@@ -26,6 +26,8 @@ class World:
         self.provider: Provider
         self.upstream: EmbeddedUpstream
         self.browser = Browser()
+        #: PEM, of a client that proves itself by it.
+        self.client_key = ""
         #: The bearers that the upstream was shown, in order, and those that it takes no more.
         self.shown: list[str] = []
         self.ended: set[str] = set()
@@ -56,6 +58,7 @@ class World:
         await self.scene.operator.ask(
             "proxy", "client-set", tenant, connector=self.connector, client_id=self.provider.client_id,
             sealed_secret=seal_bearer(key, secret) if secret else "", base_url=self.provider.issuer,
+            sealed_key=seal_bearer(key, self.client_key) if self.client_key else "",
         )  # fmt: skip
 
     async def link(self, name: str = "github", **params: Any) -> str:

@@ -51,10 +51,13 @@ class Provider:
         refresh: bool = True,
         public: bool = False,
         par: bool = False,
+        key: dict[str, object] | None = None,
         port: int = 0,
     ) -> Provider:
+        """Starts one; ``key`` is the public half of a client's that proves itself by it, a JSON Web Key."""
         oauth = CATALOGUE.connectors[connector].oauth
         assert oauth is not None
+        public = public or key is not None
         client_id, client_secret = f"client-{secrets.token_hex(4)}", "" if public else secrets.token_urlsafe(24)
         method = "none" if public else f"client_secret_{oauth.client}"
         client: dict[str, Any] = {
@@ -64,6 +67,8 @@ class Provider:
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         }
+        if key is not None:
+            client |= {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [key]}}
         if client_secret:
             client["client_secret"] = client_secret
         given = {

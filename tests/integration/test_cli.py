@@ -29,6 +29,8 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.integration.preloaded import Preloaded
 
 from nomos.cli.audit import ChainBroken, TenantChain
@@ -53,6 +55,24 @@ READY_SECONDS = 90.0
 #: No command that is not told to wait may take longer; what a hang would cost, not a measure of speed.
 COMMAND_SECONDS = 60.0
 YES, NO, USAGE, CANNOT_TELL, HUMAN_FIRST = range(5)
+#: A connector whose provider does what none of the shipped ones does.
+TICKETS = """\
+connector: tickets
+title: Tickets
+scheme: https
+host: api.tickets.example
+port: 443
+auth: bearer
+oauth:
+  authorize: https://id.tickets.example/authorize
+  token: https://id.tickets.example/token
+  keys: [RS256]
+  scopes: [openid]
+resource_types:
+  queue: {cedar: "Tickets::Queue", fields: {queue: "[a-z]{1,40}"}}
+actions:
+  tickets.list: {title: List tickets, method: GET, path: "/queues/{queue}/tickets", risk: read, resource: queue}
+"""
 POLICIES = """\
 @id("triage-reads")
 @description("The triage app may read issues.")
@@ -168,7 +188,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     # The key that follows the log's key, in a test below; until then it does nothing.
     made.path("data/secrets").mkdir(mode=0o700, parents=True)
     write_private(made.path("data/secrets/AUDIT_SIGN_KEY_NEXT"), secrets.token_urlsafe(32))
-    up = ["nomos.cli.main", "up", "--data", "data", "--connectors", str(ROOT / "connectors"), "--archive"]
+    shutil.copytree(ROOT / "connectors", made.path("connectors"))
+    made.path("connectors/tickets.yaml").write_text(TICKETS, encoding="utf-8")
+    up = ["nomos.cli.main", "up", "--data", "data", "--connectors", "connectors", "--archive"]
     upstream = ["nomos_runtime.embedded.upstream", "--bodies", str(ROOT / "tests/fixtures/github")]
     running, made.ready = started(made, up, "up.json")
     try:
@@ -722,9 +744,28 @@ def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:
     assert (waited.code, waited.out) == (HUMAN_FIRST, "")
     assert "/connect/" in waited.err
     assert shell.ok("connection", "list", *here).out == ""
-    unfit = shell.nomos("connection", "connect", *here, "--connector", "stripe", "--name", "x")
+    unfit = shell.nomos("connection", "connect", *here, "--connector", "aws-s3", "--name", "x")
     assert unfit.code == NO
-    assert "accounts are connected to github" in unfit.err
+    assert "accounts are connected to discord, github" in unfit.err
+
+
+def test_a_client_that_proves_itself_by_a_key_is_set_and_its_public_half_is_said(shell: Shell) -> None:
+    here = ("--tenant", shell.tenant())
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    shell.path("client-key.pem").write_text(pem, encoding="ascii")
+    words = ("connection", "client", *here, "--client-id", "ours", "--private-key-file", "client-key.pem")
+    none = shell.nomos(*words, "--connector", "github")
+    assert none.code == USAGE
+    assert "takes signatures of no client" in none.err
+    shell.path("both").write_text("a-secret-of-ours", encoding="ascii")
+    assert shell.nomos(*words, "--connector", "tickets", "--secret-file", "both").code == USAGE
+    made = shell.ok(*words, "--connector", "tickets", "--json")
+    n = made.json["public_key"]["n"]
+    assert int.from_bytes(base64.urlsafe_b64decode(n + "=="), "big") == key.public_key().public_numbers().n
+    assert set(made.json["public_key"]) == {"kty", "n", "e", "kid", "alg", "use"}
+    assert f'"n": "{n}"' in shell.ok(*words, "--connector", "tickets").out, "as it is registered at the provider"
+    assert "tickets          ours (key sealed)" in shell.ok("connection", "client", *here).out
 
 
 def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) -> None:

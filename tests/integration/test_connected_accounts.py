@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec import structs
 from tests.integration.accounts import World
 from tests.integration.provider import CATALOGUE, Browser, needs_provider, query_of
@@ -17,8 +19,10 @@ from tests.integration.provider import CATALOGUE, Browser, needs_provider, query
 from nomos import events
 from nomos.bearer import seal_bearer
 from nomos.catalogue.oauth import Endpoint
-from nomos.errors import Conflict, NomosError, NotFound, NotPermitted
+from nomos.errors import Conflict, Malformed, NomosError, NotFound, NotPermitted
+from nomos_proxy.oauth.assertion import public_key
 from nomos_proxy.oauth.clients import Clients
+from nomos_runtime.secret import Secret
 
 pytestmark = needs_provider
 CALENDAR = "google-calendar"
@@ -237,6 +241,77 @@ async def test_a_public_client_and_pushed_requests(scene: Any, monkeypatch: pyte
         assert (await world.call(bot)).status == 200
     finally:
         await world.close()
+
+
+async def with_key(scene: Any, monkeypatch: pytest.MonkeyPatch, key: Any, registered: Any) -> World:
+    """A client that proves itself by ``key``, at a provider that knows the public half of ``registered``."""
+    oauth = CATALOGUE.connectors[CALENDAR].oauth
+    assert oauth is not None
+    taking = structs.replace(oauth, keys=("ES256", "PS256"))
+    monkeypatch.setattr(Clients, "provider", lambda self, name: (CATALOGUE.connectors[name], taking))
+    world = World(scene, CALENDAR)
+    world.client_key = private_pem(key)
+    await world.open(key=public_key(Secret(private_pem(registered).encode()), taking.keys))
+    return world
+
+
+def private_pem(key: Any) -> str:
+    return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+
+
+@pytest.mark.parametrize("kind", ["rsa", "p-256"])
+async def test_a_client_proves_itself_by_a_key_that_stays_here(
+    scene: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    key: Any = ec.generate_private_key(ec.SECP256R1())
+    if kind == "rsa":
+        key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    world = await with_key(scene, monkeypatch, key, key)
+    try:
+        await world.connect("calendar")
+        assert (await world.ask("connection-renew", name="calendar"))["generation"] == 2
+        (client,) = (await world.ask("client-list"))["clients"]
+        assert (client["has_secret"], client["has_key"]) == (False, True)
+        (recorded,) = await world.events(events.OAUTH_CLIENT_SET)
+        assert (recorded["has_secret"], recorded["has_key"]) == (False, True)
+        assert (await world.ask("connection-remove", name="calendar"))["outcome"] == "revoked"
+        assert [s["status"] for s in await world.provider.seen()] == [200, 200, 200]
+        line = world.client_key.splitlines()[2].encode()
+        assert scene.files_with(line) == []
+        # another secret in its place: the key is gone, and the secret is no key
+        sealing = str((await world.ask("sealing-key"))["public_key"])
+        await world.ask(
+            "client-set", connector=CALENDAR, client_id=world.provider.client_id,
+            sealed_secret=seal_bearer(sealing, "a-secret-of-ours"), base_url=world.provider.issuer,
+        )  # fmt: skip
+        (client,) = (await world.ask("client-list"))["clients"]
+        assert (client["has_secret"], client["has_key"]) == (True, False)
+    finally:
+        await world.close()
+
+
+async def test_another_key_than_the_registered_one_is_the_client_s_fault(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    world = await with_key(scene, monkeypatch, ours, other)
+    try:
+        assert await world.browser.connect(await world.link("calendar")) == 503
+        assert "does not take our client" in world.browser.text
+        assert (await world.ask("connection-list"))["connections"] == []
+    finally:
+        await world.close()
+
+
+async def test_a_key_that_the_provider_does_not_take_is_refused_when_it_is_set(world: World) -> None:
+    sealing = str((await world.ask("sealing-key"))["public_key"])
+    sealed = seal_bearer(sealing, private_pem(ec.generate_private_key(ec.SECP256R1())))
+    setting = {"connector": "github", "client_id": "ours", "base_url": world.provider.issuer}
+    await refused(world.ask("client-set", **setting, sealed_key=sealed), Malformed, "takes signatures of no client")
+    secret = seal_bearer(sealing, "a-secret-of-ours")
+    both = world.ask("client-set", **setting, sealed_key=sealed, sealed_secret=secret)
+    await refused(both, Malformed, "not both")
+    assert [code for verb, code in await world.scene.refusals(world.tenant)] == ["malformed", "malformed"]
 
 
 async def test_a_provider_that_is_down_costs_the_attempt_and_nothing_else(world: World) -> None:

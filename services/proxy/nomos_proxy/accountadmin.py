@@ -26,11 +26,12 @@ WAIT_SECONDS: Final = 8.0
 
 
 class ClientParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A client at a connector's provider; its secret sealed to ``sealing-key``, or empty for a public client."""
+    """A client at a connector's provider; its secret or private key sealed to ``sealing-key``, or a public client."""
 
     connector: str
     client_id: str
     sealed_secret: str = ""
+    sealed_key: str = ""
     base_url: str = ""
 
 
@@ -93,23 +94,29 @@ class AccountAdmin:
         p = msgspec.convert(params, ClientParams)
         check_base_url(self._settings, p.base_url)
         secret = self._intake.open(p.sealed_secret) if p.sealed_secret else Secret(b"")
-        await self._clients.set(
+        key = self._intake.open(p.sealed_key) if p.sealed_key else Secret(b"")
+        public = await self._clients.set(
             by.tenant,
             connector=p.connector,
             client_id=p.client_id,
             secret=secret,
+            key=key,
             base_url=p.base_url,
             actor=by.actor,
             corr=by.request,
         )
         await self._refresh()
-        return {"tenant": by.tenant, "connector": p.connector, "redirect_uri": self._connecting.redirect_uri}
+        made = {"tenant": by.tenant, "connector": p.connector, "redirect_uri": self._connecting.redirect_uri}
+        return made | ({"public_key": public} if public else {})
 
     async def client_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The tenant's clients, without their secrets."""
         await self._refresh()
         found = self._connections.clients(by.tenant)
-        shown = [{"connector": c.connector, "client_id": c.client_id, "has_secret": c.has_secret} for c in found]
+        shown = [
+            {"connector": c.connector, "client_id": c.client_id, "has_secret": c.has_secret, "has_key": c.has_key}
+            for c in found
+        ]
         return {"clients": shown, "redirect_uri": self._connecting.redirect_uri}
 
     async def connect(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:

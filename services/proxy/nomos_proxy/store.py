@@ -43,12 +43,16 @@ BEARER_BYTES_MAX: Final = 8_192
 
 
 class ClientFacts(Struct, frozen=True, kw_only=True):
-    """As which client a tenant asks a provider. ``origin`` takes the place of the provider's, in development only."""
+    """As which client a tenant asks a provider, and whether it has a secret, or a private key.
+
+    ``origin`` takes the place of the provider's, in development only.
+    """
 
     tenant: str
     connector: str
     client_id: str
     has_secret: bool
+    has_key: bool = False
     origin: Origin | None = None
 
 
@@ -69,6 +73,7 @@ class Connections:
                 connector=str(event["connector"]),
                 client_id=str(event["client_id"]),
                 has_secret=bool(event["has_secret"]),
+                has_key=bool(event.get("has_key")),
                 origin=self._origin(event),
             )
             return

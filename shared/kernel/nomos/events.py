@@ -62,7 +62,8 @@ CONNECTION_REPLACED: Final = "connection.replaced"
 CONNECTION_LOST: Final = "connection.lost"
 #: {name}: closed for good; its credential is destroyed, and revoked where the provider takes it back.
 CONNECTION_REMOVED: Final = "connection.removed"
-#: {connector, client_id, has_secret, key_id, base_url}: as which client the tenant asks a provider from now on.
+#: {connector, client_id, has_secret, key_id, base_url, has_key}: as which client the tenant asks a provider from now
+#: on; ``has_key`` where it proves itself by a private key.
 OAUTH_CLIENT_SET: Final = "oauth.client-set"
 #: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url}: a link by which an account may be connected.
 CONNECT_OFFERED: Final = "oauth.offered"

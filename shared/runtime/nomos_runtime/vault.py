@@ -47,6 +47,8 @@ KEYRING_KEYS_MAX: Final = 8
 PURPOSE_BEARER: Final = "bearer-v1"
 PURPOSE_REFRESH: Final = "refresh-token-v1"
 PURPOSE_CLIENT: Final = "oauth-client-v1"
+#: Another purpose than a secret's: what is a key can never be opened as something that is sent.
+PURPOSE_CLIENT_KEY: Final = "oauth-client-key-v1"
 PURPOSE_FLOW: Final = "oauth-flow-v1"
 _PURPOSE_DATA_KEY: Final = "tenant-data-key-v1"
 

@@ -68,6 +68,7 @@ def test_a_file_cannot_set_what_the_proxy_sets(name: str) -> None:
         {"body": "json", "client": "post"},
         {"revoked_as": "to ken"},
         {"error": "error.code"},
+        {"keys": ["RS256", "RS256"]},
         {"revoked": "account"},
         {"revoked": "account", "account": "id_token.sub"},
         {"scopes": ["a b"]},
@@ -84,7 +85,14 @@ def test_what_breaks_a_rule_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_an_unknown_member_or_word_is_refused() -> None:
-    for changes in ({"discovery": "x"}, {"client": "tls"}, {"separator": ";"}, {"body": "xml"}, {"actions": "some"}):
+    for changes in (
+        {"discovery": "x"},
+        {"client": "tls"},
+        {"separator": ";"},
+        {"body": "xml"},
+        {"actions": "some"},
+        {"keys": ["HS256"]},
+    ):
         with pytest.raises(msgspec.ValidationError):
             built(**changes)
 

@@ -1,4 +1,4 @@
-"""As which client a tenant asks a provider: its id as a fact, its secret sealed; and the request that it makes.
+"""As which client a tenant asks a provider: its id as a fact, its secret or key sealed; and the request that it makes.
 
 Each tenant registers its own client: what one tenant's client is allowed, or loses, is nobody else's.
 """
@@ -6,6 +6,7 @@ Each tenant registers its own client: what one tenant's client is allowed, or lo
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,9 +14,11 @@ from nomos.catalogue import Catalogue, Connector, OutgoingRequest
 from nomos.catalogue.oauth import Endpoint, OAuth
 from nomos.errors import Conflict, LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
 from nomos.events import CONNECTION_ADDED, CONNECTION_REMOVED, OAUTH_CLIENT_SET, Actor
+from nomos.ids import new_id
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.destination import Origin, check_request
 from nomos_proxy.exchange import Limits, WireRequest
+from nomos_proxy.oauth.assertion import client_assertion, public_key
 from nomos_proxy.oauth.protocol import ANSWER_BYTES_MAX, Granted, TokenSet, check_answer, is_revoked, read_tokens
 from nomos_proxy.oauth.requests import Client, TokenRequest, revoke_request
 from nomos_proxy.store import ClientFacts, Connections, CredentialStore
@@ -23,7 +26,7 @@ from nomos_proxy.upstream import Upstreams
 from nomos_runtime import observe
 from nomos_runtime.eventstore import StoredEvent
 from nomos_runtime.secret import Secret
-from nomos_runtime.vault import PURPOSE_CLIENT, Place
+from nomos_runtime.vault import PURPOSE_CLIENT, PURPOSE_CLIENT_KEY, Place
 
 #: Printable ASCII without spaces: what a provider hands out.
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,255}")
@@ -36,14 +39,35 @@ ASK_SECONDS: Final = 12.0
 class Party:
     """One tenant's client at one provider, ready to ask."""
 
-    __slots__ = ("_upstreams", "client", "oauth", "origin")
+    __slots__ = ("_has_key", "_held", "_upstreams", "client_id", "oauth", "origin")
 
-    def __init__(self, oauth: OAuth, client: Client, origin: Origin | None, upstreams: Upstreams) -> None:
+    def __init__(self, oauth: OAuth, facts: ClientFacts, held: Secret, upstreams: Upstreams) -> None:
+        """Takes a client and what it holds: its secret, or its private key as ``facts`` says."""
         self.oauth = oauth
-        self.client = client
+        self.client_id = facts.client_id
         #: In place of the provider's, in development only.
-        self.origin = origin
+        self.origin = facts.origin
+        self._has_key = facts.has_key
+        self._held = held
         self._upstreams = upstreams
+
+    def client(self) -> Client:
+        """The client for one request: what proves it by a key serves once.
+
+        Raises:
+            Malformed: the provider takes no signature of its key any more.
+        """
+        if not self._has_key:
+            return Client(id=self.client_id, secret=self._held)
+        assertion = client_assertion(
+            self._held,
+            self.oauth.keys,
+            client_id=self.client_id,
+            audience=self.issuer or self.address(self.oauth.token),
+            now=int(time.time()),
+            token_id=new_id("jt"),
+        )
+        return Client(id=self.client_id, secret=Secret(b""), assertion=assertion)
 
     @property
     def issuer(self) -> str:
@@ -86,10 +110,12 @@ class Party:
         Returns:
             ``revoked``; ``unsupported`` where the provider takes none back; else the code of what went wrong.
         """
-        request = revoke_request(self.oauth, self.client, tokens)
-        if self.oauth.revoke is None or request is None:
+        if self.oauth.revoke is None:
             return "unsupported"
         try:
+            request = revoke_request(self.oauth, self.client(), tokens)
+            if request is None:
+                return "unsupported"
             answer = await self.ask(self.oauth.revoke, request)
         except NomosError as e:
             observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code)
@@ -131,19 +157,34 @@ class Clients:
         return oauth.authorize.host if origin is None else origin.authority
 
     async def set(
-        self, tenant: str, *, connector: str, client_id: str, secret: Secret, base_url: str, actor: Actor, corr: str
-    ) -> None:
-        """Sets the tenant's client at a provider; an empty ``secret`` is a public client's.
+        self,
+        tenant: str,
+        *,
+        connector: str,
+        client_id: str,
+        secret: Secret,
+        key: Secret,
+        base_url: str,
+        actor: Actor,
+        corr: str,
+    ) -> dict[str, object]:
+        """Sets the tenant's client at a provider; an empty ``secret`` and ``key`` are a public client's.
+
+        Returns:
+            The public half of ``key``, a JSON Web Key; empty without one.
 
         Raises:
             NotPermitted: accounts are not connected to such a connector.
-            Malformed, LimitExceeded: an id or secret that no provider hands out.
+            Malformed, LimitExceeded: an id or secret that no provider hands out, or a key that this one does not take.
             Conflict: accounts are connected through another client; their tokens are of no use to this one.
         """
-        self.provider(connector)
+        _, oauth = self.provider(connector)
         content = secret.reveal()
         if _CLIENT_ID.fullmatch(client_id) is None:
             raise Malformed("a client's id is 1 to 255 printable ASCII characters without spaces")
+        if content and key.reveal():
+            raise Malformed("a client has a secret or a private key, not both")
+        public = public_key(key, oauth.keys) if key.reveal() else {}
         if len(content) > SECRET_BYTES_MAX:
             raise LimitExceeded("secret_bytes_max of a client", SECRET_BYTES_MAX, len(content))
         if content and _SECRET.fullmatch(content) is None:
@@ -152,11 +193,13 @@ class Clients:
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             _check_same_client(history, connector, client_id)
             event: dict[str, object] = {"connector": connector, "client_id": client_id, "has_secret": bool(content)}
+            event |= {"has_key": True} if public else {}
             return OAUTH_CLIENT_SET, event | ({"base_url": base_url} if base_url else {})
 
         # A public client's empty secret is sealed too: the record of an earlier one must not stay behind.
-        seals = {_name(connector): (_place(tenant, connector), secret)}
+        seals = {_name(connector): (_place(tenant, connector, has_key=bool(public)), key if public else secret)}
         await self._credentials.change(tenant, decide, seals=seals, actor=actor, corr=corr)
+        return public
 
     async def party(self, tenant: str, connector: str) -> Party:
         """The tenant's client at the provider of ``connector``.
@@ -168,8 +211,8 @@ class Clients:
         """
         _, oauth = self.provider(connector)
         facts: ClientFacts = self._connections.client(tenant, connector)
-        secret = await self._credentials.unsealed(tenant, _name(connector), _place(tenant, connector))
-        return Party(oauth, Client(id=facts.client_id, secret=secret), facts.origin, self._upstreams)
+        place = _place(tenant, connector, has_key=facts.has_key)
+        return Party(oauth, facts, await self._credentials.unsealed(tenant, _name(connector), place), self._upstreams)
 
 
 def _check_same_client(history: Sequence[StoredEvent], connector: str, client_id: str) -> None:
@@ -224,5 +267,6 @@ def _name(connector: str) -> str:
     return f"oauth-client/{connector}"
 
 
-def _place(tenant: str, connector: str) -> Place:
-    return Place(purpose=PURPOSE_CLIENT, tenant=tenant, connection="", provider=connector)
+def _place(tenant: str, connector: str, *, has_key: bool) -> Place:
+    purpose = PURPOSE_CLIENT_KEY if has_key else PURPOSE_CLIENT
+    return Place(purpose=purpose, tenant=tenant, connection="", provider=connector)

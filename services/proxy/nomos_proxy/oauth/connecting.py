@@ -214,7 +214,7 @@ class Connecting:
         )
         parameters = authorization_parameters(
             party.oauth,
-            client_id=party.client.id,
+            client_id=party.client_id,
             redirect_uri=self.redirect_uri,
             scopes=flow.scopes,
             state=state,
@@ -224,8 +224,8 @@ class Connecting:
         base = party.address(party.oauth.authorize)
         if party.oauth.push is None:
             return authorization_url(base, parameters)
-        answer = await party.ask(party.oauth.push, push_request(party.oauth, party.client, parameters))
-        return pushed_url(base, party.client.id, _request_uri(answer.status, answer.body))
+        answer = await party.ask(party.oauth.push, push_request(party.oauth, party.client(), parameters))
+        return pushed_url(base, party.client_id, _request_uri(answer.status, answer.body))
 
     async def returned(self, tenant: str, flow_id: str, browser: bytes, query: Mapping[str, str], corr: str) -> Flow:
         """Takes what a browser brought back; returns when the account is connected.
@@ -271,14 +271,14 @@ class Connecting:
             (await self._credentials.unsealed(flow.tenant, _stream(flow.id), _place(flow))).reveal()
         )
         request = code_request(
-            party.oauth, party.client, code=code, verifier=secrets.verifier, redirect_uri=self.redirect_uri
+            party.oauth, party.client(), code=code, verifier=secrets.verifier, redirect_uri=self.redirect_uri
         )
         granted = await party.tokens(request, int(time.time()))
         try:
             tokens = taken(
                 party.oauth,
                 granted,
-                client_id=party.client.id,
+                client_id=party.client_id,
                 issuer=party.issuer,
                 nonce=secrets.nonce,
                 before=None,

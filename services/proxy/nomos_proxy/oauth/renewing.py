@@ -274,13 +274,13 @@ class Accounts:
         return _next(grant, tokens)
 
     async def _asked(self, party: Party, connection: ConnectionFacts, grant: Grant) -> TokenSet:
-        request = refresh_request(party.oauth, party.client, grant.tokens.refresh)
+        request = refresh_request(party.oauth, party.client(), grant.tokens.refresh)
         granted = await party.tokens(request, int(self._clock()))
         try:
             return taken(
                 party.oauth,
                 granted,
-                client_id=party.client.id,
+                client_id=party.client_id,
                 issuer=party.issuer,
                 before=grant.tokens,
                 asked=connection.scopes,

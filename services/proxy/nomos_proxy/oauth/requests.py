@@ -4,7 +4,7 @@ How parameters and clients are written is authlib's; which of them are sent is h
 but to a provider whose connector says that it knows none, and a ``nonce`` where an ID token is read. What comes back
 is :mod:`nomos_proxy.oauth.protocol`.
 
-Sources: RFC 6749, 7009, 7636, 8707, 9126.
+Sources: RFC 6749, 7009, 7523, 7636, 8707, 9126.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from msgspec import Struct
 
 from nomos.catalogue.oauth import OAuth
+from nomos_proxy.oauth.assertion import ASSERTION_TYPE
 from nomos_proxy.oauth.protocol import ID_TOKEN, TokenSet
 from nomos_runtime.secret import Secret
 
@@ -27,10 +28,17 @@ FORM: Final = b"application/x-www-form-urlencoded"
 
 
 class Client(Struct, frozen=True, kw_only=True):
-    """As whom we ask. ``secret`` is empty for a public client."""
+    """As whom we ask, in one request.
+
+    Attributes:
+        id: the client's.
+        secret: empty for a public client, and for one with a key.
+        assertion: what proves it by its key (:mod:`nomos_proxy.oauth.assertion`); empty without one.
+    """
 
     id: str
     secret: Secret
+    assertion: Secret = Secret(b"")
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True):
@@ -123,7 +131,9 @@ def revoke_request(oauth: OAuth, client: Client, tokens: TokenSet) -> TokenReque
 
 
 def _written(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> TokenRequest:
-    secret = client.secret.reveal().decode("ascii")
+    secret, assertion = client.secret.reveal().decode("ascii"), client.assertion.reveal().decode("ascii")
+    if assertion:
+        parameters = {**parameters, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
     more = [(name.encode("ascii"), value.encode("ascii")) for name, value in oauth.headers]
     more += [(b"accept", b"application/json")]
     is_named = not secret or oauth.client == "bearer"

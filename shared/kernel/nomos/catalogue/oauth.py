@@ -38,6 +38,10 @@ OWN_PARAMETERS: Final = frozenset({
 })  # fmt: skip
 
 
+#: Signatures of a client's key, RFC 7518 section 3.1.
+Signature = Literal["RS256", "PS256", "ES256"]
+
+
 class Endpoint(Struct, frozen=True, kw_only=True):
     """One address of a provider: https, a host, a port and a path without query."""
 
@@ -60,7 +64,10 @@ class OAuth(Struct, frozen=True, kw_only=True):
         issuer: what ``iss`` must be wherever it is sent; empty where the provider has no such name.
         is_iss_sent: whether the provider always sends ``iss`` with its answer, so that one without is refused.
         client: how the client says who it is: ``basic`` in a header, ``post`` in the form, or ``bearer``: its secret as
-            a bearer in a header and its id in the form. One without a secret names itself only.
+            a bearer in a header and its id in the form. One without a secret names itself only, and
+            one with a private key proves itself by it.
+        keys: the signatures of such a key that the provider takes (RFC 7523), the preferred first; none where it takes
+            no key.
         body: how what is posted is written: ``form``, or ``json``, one object.
         headers: those of the connector's headers that are sent to every endpoint but ``authorize`` too.
         is_pkce: whether a challenge and its verifier are sent (RFC 7636); not to a provider that knows none and takes
@@ -86,6 +93,7 @@ class OAuth(Struct, frozen=True, kw_only=True):
     issuer: str
     is_iss_sent: bool
     client: Literal["basic", "post", "bearer"]
+    keys: tuple[Signature, ...]
     body: Literal["form", "json"]
     headers: tuple[tuple[str, str], ...]
     is_pkce: bool
@@ -111,6 +119,7 @@ class OAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
     issuer: str = ""
     iss_sent: bool = False
     client: Literal["basic", "post", "bearer"] = "basic"
+    keys: tuple[Signature, ...] = ()
     body: Literal["form", "json"] = "form"
     headers: tuple[str, ...] = ()
     pkce: bool = True
@@ -159,6 +168,7 @@ def build_oauth(file: OAuthFile, headers: Mapping[str, str] = MappingProxyType({
         issuer=file.issuer,
         is_iss_sent=file.iss_sent,
         client=file.client,
+        keys=file.keys,
         body=file.body,
         headers=tuple((name, headers[name]) for name in sorted(file.headers)),
         is_pkce=file.pkce,
@@ -181,6 +191,8 @@ def _check_requests(file: OAuthFile, headers: Mapping[str, str]) -> None:
         raise MalformedCatalogue("oauth: headers must name headers of the connector, each once")
     if file.body == "json" and file.client == "post":
         raise MalformedCatalogue("oauth: a client that posts a JSON body says who it is in a header: basic or bearer")
+    if len(set(file.keys)) != len(file.keys):
+        raise MalformedCatalogue("oauth: keys must list signatures, each once")
     if any(_PARAMETER.fullmatch(name) is None for name in (file.revoked_as, file.error)):
         raise MalformedCatalogue("oauth: revoked_as and error must each name one member")
     if file.revoked == "account" and (not file.account or file.account.startswith("id_token.")):

@@ -250,6 +250,8 @@ def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], el
     sub.add_argument("--connector", default="")
     sub.add_argument("--client-id", default="", metavar="ID")
     sub.add_argument("--secret-file", default="", metavar="FILE", help="none for a public client")
+    doing = "of a client that proves itself by a key: RSA or P-256, PEM"
+    sub.add_argument("--private-key-file", default="", metavar="FILE", help=doing)
     sub.add_argument("--base-url", default="", help="development only: another origin than the provider's")
     doing = "give a link by which somebody connects an account, once"
     sub = words.add("connect", doing, lazy("connections", "connection_connect"), group=group, tenant=True)

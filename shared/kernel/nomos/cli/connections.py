@@ -5,6 +5,7 @@ A credential crosses the bus sealed to the proxy's key; it is never printed, and
 
 from __future__ import annotations
 
+import json
 import time
 from argparse import Namespace
 
@@ -77,18 +78,22 @@ def connection_show(args: Namespace) -> int:
 def connection_client(args: Namespace) -> int:
     """``nomos connection client``: sets the tenant's client at a provider, or lists what is set."""
     if not args.connector:
-        if args.client_id or args.secret_file or args.base_url:
+        if args.client_id or args.secret_file or args.private_key_file or args.base_url:
             raise Misconfigured("say at which connector's provider: --connector NAME")
         found = ask(args, "proxy", "client-list", args.tenant)
         lines = [
-            f"{c['connector']:<16} {c['client_id']} ({'secret sealed' if c['has_secret'] else 'public'})"
+            f"{c['connector']:<16} {c['client_id']} "
+            f"({'secret sealed' if c['has_secret'] else 'key sealed' if c['has_key'] else 'public'})"
             for c in found["clients"]
         ]
         result(args, "connection client", found, [*lines, f"redirect address: {found['redirect_uri']}"])
         return Exit.YES
     if not args.client_id:
         raise Misconfigured("a client has an id: --client-id ID")
+    if args.secret_file and args.private_key_file:
+        raise Misconfigured("a client has a secret or a private key, not both")
     sealed = _sealed(args, args.secret_file, "secret file") if args.secret_file else ""
+    key = _sealed(args, args.private_key_file, "private key file") if args.private_key_file else ""
     made = ask(
         args,
         "proxy",
@@ -97,12 +102,15 @@ def connection_client(args: Namespace) -> int:
         connector=args.connector,
         client_id=args.client_id,
         sealed_secret=sealed,
+        sealed_key=key,
         base_url=args.base_url,
     )
     lines = [
         f"{args.tenant} asks the provider of {made['connector']} as {args.client_id}",
         f"  register there as its redirect address, exactly: {made['redirect_uri']}",
     ]
+    if made.get("public_key"):
+        lines += [f"  and as its public key: {json.dumps(made['public_key'], sort_keys=True)}"]
     result(args, "connection client", made, lines)
     return Exit.YES
 
