@@ -32,14 +32,15 @@ class World:
         self.shown: list[str] = []
         self.ended: set[str] = set()
 
-    async def open(self, *, provider: Any = None, **how: Any) -> None:
-        """With a provider that runs, or with one that is started as ``how`` says."""
+    async def open(self, *, provider: Any = None, client: bool = True, **how: Any) -> None:
+        """With a provider that runs, or with one that is started as ``how`` says; with a client of the tenant's own."""
         redirect_uri = self.scene.installation.local.connect_pages_origin + "/connected"
         self.provider = provider or await asyncio.to_thread(Provider.start, self.connector, redirect_uri, **how)
         self.upstream = await EmbeddedUpstream.start(bodies=BODIES, token="unused")
         self.upstream.accepts = self._accepts
         self.tenant = await self.scene.tenant(connection=False)
-        await self.set_client(self.tenant)
+        if client:
+            await self.set_client(self.tenant)
 
     def _accepts(self, bearer: str) -> bool:
         self.shown.append(bearer)

@@ -768,6 +768,28 @@ def test_a_client_that_proves_itself_by_a_key_is_set_and_its_public_half_is_said
     assert "tickets          ours (key sealed)" in shell.ok("connection", "client", *here).out
 
 
+def test_a_client_for_every_tenant_is_set_listed_and_withdrawn(shell: Shell) -> None:
+    here, shared = ("--tenant", shell.tenant()), ("connection", "shared-client")
+    secret = secrets.token_urlsafe(24)
+    shell.path("shared-secret").write_text(secret + "\n", encoding="ascii")
+    for words in (["--client-id", "x"], ["--connector", "jira"], ["--withdraw"]):
+        assert shell.nomos(*shared, *words).code == USAGE, words
+    jira = ("--connector", "jira")
+    assert shell.nomos("connection", "connect", *here, *jira, "--name", "work").code == NO
+    made = shell.ok(*shared, *jira, "--client-id", "for-all", "--secret-file", "shared-secret")
+    assert "tenants without a client at the provider of jira ask it as for-all" in made.out
+    assert secret not in made.out + made.err
+    assert "jira             for-all (secret sealed), 0 accounts of 0 tenants" in shell.ok(*shared).out
+    listed = shell.ok("connection", "client", *here).out
+    assert "jira             the installation's, where the tenant has none" in listed
+    assert "for-all" not in listed
+    linked = shell.ok("connection", "connect", *here, *jira, "--name", "work", "--json").json
+    assert "/connect/" in linked["link"]
+    assert "0 go on" in shell.ok(*shared, *jira, "--withdraw").out
+    assert "0 tenants, withdrawn" in shell.ok(*shared).out
+    assert shell.nomos("connection", "connect", *here, *jira, "--name", "more").code == NO
+
+
 def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) -> None:
     name = shell.tenant()
     here = ("--tenant", name)

@@ -102,6 +102,9 @@ async def test_an_interrupted_erasure_of_a_tenant_goes_on_and_nothing_comes_afte
     assert (await subjects.show("beta", other)).name == "ada"
     with pytest.raises(Revoked):
         await subjects.enrol(tenant, "approver", "eve", by=BY, corr="", now=NOW)
+    with pytest.raises(Revoked):
+        await opened.store.seal_once(tenant, "data-key", b"x")
+    assert await opened.store.sealed(tenant, "data-key") is None
 
 
 async def test_a_subject_of_one_tenant_is_unknown_to_another(people: Any) -> None:

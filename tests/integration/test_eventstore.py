@@ -96,6 +96,15 @@ async def test_a_sealed_record_is_written_with_its_event_or_not_at_all(opened: S
     assert await store.sealed("beta", name) is None
 
 
+async def test_of_many_who_seal_one_name_at_once_one_record_stands_and_all_are_given_it(opened: Store) -> None:
+    store, name = opened.store, new_id("s")
+    given = await asyncio.gather(*(store.seal_once("acme", name, bytes([n]) * 9) for n in range(8)))
+    assert len(set(given)) == 1
+    assert await store.sealed("acme", name) == given[0]
+    assert await store.seal_once("acme", name, b"later") == given[0]
+    assert await store.sealed("globex", name) is None
+
+
 async def test_an_event_that_the_log_cannot_hold_is_not_stored(opened: Store) -> None:
     name = new_id("s")
     large = msgspec.structs.replace(event(), event={"text": "x" * 60_000})

@@ -164,6 +164,16 @@ async def test_a_credential_is_exchanged_anew_before_its_end(scene: Any) -> None
         assert len(await at.seen()) == 2
 
 
+async def test_a_bearer_is_stored_for_a_tenant_whose_first_connection_was_of_a_cloud(scene: Any) -> None:
+    """Nothing was sealed for the first one, so the tenant's data key is made only now."""
+    tenant = await scene.tenant(connection=False)
+    async with cloud(scene, "") as at:
+        await federate(scene, tenant, at, STS, AWS)
+    await scene.add_connection(tenant)
+    bot = await scene.agent(tenant)
+    assert (await bot.agent.call("github:issues.list", "github:repo/acme/site")).status == 200
+
+
 async def test_what_an_operator_is_refused(scene: Any) -> None:
     tenant = await scene.tenant(policy=POLICY, connection=False)
 

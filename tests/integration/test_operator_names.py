@@ -179,6 +179,10 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
     ("proxy", "connection-replace"): (Doer.connection_replace, {"connection.replaced"}),
     ("proxy", "client-set"): (
         lambda d: d.ask("proxy", "client-set", connector="github", client_id="ours"), {"oauth.client-set"}),
+    ("proxy", "shared-client-set"): (
+        lambda d: d.ask("proxy", "shared-client-set", "_", connector="gmail", client_id="ours"), {"oauth.client-set"}),
+    ("proxy", "shared-client-withdraw"): (
+        lambda d: d.ask("proxy", "shared-client-withdraw", "_", connector="gmail"), {"oauth.client-withdrawn"}),
     ("proxy", "connection-connect"): (
         lambda d: d.ask("proxy", "connection-connect", connector="github", name="account"), {"oauth.offered"}),
     ("proxy", "connection-federate"): (
@@ -226,7 +230,7 @@ READING = {
     ("policy", "history"), ("policy", "explain"), ("policy", "shadow-report"), ("policy", "draft-list"),
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
     ("proxy", "pii-show"), ("proxy", "connection-show"), ("proxy", "connection-renew"), ("proxy", "client-list"),
-    ("proxy", "key-progress"), ("proxy", "stages"),
+    ("proxy", "key-progress"), ("proxy", "stages"), ("proxy", "shared-client-list"),
     ("stepup", "approver-list"), ("stepup", "approver-passkeys"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),

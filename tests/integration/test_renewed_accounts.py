@@ -254,7 +254,7 @@ async def use_elsewhere(world: World) -> None:
 
     async def run() -> None:
         grant = await accounts._grants.find(world.tenant, "github", "github")
-        party = await accounts._clients.party(world.tenant, "github")
+        party = await accounts._clients.party(world.tenant, "github", is_shared=False)
         request = renewing.refresh_request(party.oauth, party.client(), grant.tokens.refresh)
         assert (await party.ask(party.oauth.token, request)).status == 200
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from nomos.events import CREDENTIAL_RENEWED, CREDENTIAL_RENEWING
 from nomos_proxy.oauth import grants
-from nomos_proxy.oauth.clients import Party
 from nomos_proxy.oauth.grants import Grants
+from nomos_proxy.oauth.party import Party
 from nomos_proxy.oauth.sweeping import Sweeper
 from nomos_runtime.journal import Journal
 

@@ -9,6 +9,7 @@ import msgspec
 
 from nomos.errors import Conflict, NotFound
 from nomos_proxy.admin import check_base_url, listed
+from nomos_proxy.clientadmin import ClientAdmin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.oauth.clients import Clients
@@ -18,21 +19,10 @@ from nomos_proxy.oauth.renewing import Accounts
 from nomos_proxy.oauth.sweeping import Sweeper
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import Connections, CredentialStore
-from nomos_runtime.responder import NoParams, Operator, Verb
-from nomos_runtime.secret import Secret
+from nomos_runtime.responder import Operator, Verb
 
 #: How long an operator's command waits for a provider.
 WAIT_SECONDS: Final = 8.0
-
-
-class ClientParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A client at a connector's provider; its secret or private key sealed to ``sealing-key``, or a public client."""
-
-    connector: str
-    client_id: str
-    sealed_secret: str = ""
-    sealed_key: str = ""
-    base_url: str = ""
 
 
 class ConnectParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,8 +60,14 @@ class AccountAdmin:
         self._settings = settings
         self._connections = connections
         self._credentials = credentials
-        self._intake = intake
-        self._clients = clients
+        self._client_admin = ClientAdmin(
+            settings=settings,
+            connections=connections,
+            intake=intake,
+            clients=clients,
+            redirect_uri=connecting.redirect_uri,
+            refresh=refresh,
+        )
         self._connecting = connecting
         self._grants = grants
         self._accounts = accounts
@@ -81,43 +77,12 @@ class AccountAdmin:
     def verbs(self) -> dict[str, Verb]:
         """Verb name to parameters and handler."""
         return {
-            "client-set": (ClientParams, self.client_set),
-            "client-list": (NoParams, self.client_list),
+            **self._client_admin.verbs(),
             "connection-connect": (ConnectParams, self.connect),
             "connection-show": (NameParams, self.show),
             "connection-renew": (NameParams, self.renew),
             "connection-remove": (NameParams, self.remove),
         }
-
-    async def client_set(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """Sets as which client the tenant asks a provider."""
-        p = msgspec.convert(params, ClientParams)
-        check_base_url(self._settings, p.base_url)
-        secret = self._intake.open(p.sealed_secret) if p.sealed_secret else Secret(b"")
-        key = self._intake.open(p.sealed_key) if p.sealed_key else Secret(b"")
-        public = await self._clients.set(
-            by.tenant,
-            connector=p.connector,
-            client_id=p.client_id,
-            secret=secret,
-            key=key,
-            base_url=p.base_url,
-            actor=by.actor,
-            corr=by.request,
-        )
-        await self._refresh()
-        made = {"tenant": by.tenant, "connector": p.connector, "redirect_uri": self._connecting.redirect_uri}
-        return made | ({"public_key": public} if public else {})
-
-    async def client_list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """The tenant's clients, without their secrets."""
-        await self._refresh()
-        found = self._connections.clients(by.tenant)
-        shown = [
-            {"connector": c.connector, "client_id": c.client_id, "has_secret": c.has_secret, "has_key": c.has_key}
-            for c in found
-        ]
-        return {"clients": shown, "redirect_uri": self._connecting.redirect_uri}
 
     async def connect(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """Makes a link by which somebody connects an account, once."""

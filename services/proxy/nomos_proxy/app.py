@@ -13,6 +13,7 @@ from nomos.ids import new_id
 from nomos_proxy.accountadmin import AccountAdmin
 from nomos_proxy.admin import ProxyAdmin
 from nomos_proxy.cleaning import Cleaning
+from nomos_proxy.clientadmin import INSTALLATION as SHARED_CLIENTS
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import HttpVersion, tls_context
 from nomos_proxy.ending import Ending
@@ -98,7 +99,11 @@ class Proxy:
             development_origins=development_origins,
         )
         clients = Clients(
-            catalogue=self._catalogue, connections=connections, credentials=credentials, upstreams=upstreams
+            catalogue=self._catalogue,
+            connections=connections,
+            credentials=credentials,
+            upstreams=upstreams,
+            shared_accounts_max=s.shared_client_accounts,
         )
         grants = Grants(parts.opened_database, self._vault, keys)
         accounts = self._accounts = Accounts(
@@ -112,9 +117,8 @@ class Proxy:
             personal=personal,
             issuers=issuers,
             revocations=revocations,
-            keys=keys,
             keeps=(credentials, accounts, federated),
-            gate=gate,
+            forgets=(keys, clients, gate),
             closed=lambda tenant: parts.spawn(answers.forget(tenant)),
             development_origins=development_origins if s.environment == "development" else None,
         )
@@ -207,7 +211,7 @@ class Proxy:
                 **broker.stages.verbs(),
             },
             either=("sealing-key",),
-            installation=("key-progress", "stages"),
+            installation=("key-progress", "stages", *SHARED_CLIENTS),
             tables=("grants",),
             leaving=sweeper.leave,
         )

@@ -69,6 +69,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         exchange: a development origin in place of the cloud's token endpoint, or None.
         is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
             credential is a bearer that somebody brought.
+        is_shared: whether its account was connected through the installation's client, and not the tenant's own.
         scopes: what was granted to it, where it is an account.
         revision: rises with each replacement of the credential by a person.
         is_lost: whether the provider refuses to renew it, until somebody connects it again.
@@ -85,6 +86,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     federation: Federation | None = None
     exchange: Origin | None = None
     is_account: bool = False
+    is_shared: bool = False
     scopes: tuple[str, ...] = ()
     revision: int = 1
     is_lost: bool = False

@@ -13,23 +13,25 @@ from typing import Protocol
 from nomos.events import CONNECTION_REMOVED, TENANT_CLOSED
 from nomos.messages import Fact
 from nomos_proxy.destination import Origin
-from nomos_proxy.gate import Gate
 from nomos_proxy.issuers import Issuers
-from nomos_proxy.keys import DataKeys
 from nomos_proxy.personal import PersonalData
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.store import Connections
 from nomos_runtime.directory import Directory
 
 
-class Keeps(Protocol):
+class Forgets(Protocol):
+    """What keeps something of a tenant in memory."""
+
+    def forget(self, tenant: str) -> None:
+        """Forgets a tenant."""
+
+
+class Keeps(Forgets, Protocol):
     """What keeps something of a connection in memory."""
 
     def drop(self, tenant: str, name: str) -> None:
         """Forgets a connection."""
-
-    def forget(self, tenant: str) -> None:
-        """Forgets a tenant."""
 
 
 class Following:
@@ -41,9 +43,8 @@ class Following:
         personal: what is removed for which tenant.
         issuers: who may issue.
         revocations: what was taken back.
-        keys: opened keys of tenants.
         keeps: what forgets connections and tenants.
-        gate: rates and circuits.
+        forgets: what forgets tenants.
         closed: told of a tenant that was closed.
         development_origins: grows by the connections that an operator gave another origin; None in production.
     """
@@ -56,9 +57,8 @@ class Following:
         personal: PersonalData,
         issuers: Issuers,
         revocations: Revocations,
-        keys: DataKeys,
         keeps: Sequence[Keeps],
-        gate: Gate,
+        forgets: Sequence[Forgets],
         closed: Callable[[str], None],
         development_origins: set[Origin] | None,
     ) -> None:
@@ -67,9 +67,8 @@ class Following:
         self._personal = personal
         self._issuers = issuers
         self._revocations = revocations
-        self._keys = keys
         self._keeps = keeps
-        self._gate = gate
+        self._forgets = forgets
         self._closed = closed
         self._development_origins = development_origins
 
@@ -92,8 +91,6 @@ class Following:
         """A fact of identity."""
         self._directory.apply(fact)
         if fact.type == TENANT_CLOSED:
-            self._keys.forget(fact.tenant)
-            for kept in self._keeps:
+            for kept in (*self._keeps, *self._forgets):
                 kept.forget(fact.tenant)
-            self._gate.forget(fact.tenant)
             self._closed(fact.tenant)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
-from nomos_runtime.eventstore import EventStore
+from nomos.errors import Unavailable
+from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.vault import DataKey, Vault
 
 DATA_KEY: Final = "data-key"
@@ -32,22 +34,32 @@ class DataKeys:
             if wrapped is None:
                 return None
             known = self._vault.open_data_key(tenant, wrapped)
-            self.keep(known)
+            self._keep(known)
         return known
 
-    async def of_or_new(self, tenant: str) -> tuple[DataKey, dict[str, bytes]]:
-        """The tenant's key, and what must be stored with it: the key itself where it is new, else nothing.
+    async def of_or_new(self, tenant: str, history: Sequence[StoredEvent]) -> DataKey:
+        """The tenant's key, made and stored where it has none yet. Of two that are made at once one stands.
 
-        Whoever stores a new one makes sure by compare-and-set that nobody else has.
+        Args:
+            tenant: whose.
+            history: of its connections, as it stood before.
+
+        Raises:
+            Unavailable: it had one, and that has been destroyed; another one would open nothing.
+            Revoked: the tenant has been erased.
+            CredentialUnreadable: it does not open here.
         """
         known = await self.of(tenant)
         if known is not None:
-            return known, {}
-        wrapped = self._vault.new_data_key(tenant)
-        return self._vault.open_data_key(tenant, wrapped), {DATA_KEY: wrapped}
+            return known
+        if any(e.envelope.event.get("key_id") for e in history):
+            raise Unavailable("the data key of this tenant has been destroyed")
+        stands = await self._store.seal_once(tenant, DATA_KEY, self._vault.new_data_key(tenant))
+        made = self._vault.open_data_key(tenant, stands)
+        self._keep(made)
+        return made
 
-    def keep(self, key: DataKey) -> None:
-        """Keeps a key that is stored."""
+    def _keep(self, key: DataKey) -> None:
         if key.tenant not in self._closed:
             self._opened[key.tenant] = key
 

@@ -27,6 +27,7 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         pages_tls_cert: path of the pages' certificate chain, PEM. Needed unless the origin is ``http://localhost``.
         pages_tls_key: path of its key, PEM.
         link_seconds: how long a link works by which an account is connected.
+        shared_client_accounts: accounts of one tenant at one provider that come through the installation's client.
         body_bytes_max: largest body that an upstream's answer may have, bytes; one bus message carries it.
         large_body_bytes_max: the same, where the agent reads it in pieces; the sanitizer takes 8 MiB.
         live_bytes_max: bytes of an answer that leaves while it comes.
@@ -45,6 +46,7 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
     pages_tls_cert: str = ""
     pages_tls_key: str = ""
     link_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900
+    shared_client_accounts: Annotated[int, Meta(ge=1, le=10_000)] = 20
     body_bytes_max: int = 700_000
     large_body_bytes_max: Annotated[int, Meta(ge=1, le=8_388_608)] = 8_388_608
     live_bytes_max: Annotated[int, Meta(ge=1)] = 67_108_864

@@ -10,25 +10,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from nomos.catalogue.auth import parse_auth
-from nomos.errors import Conflict, LimitExceeded, NotFound, Unavailable
+from nomos.errors import Conflict, LimitExceeded, NotFound
 from nomos.events import (
     CONNECTION_ADDED,
     CONNECTION_LOST,
     CONNECTION_REMOVED,
     CONNECTION_REPLACED,
-    OAUTH_CLIENT_SET,
     Actor,
     Envelope,
 )
 from nomos.ids import new_id, parse_slug
 from nomos.messages import Fact
+from nomos_proxy.clientfacts import CLIENTS_FOLLOWED, KnownClients, origin_in
 from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.federation.cloud import parse_federation
+from nomos_proxy.history import added, check_free
 from nomos_proxy.keys import DataKeys
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
@@ -37,23 +38,15 @@ from nomos_runtime.vault import PURPOSE_BEARER, Place, Vault
 #: One stream for all connections of a tenant: of two first connections one loses, and finds the other's data key.
 STREAM: Final = "connections"
 #: Facts of the proxies that are folded here.
-FOLLOWED: Final = (CONNECTION_ADDED, CONNECTION_REPLACED, CONNECTION_LOST, CONNECTION_REMOVED, OAUTH_CLIENT_SET)
+FOLLOWED: Final = (
+    CONNECTION_ADDED,
+    CONNECTION_REPLACED,
+    CONNECTION_LOST,
+    CONNECTION_REMOVED,
+    *CLIENTS_FOLLOWED,
+)
 #: Bytes of a bearer: a header's value.
 BEARER_BYTES_MAX: Final = 8_192
-
-
-class ClientFacts(Struct, frozen=True, kw_only=True):
-    """As which client a tenant asks a provider, and whether it has a secret, or a private key.
-
-    ``origin`` takes the place of the provider's, in development only.
-    """
-
-    tenant: str
-    connector: str
-    client_id: str
-    has_secret: bool
-    has_key: bool = False
-    origin: Origin | None = None
 
 
 class Connections:
@@ -62,26 +55,20 @@ class Connections:
     def __init__(self, *, is_development: bool = False) -> None:
         self._is_development = is_development
         self._facts: dict[tuple[str, str], ConnectionFacts] = {}
-        self._clients: dict[tuple[str, str], ClientFacts] = {}
+        #: As which clients providers are asked.
+        self.clients = KnownClients(is_development=is_development)
 
     def apply(self, fact: Fact) -> None:
         """Folds one fact."""
         event = fact.event
-        if fact.type == OAUTH_CLIENT_SET:
-            self._clients[fact.tenant, str(event["connector"])] = ClientFacts(
-                tenant=fact.tenant,
-                connector=str(event["connector"]),
-                client_id=str(event["client_id"]),
-                has_secret=bool(event["has_secret"]),
-                has_key=bool(event.get("has_key")),
-                origin=self._origin(event),
-            )
+        if fact.type in CLIENTS_FOLLOWED:
+            self.clients.apply(fact)
             return
         if fact.type not in FOLLOWED:
             return
         at = (fact.tenant, str(event["name"]))
         if fact.type == CONNECTION_ADDED:
-            origin = self._origin(event)
+            origin = origin_in(event)
             self._facts[at] = ConnectionFacts(
                 tenant=fact.tenant,
                 name=str(event["name"]),
@@ -94,21 +81,23 @@ class Connections:
                 federation=parse_federation(_members(event["federation"])) if event.get("federation") else None,
                 exchange=parse_development_origin(str(event["exchange"])) if event.get("exchange") else None,
                 is_account=event.get("method") == "oauth",
+                is_shared=bool(event.get("shared")),
                 scopes=_texts(event.get("scopes")),
             )
             return
         known = self._facts[at]
         if fact.type == CONNECTION_REPLACED:
-            scopes = _texts(event.get("scopes"))
-            self._facts[at] = structs.replace(known, revision=known.revision + 1, is_lost=False, scopes=scopes)
+            self._facts[at] = structs.replace(
+                known,
+                revision=known.revision + 1,
+                is_lost=False,
+                scopes=_texts(event.get("scopes")),
+                is_shared=bool(event.get("shared")),
+            )
         elif fact.type == CONNECTION_LOST:
             self._facts[at] = structs.replace(known, is_lost=True)
         else:
             self._facts[at] = structs.replace(known, is_open=False, is_removed=True)
-
-    def _origin(self, event: Mapping[str, object]) -> Origin | None:
-        base = str(event.get("base_url") or "")
-        return parse_development_origin(base) if base else None
 
     def find(self, tenant: str, name: str) -> ConnectionFacts:
         """The connection ``name`` of ``tenant``.
@@ -125,29 +114,16 @@ class Connections:
         """The connections of ``tenant``."""
         return [facts for (of, _), facts in self._facts.items() if of == tenant]
 
-    def client(self, tenant: str, connector: str) -> ClientFacts:
-        """The tenant's client at the provider of ``connector``.
-
-        Raises:
-            NotFound: none is set, or it was set in development.
-        """
-        found = self._clients.get((tenant, connector))
-        if found is None or (found.origin is not None and not self._is_development):
-            raise NotFound(
-                f"this tenant has no client at the provider of {connector}",
-                hint="register one there, then: nomos connection client --tenant T ...",
-            )
-        return found
-
-    def clients(self, tenant: str) -> list[ClientFacts]:
-        """The clients of ``tenant``."""
-        return [facts for (of, _), facts in self._clients.items() if of == tenant]
+    def shared_accounts(self, connector: str) -> list[ConnectionFacts]:
+        """The accounts of every tenant that were connected through the installation's client at a provider."""
+        found = self._facts.values()
+        return [one for one in found if one.is_shared and one.connector == connector and not one.is_removed]
 
     def origins(self, tenant: str) -> set[Origin]:
         """The development origins of the tenant's connections and clients."""
         connections = self.of_tenant(tenant)
         named = [one.origin for one in connections] + [one.exchange for one in connections]
-        named += [one.origin for one in self.clients(tenant)]
+        named += [one.origin for one in self.clients.of_tenant(tenant)]
         return {origin for origin in named if origin is not None}
 
 
@@ -318,19 +294,15 @@ class CredentialStore:
             Conflict: somebody else changed them at the same moment.
             Unavailable: the tenant's data key has been destroyed.
         """
-        key, new = await self._keys.of_or_new(tenant) if seals else (None, {})
         history = await self.history(tenant)
         kind, event = decide(history)
-        if new and history:
-            raise Unavailable("the data key of this tenant has been destroyed")
-        sealed = dict(new)
-        if key is not None:
+        sealed: dict[str, bytes] = {}
+        if seals:
+            key = await self._keys.of_or_new(tenant, history)
             event["key_id"] = key.id.hex()
-            sealed |= {name: self._vault.seal(key, place, content) for name, (place, content) in seals.items()}
+            sealed = {name: self._vault.seal(key, place, content) for name, (place, content) in seals.items()}
         envelope = Envelope(id=new_id("ev"), type=kind, tenant=tenant, actor=actor, corr=corr, cause="", event=event)
         await self._store.append(tenant, STREAM, len(history), [envelope], sealed, also=also)
-        if key is not None:
-            self._keys.keep(key)
 
     async def history(self, tenant: str) -> Sequence[StoredEvent]:
         """The tenant's connections as they stand, event by event."""
@@ -380,28 +352,6 @@ class CredentialStore:
 def credential_of(bearer: Secret) -> Credential:
     """An opened bearer, with what searches for it."""
     return Credential(bearer, EchoGuard(bearer))
-
-
-def check_free(history: Sequence[StoredEvent], name: str) -> None:
-    """Checks that a name has not been given.
-
-    Raises:
-        Conflict: it has.
-    """
-    if any(e.envelope.type == CONNECTION_ADDED and e.envelope.event["name"] == name for e in history):
-        raise Conflict(f"connection {name} exists", hint="names are given once")
-
-
-def added(history: Sequence[StoredEvent], name: str) -> dict[str, object]:
-    """How the connection ``name`` was added.
-
-    Raises:
-        NotFound: there is none, or it was removed.
-    """
-    named = [e.envelope for e in history if e.envelope.event.get("name") == name]
-    if not named or any(e.type == CONNECTION_REMOVED for e in named):
-        raise NotFound("this tenant has no such connection")
-    return named[0].event
 
 
 def _bearer_at(tenant: str, name: str, connector: str, bearer: Secret) -> dict[str, tuple[Place, Secret]]:

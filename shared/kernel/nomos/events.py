@@ -52,20 +52,23 @@ ISSUED_REVOKED: Final = "ucan.revoked-all"
 CALL_ATTEMPTED: Final = "proxy.attempted"
 #: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes, noted}
 CALL_FINISHED: Final = "proxy.finished"
-#: {connector, name, key_id, base_url, method, scopes, host, auth, federation, exchange}: ``method`` is ``oauth`` where
-#: somebody connected an account, ``federation`` where a cloud gives credentials; ``host`` and ``auth`` where the
-#: connector leaves them open.
+#: {connector, name, key_id, base_url, method, scopes, host, auth, federation, exchange, shared}: ``method`` is
+#: ``oauth`` where somebody connected an account, ``federation`` where a cloud gives credentials; ``host`` and ``auth``
+#: where the connector leaves them open; ``shared`` where the account came through the installation's client.
 CONNECTION_ADDED: Final = "connection.added"
-#: {name, key_id, scopes}: a person put another credential in place of a connection's.
+#: {name, key_id, scopes, shared}: a person put another credential in place of a connection's.
 CONNECTION_REPLACED: Final = "connection.replaced"
 #: {name, code}: the provider refuses to renew; somebody must connect the account again.
 CONNECTION_LOST: Final = "connection.lost"
 #: {name}: closed for good; its credential is destroyed, and revoked where the provider takes it back.
 CONNECTION_REMOVED: Final = "connection.removed"
 #: {connector, client_id, has_secret, key_id, base_url, has_key}: as which client the tenant asks a provider from now
-#: on; ``has_key`` where it proves itself by a private key.
+#: on; ``has_key`` where it proves itself by a private key. Of ``_sys``: as which client every tenant may.
 OAUTH_CLIENT_SET: Final = "oauth.client-set"
-#: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url}: a link by which an account may be connected.
+#: {connector}: the installation's client takes no further accounts; those that came through it go on. Of ``_sys``.
+OAUTH_CLIENT_WITHDRAWN: Final = "oauth.client-withdrawn"
+#: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url, shared}: a link by which an account may be
+#: connected.
 CONNECT_OFFERED: Final = "oauth.offered"
 #: {flow, state_sha256, browser_sha256, at}: one browser opened it and goes to the provider.
 CONNECT_BEGUN: Final = "oauth.begun"

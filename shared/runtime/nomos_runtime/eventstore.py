@@ -234,6 +234,29 @@ class EventStore:
             )
         return [str(r["name"]) for r in rows]
 
+    async def seal_once(self, tenant: str, name: str, record: bytes) -> bytes:
+        """Stores a sealed record unless there is one of this name; gives the one that stands.
+
+        Raises:
+            Revoked: the tenant has been erased here.
+            Unavailable: Postgres does not answer.
+        """
+        async with self._database.transaction(tenant) as c:
+            # The lock of every append: nothing is sealed behind an erasure that is under way.
+            await c.execute("SELECT next FROM head FOR UPDATE")
+            if await c.fetchval(
+                "SELECT EXISTS (SELECT 1 FROM events WHERE tenant = $1 AND stream = $2)", tenant, ERASURE_STREAM
+            ):
+                raise Revoked("this tenant has been erased")
+            await c.execute(
+                "INSERT INTO sealed (tenant, name, record) VALUES ($1, $2, $3) ON CONFLICT (tenant, name) DO NOTHING",
+                tenant,
+                name,
+                record,
+            )
+            stands = await c.fetchval("SELECT record FROM sealed WHERE tenant = $1 AND name = $2", tenant, name)
+        return bytes(stands)
+
     async def replace_sealed(self, tenant: str, name: str, record: bytes, by: bytes) -> bool:
         """Replaces a sealed record that stands as it was read; False where it was changed or deleted meanwhile."""
         async with self._database.transaction(tenant) as c:

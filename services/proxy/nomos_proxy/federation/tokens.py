@@ -21,7 +21,7 @@ from nomos_proxy.federation.cloud import Federation
 from nomos_proxy.federation.exchange import Exchanged, exchange_form, read_exchanged
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.flights import Flights
-from nomos_proxy.oauth.clients import post_form
+from nomos_proxy.oauth.party import post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused
 from nomos_proxy.oauth.requests import TokenRequest
 from nomos_proxy.store import Credential, credential_of

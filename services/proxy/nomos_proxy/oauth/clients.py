@@ -1,29 +1,33 @@
-"""As which client a tenant asks a provider: its id as a fact, its secret or key sealed; and the request that it makes.
+"""As which client a provider is asked: its id as a fact, its secret or key sealed.
 
-Each tenant registers its own client: what one tenant's client is allowed, or loses, is nobody else's.
+A tenant registers its own client, and what that is allowed, or loses, is nobody else's. Where it has none, and the
+operator of the installation has set one for all (a *shared client*, of the tenant ``_sys``), accounts are connected
+through that. An account stays with the client through which it was connected, whatever is set later: its tokens are
+that client's (RFC 6749 section 6).
+
+What a tenant can do to a shared client is use it: as often as :data:`SHARED_ASKS` says, for as many accounts as the
+installation lets it have. It never sees the secret, and no verb of a tenant reaches it.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from nomos.catalogue import Catalogue, Connector, OutgoingRequest
-from nomos.catalogue.oauth import Endpoint, OAuth
-from nomos.errors import Conflict, LimitExceeded, Malformed, NomosError, NotPermitted, UpstreamFailed
-from nomos.events import CONNECTION_ADDED, CONNECTION_REMOVED, OAUTH_CLIENT_SET, Actor
-from nomos.ids import new_id
-from nomos_proxy.answer import UpstreamResponse
-from nomos_proxy.destination import Origin, check_request
-from nomos_proxy.exchange import Limits, WireRequest
-from nomos_proxy.oauth.assertion import client_assertion, public_key
-from nomos_proxy.oauth.protocol import ANSWER_BYTES_MAX, Granted, TokenSet, check_answer, is_revoked, read_tokens
-from nomos_proxy.oauth.requests import Client, TokenRequest, revoke_request
-from nomos_proxy.store import ClientFacts, Connections, CredentialStore
+from nomos.catalogue import Catalogue, Connector, Rate
+from nomos.catalogue.oauth import OAuth
+from nomos.errors import Conflict, LimitExceeded, Malformed, NotFound, NotPermitted
+from nomos.events import OAUTH_CLIENT_SET, OAUTH_CLIENT_WITHDRAWN, Actor
+from nomos.ids import SYSTEM_TENANT
+from nomos_proxy.clientfacts import ClientFacts, no_client
+from nomos_proxy.history import connected_through
+from nomos_proxy.oauth.assertion import public_key
+from nomos_proxy.oauth.party import Party
+from nomos_proxy.rates import Allowance, Rates
+from nomos_proxy.store import Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
-from nomos_runtime import observe
 from nomos_runtime.eventstore import StoredEvent
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_CLIENT, PURPOSE_CLIENT_KEY, Place
@@ -32,107 +36,37 @@ from nomos_runtime.vault import PURPOSE_CLIENT, PURPOSE_CLIENT_KEY, Place
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,255}")
 _SECRET: Final = re.compile(rb"[!-~]{8,}")
 SECRET_BYTES_MAX: Final = 1_024
-#: Seconds of one request to a token endpoint. Far below the lease, so that it is over before another process asks.
-ASK_SECONDS: Final = 12.0
-
-
-class Party:
-    """One tenant's client at one provider, ready to ask."""
-
-    __slots__ = ("_has_key", "_held", "_upstreams", "client_id", "oauth", "origin")
-
-    def __init__(self, oauth: OAuth, facts: ClientFacts, held: Secret, upstreams: Upstreams) -> None:
-        """Takes a client and what it holds: its secret, or its private key as ``facts`` says."""
-        self.oauth = oauth
-        self.client_id = facts.client_id
-        #: In place of the provider's, in development only.
-        self.origin = facts.origin
-        self._has_key = facts.has_key
-        self._held = held
-        self._upstreams = upstreams
-
-    def client(self) -> Client:
-        """The client for one request: what proves it by a key serves once.
-
-        Raises:
-            Malformed: the provider takes no signature of its key any more.
-        """
-        if not self._has_key:
-            return Client(id=self.client_id, secret=self._held)
-        assertion = client_assertion(
-            self._held,
-            self.oauth.keys,
-            client_id=self.client_id,
-            audience=self.issuer or self.address(self.oauth.token),
-            now=int(time.time()),
-            token_id=new_id("jt"),
-        )
-        return Client(id=self.client_id, secret=Secret(b""), assertion=assertion)
-
-    @property
-    def issuer(self) -> str:
-        """What ``iss`` must be; in development the origin that takes the provider's place."""
-        return str(self.origin) if self.origin is not None and self.oauth.issuer else self.oauth.issuer
-
-    def address(self, endpoint: Endpoint) -> str:
-        """Where a browser is sent."""
-        return str(endpoint) if self.origin is None else f"{self.origin}{endpoint.path}"
-
-    async def ask(self, endpoint: Endpoint, request: TokenRequest) -> UpstreamResponse:
-        """Posts a form.
-
-        Raises:
-            DestinationRefused, UpstreamFailed: nothing was sent.
-            UnknownOutcome: it was sent and no complete answer came back.
-            AnswerRefused: it was answered, and the answer is over a limit or badly framed.
-        """
-        return await post_form(self._upstreams, self.origin, endpoint, request)
-
-    async def tokens(self, request: TokenRequest, now: int) -> Granted:
-        """Asks the token endpoint.
-
-        Args:
-            request: with a code or a refresh token.
-            now: Unix seconds.
-
-        Raises:
-            GrantRefused: the code or refresh token is no good.
-            AnswerUnreadable: it said yes in a way that cannot be read.
-            NomosError: as :meth:`ask` and :func:`check_answer`.
-        """
-        answer = await self.ask(self.oauth.token, request)
-        check_answer(self.oauth, answer.status, answer.body)
-        return read_tokens(answer.body, now=now)
-
-    async def give_back(self, tokens: TokenSet) -> str:
-        """Has the provider revoke tokens (RFC 7009), in the way that its connector says.
-
-        Returns:
-            ``revoked``; ``unsupported`` where the provider takes none back; else the code of what went wrong.
-        """
-        if self.oauth.revoke is None:
-            return "unsupported"
-        try:
-            request = revoke_request(self.oauth, self.client(), tokens)
-            if request is None:
-                return "unsupported"
-            answer = await self.ask(self.oauth.revoke, request)
-        except NomosError as e:
-            observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code)
-            return e.code
-        return "revoked" if is_revoked(self.oauth, answer.status, answer.body) else UpstreamFailed.code
+#: How often one tenant has a provider asked as a shared client.
+SHARED_ASKS: Final = Rate(calls=60, seconds=60)
 
 
 class Clients:
     """Sets clients, and opens them."""
 
     def __init__(
-        self, *, catalogue: Catalogue, connections: Connections, credentials: CredentialStore, upstreams: Upstreams
+        self,
+        *,
+        catalogue: Catalogue,
+        connections: Connections,
+        credentials: CredentialStore,
+        upstreams: Upstreams,
+        shared_accounts_max: int,
     ) -> None:
+        """Wires it.
+
+        Args:
+            catalogue: the connectors.
+            connections: which clients there are.
+            credentials: where they are stored.
+            upstreams: sends.
+            shared_accounts_max: accounts of one tenant at one provider through a shared client.
+        """
         self._catalogue = catalogue
         self._connections = connections
         self._credentials = credentials
         self._upstreams = upstreams
+        self._shared_accounts_max = shared_accounts_max
+        self._asks = Rates()
 
     def provider(self, connector: str) -> tuple[Connector, OAuth]:
         """The connector and how its accounts are connected.
@@ -146,15 +80,43 @@ class Clients:
             raise NotPermitted(f"accounts are connected to {', '.join(able) or 'no connector here'}")
         return found, found.oauth
 
-    def host(self, tenant: str, connector: str) -> str:
+    def is_shared(self, tenant: str, connector: str) -> bool:
+        """Whether further accounts of ``tenant`` come through the shared client; its own goes first.
+
+        Raises:
+            NotFound: there is neither.
+        """
+        if self._connections.clients.has(tenant, connector):
+            return False
+        if self._connections.clients.has(SYSTEM_TENANT, connector):
+            return True
+        raise no_client(connector)
+
+    def check_room(self, history: Sequence[StoredEvent], connector: str, name: str, *, is_shared: bool) -> None:
+        """Checks that the tenant may have ``name`` as an account of a shared client.
+
+        Raises:
+            LimitExceeded: it has as many as the installation lets it.
+        """
+        if not is_shared:
+            return
+        others = [one for one in connected_through(history, connector, is_shared=True) if one != name]
+        if len(others) >= self._shared_accounts_max:
+            raise LimitExceeded("shared_client_accounts", self._shared_accounts_max, len(others) + 1)
+
+    def host(self, tenant: str, connector: str, *, is_shared: bool) -> str:
         """Where a browser is sent to, as a person reads it.
 
         Raises:
             NotFound, NotPermitted: as :meth:`party`.
         """
         _, oauth = self.provider(connector)
-        origin = self._connections.client(tenant, connector).origin
+        origin = self._connections.clients.find(_owner(tenant, is_shared=is_shared), connector).origin
         return oauth.authorize.host if origin is None else origin.authority
+
+    def forget(self, tenant: str) -> None:
+        """Keeps nothing of a closed tenant."""
+        self._asks.forget(tenant)
 
     async def set(
         self,
@@ -168,7 +130,17 @@ class Clients:
         actor: Actor,
         corr: str,
     ) -> dict[str, object]:
-        """Sets the tenant's client at a provider; an empty ``secret`` and ``key`` are a public client's.
+        """Sets a client at a provider; an empty ``secret`` and ``key`` are a public client's.
+
+        Args:
+            tenant: whose; the log's own for a shared one.
+            connector: at which provider.
+            client_id: as the provider named it.
+            secret: likewise.
+            key: a private key in place of a secret.
+            base_url: another origin than the provider's, in development.
+            actor: who sets it.
+            corr: the request.
 
         Returns:
             The public half of ``key``, a JSON Web Key; empty without one.
@@ -191,7 +163,7 @@ class Clients:
             raise Malformed("a client's secret is at least 8 printable ASCII characters without spaces")
 
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
-            _check_same_client(history, connector, client_id)
+            self._check_same_client(tenant, history, connector, client_id)
             event: dict[str, object] = {"connector": connector, "client_id": client_id, "has_secret": bool(content)}
             event |= {"has_key": True} if public else {}
             return OAUTH_CLIENT_SET, event | ({"base_url": base_url} if base_url else {})
@@ -201,8 +173,24 @@ class Clients:
         await self._credentials.change(tenant, decide, seals=seals, actor=actor, corr=corr)
         return public
 
-    async def party(self, tenant: str, connector: str) -> Party:
-        """The tenant's client at the provider of ``connector``.
+    async def withdraw(self, connector: str, *, actor: Actor, corr: str) -> int:
+        """Closes the shared client at a provider to further accounts; gives how many go on through it.
+
+        Raises:
+            NotFound: there is none.
+        """
+
+        def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
+            said = [e.envelope.type for e in history if e.envelope.event.get("connector") == connector]
+            if not said or said[-1] == OAUTH_CLIENT_WITHDRAWN:
+                raise NotFound(f"there is no shared client at the provider of {connector}")
+            return OAUTH_CLIENT_WITHDRAWN, {"connector": connector}
+
+        await self._credentials.change(SYSTEM_TENANT, decide, actor=actor, corr=corr)
+        return len(self._connections.shared_accounts(connector))
+
+    async def party(self, tenant: str, connector: str, *, is_shared: bool) -> Party:
+        """The tenant's client at the provider of ``connector``, or the shared one.
 
         Raises:
             NotFound: none is set, or its secret has been destroyed.
@@ -210,57 +198,39 @@ class Clients:
             CredentialUnreadable: its secret does not open here.
         """
         _, oauth = self.provider(connector)
-        facts: ClientFacts = self._connections.client(tenant, connector)
-        place = _place(tenant, connector, has_key=facts.has_key)
-        return Party(oauth, facts, await self._credentials.unsealed(tenant, _name(connector), place), self._upstreams)
+        owner = _owner(tenant, is_shared=is_shared)
+        facts: ClientFacts = self._connections.clients.find(owner, connector)
+        place = _place(owner, connector, has_key=facts.has_key)
+        held = await self._credentials.unsealed(owner, _name(connector), place)
+        return Party(oauth, facts, held, self._upstreams, self._check(tenant, connector, is_shared=is_shared))
+
+    def _check(self, tenant: str, connector: str, *, is_shared: bool) -> Callable[[], None]:
+        """What is checked before each request: one tenant's requests leave a shared client's to the others."""
+        if not is_shared:
+            return lambda: None
+        name = f"the tenant's rate at the shared client of {connector}"
+        allowance = Allowance(name=name, key=(connector,), rate=SHARED_ASKS)
+        return lambda: self._asks.use(tenant, (allowance,), time.monotonic())
+
+    def _check_same_client(self, tenant: str, history: Sequence[StoredEvent], connector: str, client_id: str) -> None:
+        """Checks that no account would be lost by another client."""
+        said = [e.envelope for e in history]
+        clients = [e.event for e in said if e.type == OAUTH_CLIENT_SET and e.event["connector"] == connector]
+        if not clients or clients[-1]["client_id"] == client_id:
+            return
+        hint = "remove them first; a new secret of the same client can be set at any time"
+        if tenant == SYSTEM_TENANT:
+            if shared := self._connections.shared_accounts(connector):
+                tenants = len({one.tenant for one in shared})
+                raise Conflict(
+                    f"{len(shared)} accounts of {tenants} tenants are connected through another client", hint=hint
+                )
+        elif through := connected_through(history, connector, is_shared=False):
+            raise Conflict(f"accounts are connected through another client: {', '.join(through)[:200]}", hint=hint)
 
 
-def _check_same_client(history: Sequence[StoredEvent], connector: str, client_id: str) -> None:
-    """Checks that no account would be lost by another client (RFC 6749 section 6: tokens are the client's)."""
-    said = [e.envelope for e in history]
-    clients = [e.event for e in said if e.type == OAUTH_CLIENT_SET and e.event["connector"] == connector]
-    if not clients or clients[-1]["client_id"] == client_id:
-        return
-    removed = {e.event["name"] for e in said if e.type == CONNECTION_REMOVED}
-    through = [
-        str(e.event["name"])
-        for e in said
-        if e.type == CONNECTION_ADDED
-        and (e.event.get("method"), e.event["connector"]) == ("oauth", connector)
-        and e.event["name"] not in removed
-    ]
-    if through:
-        raise Conflict(
-            f"accounts are connected through another client: {', '.join(through)[:200]}",
-            hint="remove them first; a new secret of the same client can be set at any time",
-        )
-
-
-async def post_form(
-    upstreams: Upstreams, instead: Origin | None, endpoint: Endpoint, request: TokenRequest
-) -> UpstreamResponse:
-    """Posts a form to a token endpoint; ``instead`` takes its origin's place. Errors as :meth:`Party.ask`."""
-    origin = instead or Origin(scheme="https", host=endpoint.host, port=endpoint.port)
-    limits = Limits(total_seconds=ASK_SECONDS, body_bytes=ANSWER_BYTES_MAX)
-    target = check_request(origin, OutgoingRequest(method="POST", path=endpoint.path))
-    return await upstreams.send(origin, _written(origin, target, request), limits)
-
-
-def _written(origin: Origin, target: str, request: TokenRequest) -> WireRequest:
-    # Made and handed on at once: a traceback that shows local variables must find nothing but what hides itself.
-    return WireRequest(
-        method="POST",
-        target=target,
-        headers=(
-            (b"host", origin.authority.encode("ascii")),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", b"nomos-proxy"),
-            (b"content-type", request.content_type),
-            (b"content-length", str(len(request.body)).encode("ascii")),
-            *request.headers,
-        ),
-        body=request.body,
-    )
+def _owner(tenant: str, *, is_shared: bool) -> str:
+    return SYSTEM_TENANT if is_shared else tenant
 
 
 def _name(connector: str) -> str:

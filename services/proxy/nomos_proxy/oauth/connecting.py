@@ -35,10 +35,12 @@ from nomos.events import (
 )
 from nomos.ids import new_id, parse_slug
 from nomos_proxy.domain import PROXY
+from nomos_proxy.history import added, check_free
 from nomos_proxy.keys import DataKeys
-from nomos_proxy.oauth.clients import Clients, Party
+from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.flow import ID_PREFIX, SECRET_BYTES, Flow, b64url, fold, link_of, parse_link, sha256_hex
 from nomos_proxy.oauth.grants import Grants
+from nomos_proxy.oauth.party import Party
 from nomos_proxy.oauth.protocol import AnswerNotTaken, TokenSet, check_issuer, error_code, read_object, taken
 from nomos_proxy.oauth.requests import (
     authorization_parameters,
@@ -47,7 +49,7 @@ from nomos_proxy.oauth.requests import (
     push_request,
     pushed_url,
 )
-from nomos_proxy.store import CredentialStore, added, check_free
+from nomos_proxy.store import CredentialStore
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_FLOW, Place, Vault
@@ -132,16 +134,22 @@ class Connecting:
 
         Raises:
             NotPermitted: accounts are not connected to such a connector.
-            NotFound: the tenant has no client there.
+            NotFound: the tenant has no client there, and there is none for all.
+            LimitExceeded: it has as many accounts through the one for all as it may.
             Conflict: the name is that of a connection of another kind or provider.
             MalformedCatalogue: a scope that is none.
         """
         parse_slug(name, "connection")
-        await self._clients.party(tenant, connector)
         _, oauth = self._clients.provider(connector)
+        is_shared = self._clients.is_shared(tenant, connector)
+        await self._clients.party(tenant, connector, is_shared=is_shared)
         scopes = scopes or oauth.scopes
         check_scopes(scopes)
-        is_again = self._is_again(await self._credentials.history(tenant), connector, name)
+        history = await self._credentials.history(tenant)
+        is_again = self._is_again(history, connector, name)
+        self._clients.check_room(history, connector, name, is_shared=is_shared)
+        # A tenant that uses a shared client may have sealed nothing before.
+        await self._keys.of_or_new(tenant, history)
         if is_again and base_url:
             raise Conflict("a connection stays at the origin that it was added with")
         now, flow, secret = int(time.time()), new_id(ID_PREFIX), os.urandom(SECRET_BYTES)
@@ -156,6 +164,8 @@ class Connecting:
         }
         if base_url:
             event["base_url"] = base_url
+        if is_shared:
+            event["shared"] = True
         await self._append(tenant, flow, 0, CONNECT_OFFERED, event, actor=by, corr=corr)
         return f"{self._origin}{CONNECT}{link_of(tenant, flow, secret)}", now + self._link_seconds
 
@@ -181,7 +191,7 @@ class Connecting:
         flow = await self._flow(tenant, flow_id)
         flow.check_link(secret, int(time.time()))
         connector, _ = self._clients.provider(flow.connector)
-        return flow, connector.title, self._clients.host(tenant, flow.connector)
+        return flow, connector.title, self._clients.host(tenant, flow.connector, is_shared=flow.is_shared)
 
     async def begin(self, link: str, browser: bytes, corr: str) -> str:
         """Sends a browser to the provider; gives the address.
@@ -196,7 +206,7 @@ class Connecting:
             UpstreamFailed, UnknownOutcome: the provider does not take the pushed request.
         """
         flow, _, _ = await self.opened(link)
-        party = await self._clients.party(flow.tenant, flow.connector)
+        party = await self._clients.party(flow.tenant, flow.connector, is_shared=flow.is_shared)
         state = b64url(os.urandom(SECRET_BYTES))
         secrets = Secrets(verifier=generate_token(VERIFIER_CHARS), nonce=b64url(os.urandom(SECRET_BYTES)))
         key = await self._keys.of(flow.tenant)
@@ -250,7 +260,7 @@ class Connecting:
         event: dict[str, object] = {"flow": flow.id, "at": int(time.time())}
         await self._append(tenant, flow.id, flow.version, CONNECT_RETURNED, event, corr=corr)
         try:
-            party = await self._clients.party(tenant, flow.connector)
+            party = await self._clients.party(tenant, flow.connector, is_shared=flow.is_shared)
             check_issuer(party.oauth, query.get("iss"), party.issuer)
             if "error" in query or not query.get("code"):
                 said = error_code(query["error"]) or "an error" if "error" in query else "no code"
@@ -305,7 +315,10 @@ class Connecting:
         def decide(now: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             if self._is_again(now, flow.connector, flow.name) != is_again:
                 raise Conflict(f"connection {flow.name} has changed meanwhile")
+            # counted here: of two that were asked for at once the second may be one too many
+            self._clients.check_room(now, flow.connector, flow.name, is_shared=flow.is_shared)
             event: dict[str, object] = {"name": flow.name, "key_id": key_id, "scopes": list(tokens.scopes)}
+            event |= {"shared": True} if flow.is_shared else {}
             if is_again:
                 return CONNECTION_REPLACED, event
             event |= {"connector": flow.connector, "method": "oauth"}

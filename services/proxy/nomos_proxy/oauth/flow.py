@@ -43,6 +43,7 @@ class Flow(Struct, frozen=True, kw_only=True):
         name: of the connection that is made, or whose account is connected again.
         scopes: what is asked for.
         base_url: an origin in place of the connector's, in development only.
+        is_shared: whether the provider is asked as the installation's client, to the end of this attempt.
         by: who made the link.
         link_sha256: of the link's secret, hexadecimal.
         expires_at: Unix seconds.
@@ -58,6 +59,7 @@ class Flow(Struct, frozen=True, kw_only=True):
     name: str
     scopes: tuple[str, ...]
     base_url: str
+    is_shared: bool
     by: Actor
     link_sha256: str
     expires_at: int
@@ -119,6 +121,7 @@ def _offered(tenant: str, flow: str, event: Mapping[str, object], by: Actor) -> 
         name=str(event["name"]),
         scopes=tuple(str(one) for one in scopes) if isinstance(scopes, list) else (),
         base_url=str(event.get("base_url") or ""),
+        is_shared=bool(event.get("shared")),
         by=by,
         link_sha256=str(event["link_sha256"]),
         expires_at=int(str(event["expires_at"])),

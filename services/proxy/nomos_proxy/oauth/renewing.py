@@ -41,11 +41,13 @@ from nomos_proxy.answer import AnswerRefused
 from nomos_proxy.credentialevents import renewed, renewing
 from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.flights import Flights
-from nomos_proxy.oauth.clients import Clients, Party
+from nomos_proxy.history import added
+from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.grants import Grant, Grants, renew_at, use_until
+from nomos_proxy.oauth.party import Party
 from nomos_proxy.oauth.protocol import AnswerNotTaken, AnswerUnreadable, GrantRefused, TokenSet, taken
 from nomos_proxy.oauth.requests import refresh_request
-from nomos_proxy.store import Credential, CredentialStore, added, credential_of
+from nomos_proxy.store import Credential, CredentialStore, credential_of
 from nomos_runtime import observe
 from nomos_runtime.eventstore import StoredEvent
 from nomos_runtime.journal import Journal
@@ -244,7 +246,7 @@ class Accounts:
         if grant.retry_at > now:
             wait = f"the provider did not renew the credential; tried {grant.failures} times"
             raise UpstreamFailed(wait, retry_after_ms=(grant.retry_at - now) * 1_000)
-        party = await self._clients.party(connection.tenant, connection.connector)
+        party = await self._clients.party(connection.tenant, connection.connector, is_shared=connection.is_shared)
         if not await self._grants.lease(connection.tenant, connection.name, grant.generation, self._holder):
             return None
         asked = renewing(connection, generation=grant.generation, now=now)

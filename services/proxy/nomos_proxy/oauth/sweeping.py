@@ -112,7 +112,7 @@ class Sweeper:
         if not await self._grants.lease(connection.tenant, connection.name, grant.generation, self._holder):
             return ""
         try:
-            party = await self._clients.party(connection.tenant, connection.connector)
+            party = await self._clients.party(connection.tenant, connection.connector, is_shared=connection.is_shared)
             code = await party.give_back(grant.tokens)
         except Refused as e:
             # no client any more, or a connector that connects no accounts any more: nobody could ask

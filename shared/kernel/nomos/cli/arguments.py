@@ -247,12 +247,11 @@ def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], el
     """Connections whose credentials nobody brings."""
     doing = "set the tenant's client at a provider, or list what is set"
     sub = words.add("client", doing, lazy("connections", "connection_client"), group=group, tenant=True)
-    sub.add_argument("--connector", default="")
-    sub.add_argument("--client-id", default="", metavar="ID")
-    sub.add_argument("--secret-file", default="", metavar="FILE", help="none for a public client")
-    doing = "of a client that proves itself by a key: RSA or P-256, PEM"
-    sub.add_argument("--private-key-file", default="", metavar="FILE", help=doing)
-    sub.add_argument("--base-url", default="", help="development only: another origin than the provider's")
+    _client(sub)
+    doing = "set a client for every tenant that has none of its own, or list what is set"
+    sub = words.add("shared-client", doing, lazy("connections", "connection_shared_client"), group=group)
+    _client(sub)
+    sub.add_argument("--withdraw", action="store_true", help="take no further account through it")
     doing = "give a link by which somebody connects an account, once"
     sub = words.add("connect", doing, lazy("connections", "connection_connect"), group=group, tenant=True)
     sub.add_argument("--connector", required=True)
@@ -271,6 +270,16 @@ def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], el
     sub.add_argument("--azure", nargs=3, metavar=("DIRECTORY", "CLIENT", "SCOPE"), help="a federated identity")
     sub.add_argument("--base-url", default="", help=elsewhere)
     sub.add_argument("--exchange-url", default="", help="development only: another origin than the cloud's")
+
+
+def _client(sub: argparse.ArgumentParser) -> None:
+    """A client at a provider."""
+    sub.add_argument("--connector", default="")
+    sub.add_argument("--client-id", default="", metavar="ID")
+    sub.add_argument("--secret-file", default="", metavar="FILE", help="none for a public client")
+    doing = "of a client that proves itself by a key: RSA or P-256, PEM"
+    sub.add_argument("--private-key-file", default="", metavar="FILE", help=doing)
+    sub.add_argument("--base-url", default="", help="development only: another origin than the provider's")
 
 
 def _change(sub: argparse.ArgumentParser) -> None:

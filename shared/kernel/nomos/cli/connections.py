@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
+from typing import Any
 
 from nomos.cli.admin import ask, read_text
 from nomos.cli.output import Exit, result, say
@@ -78,41 +79,75 @@ def connection_show(args: Namespace) -> int:
 def connection_client(args: Namespace) -> int:
     """``nomos connection client``: sets the tenant's client at a provider, or lists what is set."""
     if not args.connector:
-        if args.client_id or args.secret_file or args.private_key_file or args.base_url:
-            raise Misconfigured("say at which connector's provider: --connector NAME")
+        _no_client_words(args)
         found = ask(args, "proxy", "client-list", args.tenant)
-        lines = [
-            f"{c['connector']:<16} {c['client_id']} "
-            f"({'secret sealed' if c['has_secret'] else 'key sealed' if c['has_key'] else 'public'})"
-            for c in found["clients"]
-        ]
+        lines = [f"{c['connector']:<16} {c['client_id']} ({_proof(c)})" for c in found["clients"]]
+        lines += [f"{name:<16} the installation's, where the tenant has none" for name in found["shared"]]
         result(args, "connection client", found, [*lines, f"redirect address: {found['redirect_uri']}"])
         return Exit.YES
+    made = _client_set(args, "client-set", args.tenant)
+    lines = [f"{args.tenant} asks the provider of {made['connector']} as {args.client_id}", *_to_register(made)]
+    result(args, "connection client", made, lines)
+    return Exit.YES
+
+
+def connection_shared_client(args: Namespace) -> int:
+    """``nomos connection shared-client``: sets or withdraws a client for every tenant, or lists them."""
+    if not args.connector:
+        _no_client_words(args)
+        if args.withdraw:
+            raise Misconfigured("say at which connector's provider: --connector NAME")
+        found = ask(args, "proxy", "shared-client-list")
+        lines = [
+            f"{c['connector']:<16} {c['client_id']} ({_proof(c)}), {c['accounts']} accounts of {c['tenants']} tenants"
+            f"{', withdrawn' if c['is_withdrawn'] else ''}"
+            for c in found["clients"]
+        ]
+        result(args, "connection shared-client", found, [*lines, f"redirect address: {found['redirect_uri']}"])
+        return Exit.YES
+    if args.withdraw:
+        done = ask(args, "proxy", "shared-client-withdraw", connector=args.connector)
+        line = f"no further account of {done['connector']} comes through it; {done['accounts']} go on"
+        result(args, "connection shared-client", done, [line])
+        return Exit.YES
+    made = _client_set(args, "shared-client-set", "_")
+    lines = [f"tenants without a client at the provider of {made['connector']} ask it as {args.client_id}"]
+    result(args, "connection shared-client", made, [*lines, *_to_register(made)])
+    return Exit.YES
+
+
+def _no_client_words(args: Namespace) -> None:
+    if args.client_id or args.secret_file or args.private_key_file or args.base_url:
+        raise Misconfigured("say at which connector's provider: --connector NAME")
+
+
+def _client_set(args: Namespace, verb: str, tenant: str) -> dict[str, Any]:
     if not args.client_id:
         raise Misconfigured("a client has an id: --client-id ID")
     if args.secret_file and args.private_key_file:
         raise Misconfigured("a client has a secret or a private key, not both")
-    sealed = _sealed(args, args.secret_file, "secret file") if args.secret_file else ""
-    key = _sealed(args, args.private_key_file, "private key file") if args.private_key_file else ""
-    made = ask(
+    return ask(
         args,
         "proxy",
-        "client-set",
-        args.tenant,
+        verb,
+        tenant,
         connector=args.connector,
         client_id=args.client_id,
-        sealed_secret=sealed,
-        sealed_key=key,
+        sealed_secret=_sealed(args, args.secret_file, "secret file") if args.secret_file else "",
+        sealed_key=_sealed(args, args.private_key_file, "private key file") if args.private_key_file else "",
         base_url=args.base_url,
     )
-    lines = [
-        f"{args.tenant} asks the provider of {made['connector']} as {args.client_id}",
-        f"  register there as its redirect address, exactly: {made['redirect_uri']}",
-    ]
+
+
+def _to_register(made: dict[str, Any]) -> list[str]:
+    lines = [f"  register there as its redirect address, exactly: {made['redirect_uri']}"]
     if made.get("public_key"):
         lines += [f"  and as its public key: {json.dumps(made['public_key'], sort_keys=True)}"]
-    result(args, "connection client", made, lines)
-    return Exit.YES
+    return lines
+
+
+def _proof(client: dict[str, Any]) -> str:
+    return "secret sealed" if client["has_secret"] else "key sealed" if client["has_key"] else "public"
 
 
 def connection_connect(args: Namespace) -> int:
