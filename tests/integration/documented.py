@@ -1,7 +1,8 @@
-"""Two providers that no server of others stands for, on loopback: they take what their documentation says and no more.
+"""Providers that no server of others stands for, on loopback: they take what their documentation says and no more.
 
 Notion: https://developers.notion.com/reference/create-a-token and /revoke-token. Stripe:
-https://docs.stripe.com/connect/oauth-reference. Everybody who comes grants what is asked for.
+https://docs.stripe.com/connect/oauth-reference. Everybody who comes grants what is asked for. And GitHub's codes for
+devices, which nobody enters: https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps.
 """
 
 from __future__ import annotations
@@ -191,3 +192,27 @@ class Stripe(Documented):
 
     def error(self, refused: Refused) -> dict[str, Any]:
         return {"error": refused.code, "error_description": "no"}
+
+
+class GitHub(Documented):
+    """Gives codes for devices, answers 200 to everything, and says ``interval`` again where it was asked too often."""
+
+    authorize, token, revoke = "/login/oauth/authorize", "/login/oauth/access_token", "/none"
+    device = "/login/device/code"
+
+    def __init__(self, redirect_uri: str) -> None:
+        #: What questions get before the tokens come.
+        self.answers: list[str] = ["authorization_pending"]
+        super().__init__(redirect_uri)
+
+    def answer(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+        parameters = {name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()}
+        self.asked.append((path, parameters))
+        if path == self.device:
+            return {
+                "device_code": secrets.token_hex(20), "user_code": "WDJB-MJHT", "expires_in": 900, "interval": 1,
+                "verification_uri": "https://github.com/login/device",
+            }  # fmt: skip
+        if self.answers:
+            return {"error": self.answers.pop(0), "interval": 1}
+        return self.new_tokens() | {"scope": "repo,read:org"}

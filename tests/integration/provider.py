@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 from nomos.catalogue import load_catalogue
+from nomos_proxy.oauth.requests import DEVICE_GRANT
 from nomos_web.csrf import FIELD
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ class Provider:
         client: dict[str, Any] = {
             "client_id": client_id,
             "redirect_uris": [redirect_uri],
-            "grant_types": ["authorization_code", "refresh_token"],
+            "grant_types": ["authorization_code", "refresh_token", DEVICE_GRANT],
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
         }
@@ -83,6 +84,7 @@ class Provider:
                 "authorization": oauth.authorize.path,
                 "token": oauth.token.path,
                 "revocation": oauth.revoke.path if oauth.revoke else "/revoke",
+                "device_authorization": oauth.device.path if oauth.device else "/device/auth",
                 "pushed_authorization_request": oauth.push.path if oauth.push else "/par",
             },
         }
@@ -186,6 +188,20 @@ class Browser:
         await self.get(address, follow=origin)
         assert self.at, (self.status, self.text[:500])
         return self.at
+
+    async def enter(self, address: str, *, yes: bool = True) -> str:
+        """Enters a device's code by the provider's own forms; gives the text of the page that it ends on."""
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(address))
+        await self.get(address, follow=origin)
+        for last in ({}, {"confirm": "yes"} if yes else {"abort": "yes"}):
+            fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', self.text)) | last
+            action = re.search(r'action="([^"]+)"', self.text)
+            assert action, self.text
+            wanted = {name: fields[name] for name in ("xsrf", "user_code", *last) if name in fields}
+            await self.post(action[1], **wanted)
+            while self.at.startswith(origin):
+                await self.get(self.at)
+        return self.text
 
     async def connect(self, link: str) -> int:
         """The whole way; gives the status of the page that it ends on."""

@@ -31,6 +31,7 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.integration.documented import GitHub
 from tests.integration.preloaded import Preloaded
 
 from nomos.cli.audit import ChainBroken, TenantChain
@@ -788,6 +789,31 @@ def test_a_client_for_every_tenant_is_set_listed_and_withdrawn(shell: Shell) -> 
     assert "0 go on" in shell.ok(*shared, *jira, "--withdraw").out
     assert "0 tenants, withdrawn" in shell.ok(*shared).out
     assert shell.nomos("connection", "connect", *here, *jira, "--name", "more").code == NO
+
+
+def test_an_account_is_connected_by_a_code_that_is_entered_elsewhere(shell: Shell) -> None:
+    provider = GitHub("unused")
+    try:
+        name = shell.tenant()
+        here = ("--tenant", name)
+        shell.ok("connection", "client", *here, "--connector", "github", "--client-id", "ours", "--base-url",
+                 provider.issuer)  # fmt: skip
+        connect = ("connection", "connect", *here, "--connector", "github", "--name", "work", "--device")
+        waited = shell.nomos(*connect, "--wait", "0.1")
+        assert (waited.code, waited.out) == (HUMAN_FIRST, "")
+        done = shell.ok(*connect, "--base-url", shell.origin)
+        assert "WDJB-MJHT  at https://github.com/login/device" in done.err
+        assert done.out == "connection work is connected\n"
+        assert "work: account of github, ready" in shell.ok("connection", "show", *here, "work").out
+        secret = provider.asked[-1][1]["device_code"]
+        assert secret not in done.out + done.err
+        provider.answers = ["access_denied"]
+        refused = shell.nomos(*connect)
+        assert (refused.code, refused.out) == (NO, "")
+        assert "access_denied" in refused.err
+    finally:
+        provider.stop()
+    assert shell.nomos("connection", "connect", *here, "--connector", "jira", "--name", "x", "--device").code == NO
 
 
 def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pyarrow.parquet
 import pytest
 from nacl.public import PrivateKey
+from tests.integration.documented import GitHub
 from tests.integration.test_operator_sign_in import Person
 
 from nomos.agent import StepUpRequired
@@ -81,6 +82,17 @@ class Doer:
         sealing = await self.ask("proxy", "sealing-key")
         sealed = seal_bearer(str(sealing["public_key"]), "another bearer".replace(" ", "-"))
         await self.ask("proxy", "connection-replace", name="github", sealed_bearer=sealed)
+
+    async def connection_device(self) -> None:
+        provider = await asyncio.to_thread(GitHub, "https://nowhere.example")
+        try:
+            client = {"connector": "github", "client_id": "ours"}
+            await self.ask("proxy", "client-set", **client, base_url=provider.issuer)
+            made = await self.ask("proxy", "connection-device", connector="github", name="account")
+            polled = await self.ask("proxy", "connection-device-poll", flow=made["flow"])
+            assert polled["state"] == "pending"
+        finally:
+            await asyncio.to_thread(provider.stop)
 
     async def passkey_offer(self) -> None:
         self.offer = await self.ask("stepup", "passkey-offer", name="ada")
@@ -185,6 +197,7 @@ DONE: dict[tuple[str, str], tuple[Step, set[str]]] = {
         lambda d: d.ask("proxy", "shared-client-withdraw", "_", connector="gmail"), {"oauth.client-withdrawn"}),
     ("proxy", "connection-connect"): (
         lambda d: d.ask("proxy", "connection-connect", connector="github", name="account"), {"oauth.offered"}),
+    ("proxy", "connection-device"): (Doer.connection_device, {"oauth.client-set", "oauth.offered"}),
     ("proxy", "connection-federate"): (
         lambda d: d.ask("proxy", "connection-federate", connector="http", name="cloud", host="api.example.com",
                         federation=CLOUD), {"connection.added"}),
@@ -231,6 +244,7 @@ READING = {
     ("minting", "issuer-list"), ("proxy", "sealing-key"), ("proxy", "connection-list"),
     ("proxy", "pii-show"), ("proxy", "connection-show"), ("proxy", "connection-renew"), ("proxy", "client-list"),
     ("proxy", "key-progress"), ("proxy", "stages"), ("proxy", "shared-client-list"),
+    ("proxy", "connection-device-poll"),
     ("stepup", "approver-list"), ("stepup", "approver-passkeys"), ("stepup", "notify-list"), ("stepup", "notify-test"),
     ("stepup", "operator-passkeys"), ("stepup", "operator-sessions"),
     ("stepup", "approvals"), ("stepup", "approval-find"), ("stepup", "approval-show"), ("audit", "rotate-key"),

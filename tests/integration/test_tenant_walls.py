@@ -66,6 +66,8 @@ class Alpha:
     export: str
     shadow: str
     piece: str
+    #: An attempt to connect an account.
+    flow: str
     #: One of its records: number in the log and event.
     seq: int
     event: str
@@ -124,6 +126,7 @@ async def alpha(scene: Any) -> Alpha:
     marked = f'@id("{MARK}") permit (principal, action, resource);'
     await ask("policy", "pieces", tenant, texts=[marked])
     await ask("policy", "draft-save", tenant, draft=f"{MARK}-draft", text=marked, why=MARK)
+    link = await ask("proxy", "connection-connect", tenant, connector="github", name=f"{MARK}-account")
     # Last: what it compares would be another row of A.
     shadow = await ask("policy", "shadow-start", tenant, draft=f"{MARK}-draft", why=MARK)
     receipt = await scene.until(lambda: first_receipt(scene, tenant), "the log's first record of A")
@@ -132,6 +135,7 @@ async def alpha(scene: Any) -> Alpha:
         tenant=tenant, bot=bot, repo=repo, allowed=allowed, invocation=signed(bot.key, allowed, repo), cosigner=done,
         approval=wait.approval, pending=pending.approval, approver=approver, export=str(opened["export"]),
         shadow=str(shadow["shadow"]), piece=piece_name(marked),
+        flow=str(link["link"]).split(".")[-2],
         seq=int(receipt["seq"]), event=event,
     )  # fmt: skip
 
@@ -351,6 +355,9 @@ VERBS: dict[tuple[str, str], Params] = {
     ("proxy", "shared-client-list"): nothing,
     ("proxy", "shared-client-withdraw"): lambda w: {"connector": "github"},
     ("proxy", "connection-connect"): lambda w: {"connector": "github", "name": "only-of-a"},
+    # At a provider where B has no client: with one it would be asked, over the network.
+    ("proxy", "connection-device"): lambda w: {"connector": "slack", "name": "only-of-a"},
+    ("proxy", "connection-device-poll"): lambda w: {"flow": w.a.flow},
     ("proxy", "connection-replace"): replacement,
     ("proxy", "connection-show"): lambda w: {"name": "only-of-a"},
     ("proxy", "connection-renew"): lambda w: {"name": "only-of-a"},
@@ -425,6 +432,7 @@ REFUSED = {
     ("proxy", "connection-replace"), ("proxy", "connection-show"), ("proxy", "connection-renew"),
     ("proxy", "connection-remove"), ("proxy", "key-progress"), ("proxy", "stages"), ("proxy", "shared-client-set"),
     ("proxy", "shared-client-list"), ("proxy", "shared-client-withdraw"),
+    ("proxy", "connection-device"), ("proxy", "connection-device-poll"),
     ("audit", "export-close"), ("audit", "prove"), ("audit", "receipt"), ("identity", "tenant-close"),
     *((service, verb) for service, verb in VERBS if verb in ("ready", "tenant-erase")),
 }  # fmt: skip

@@ -7,6 +7,7 @@
 //   GET  /_seen              what reached the token and revocation endpoints: grant type, status, error
 //   POST /_control {...}     lives: seconds of the next access tokens; account: who comes; scope: what is said to be granted;
 //                            fault: none | deny | down | hang | cut; slow_ms; revocation: down
+//                            device: an interval that is said to devices; busy: so many of their questions get slow_down
 //                            "cut" does what it is asked and closes without an answer, as a network does
 
 import {Provider} from 'oidc-provider';
@@ -27,7 +28,7 @@ const provider = new Provider(issuer, {
   scopes: given.scopes,
   routes: given.routes,
   findAccount: (ctx, id) => ({accountId: id, claims: async () => ({sub: id})}),
-  ttl: {AccessToken: () => control.lives, RefreshToken: 86400, Grant: 86400, Session: 3600, Interaction: 3600, IdToken: 3600},
+  ttl: {DeviceCode: () => control.code_lives ?? 600, AccessToken: () => control.lives, RefreshToken: 86400, Grant: 86400, Session: 3600, Interaction: 3600, IdToken: 3600},
   rotateRefreshToken: () => given.rotate === true,
   issueRefreshToken: async () => given.refresh !== false,
   pkce: {required: () => true},
@@ -36,6 +37,7 @@ const provider = new Provider(issuer, {
     pushedAuthorizationRequests: {enabled: true, requirePushedAuthorizationRequests: given.par === true},
     revocation: {enabled: true},
     introspection: {enabled: true},
+    deviceFlow: {enabled: true},
   },
   interactions: {url: (ctx, interaction) => `/interaction/${interaction.uid}`},
 });
@@ -48,7 +50,20 @@ provider.use(async (ctx, next) => {
     seen.push({grant_type: 'revocation', status: ctx.status, error: ctx.body?.error ?? ''});
     return;
   }
+  if (ctx.path === given.routes.device_authorization) {
+    await next();
+    seen.push({grant_type: 'device', status: ctx.status, error: ctx.body?.error ?? ''});
+    if (control.device && ctx.body?.device_code) ctx.body = {...ctx.body, interval: control.device};
+    return undefined;
+  }
   if (ctx.path !== given.routes.token) return next();
+  if (control.busy > 0) {
+    control.busy -= 1;
+    ctx.status = 400;
+    ctx.body = {error: 'slow_down'};
+    seen.push({grant_type: 'urn:ietf:params:oauth:grant-type:device_code', status: 400, error: 'slow_down'});
+    return undefined;
+  }
   if (control.fault === 'down') {
     ctx.status = 503;
     seen.push({grant_type: '', status: 503, error: 'down'});

@@ -34,6 +34,12 @@ class ConnectParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     base_url: str = ""
 
 
+class FlowParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An attempt of a device."""
+
+    flow: str
+
+
 class NameParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A connection's name."""
 
@@ -79,6 +85,8 @@ class AccountAdmin:
         return {
             **self._client_admin.verbs(),
             "connection-connect": (ConnectParams, self.connect),
+            "connection-device": (ConnectParams, self.device),
+            "connection-device-poll": (FlowParams, self.poll),
             "connection-show": (NameParams, self.show),
             "connection-renew": (NameParams, self.renew),
             "connection-remove": (NameParams, self.remove),
@@ -101,6 +109,38 @@ class AccountAdmin:
             corr=by.request,
         )
         return {"tenant": by.tenant, "name": p.name, "link": link, "expires_at": expires_at}
+
+    async def device(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Asks the provider for a code that somebody enters there, wherever they are."""
+        p = msgspec.convert(params, ConnectParams)
+        check_base_url(self._settings, p.base_url)
+        await self._refresh()
+        flow, code = await self._connecting.devices.offer(
+            by.tenant,
+            connector=p.connector,
+            name=p.name,
+            scopes=tuple(p.scopes),
+            base_url=p.base_url,
+            by=by.actor,
+            corr=by.request,
+        )
+        return {
+            "tenant": by.tenant,
+            "name": p.name,
+            "flow": flow,
+            "user_code": code.user_code,
+            "address": code.address,
+            "complete": code.complete,
+            "expires_at": code.expires_at,
+            "again_seconds": code.interval,
+        }
+
+    async def poll(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
+        """Asks whether the code has been entered, as often as the provider allows."""
+        flow = msgspec.convert(params, FlowParams).flow
+        await self._refresh()
+        polled = await self._connecting.devices.poll(by.tenant, flow, by.request)
+        return {"state": polled.state, "again_seconds": polled.again_seconds, "trouble": polled.trouble}
 
     async def show(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """One connection: its state, and for an account its scopes and renewals."""

@@ -67,8 +67,8 @@ CONNECTION_REMOVED: Final = "connection.removed"
 OAUTH_CLIENT_SET: Final = "oauth.client-set"
 #: {connector}: the installation's client takes no further accounts; those that came through it go on. Of ``_sys``.
 OAUTH_CLIENT_WITHDRAWN: Final = "oauth.client-withdrawn"
-#: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url, shared}: a link by which an account may be
-#: connected.
+#: {flow, connector, name, scopes, link_sha256, expires_at, at, base_url, shared, device}: a link by which an account
+#: may be connected; with ``device`` a code that a person enters at the provider instead.
 CONNECT_OFFERED: Final = "oauth.offered"
 #: {flow, state_sha256, browser_sha256, at}: one browser opened it and goes to the provider.
 CONNECT_BEGUN: Final = "oauth.begun"

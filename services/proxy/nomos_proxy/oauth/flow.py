@@ -1,9 +1,11 @@
 """One attempt to connect an account, as its events tell it. Pure: no IO, no clock, no randomness.
 
     offered -> begun (again, while nobody has come back) -> returned -> ended
+    offered for a device ------------------------------- -> returned -> ended
 
 The link's secret opens the page; it connects nothing. What comes back from the provider counts only in the browser that
-went there (its cookie), with the state that was made for it, once, and in time.
+went there (its cookie), with the state that was made for it, once, and in time. A device's code has no link and takes
+nothing that a browser brings.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Flow(Struct, frozen=True, kw_only=True):
         name: of the connection that is made, or whose account is connected again.
         scopes: what is asked for.
         base_url: an origin in place of the connector's, in development only.
+        is_device: whether a person enters a code at the provider, in place of a link.
         is_shared: whether the provider is asked as the installation's client, to the end of this attempt.
         by: who made the link.
         link_sha256: of the link's secret, hexadecimal.
@@ -59,6 +62,7 @@ class Flow(Struct, frozen=True, kw_only=True):
     name: str
     scopes: tuple[str, ...]
     base_url: str
+    is_device: bool
     is_shared: bool
     by: Actor
     link_sha256: str
@@ -78,7 +82,7 @@ class Flow(Struct, frozen=True, kw_only=True):
         """
         if not _is_hash_of(self.link_sha256, secret):
             raise _no_link()
-        self._check_open(now)
+        self.check_open(now)
 
     def check_return(self, state: str, browser: bytes, now: int) -> None:
         """Checks that a provider's answer belongs to the browser and the request that were begun.
@@ -91,9 +95,15 @@ class Flow(Struct, frozen=True, kw_only=True):
         is_ours = _is_hash_of(self.browser_sha256, browser) and _is_hash_of(self.state_sha256, state.encode())
         if not is_ours:
             raise WrongBrowser("this is no answer to what this browser asked", hint="open the link again")
-        self._check_open(now)
+        self.check_open(now)
 
-    def _check_open(self, now: int) -> None:
+    def check_open(self, now: int) -> None:
+        """Checks that it still waits for its answer.
+
+        Raises:
+            Expired: its time is over.
+            Replayed: an answer has come before.
+        """
         if self.phase in ("returned", "ended"):
             raise Replayed("this link has been used", hint="ask for a new one")
         if now >= self.expires_at:
@@ -121,6 +131,7 @@ def _offered(tenant: str, flow: str, event: Mapping[str, object], by: Actor) -> 
         name=str(event["name"]),
         scopes=tuple(str(one) for one in scopes) if isinstance(scopes, list) else (),
         base_url=str(event.get("base_url") or ""),
+        is_device=bool(event.get("device")),
         is_shared=bool(event.get("shared")),
         by=by,
         link_sha256=str(event["link_sha256"]),

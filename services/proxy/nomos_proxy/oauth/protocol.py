@@ -53,6 +53,12 @@ class AnswerNotTaken(Refused):
     code = "oauth_answer_refused"
 
 
+class NotConnected(Refused):
+    """The provider gave no code or token: somebody said no, or it did not like the request."""
+
+    code = "not_connected"
+
+
 class AnswerUnreadable(UpstreamFailed):
     """The provider said yes in a way that cannot be read. What it granted, if anything, is gone."""
 
@@ -134,7 +140,7 @@ def taken(
         granted: what it gave.
         client_id: ours, which an ID token must be for.
         issuer: of an ID token.
-        nonce: what an ID token must repeat; empty for a renewal, whose ID token need not have one.
+        nonce: what an ID token must repeat; empty where no browser took one along.
         before: what a renewal renews; None for a new connection.
         asked: the scopes that may be granted to a new connection.
 
@@ -149,7 +155,7 @@ def taken(
     scopes = _scopes(answer, limit)
     if more := sorted(set(scopes) - set(limit)):
         raise AnswerNotTaken(f"the provider granted more than was asked for: {', '.join(more)[:200]}")
-    account = _account(oauth, answer, client_id=client_id, issuer=issuer, nonce=nonce)
+    account = _account(oauth, answer, client_id=client_id, issuer=issuer, nonce=nonce, is_needed=before is None)
     if before is None:
         return structs.replace(tokens, scopes=scopes, account=account)
     if before.account and account and account != before.account:
@@ -178,7 +184,7 @@ def check_answer(oauth: OAuth, status: int, body: bytes) -> None:
         if status == 200:
             raise
         answer = {}
-    error = _error(oauth, answer)
+    error = answer_error(oauth, answer)
     if status == 200 and not error:
         return
     if error in GRANT_ERRORS or error in oauth.refused:
@@ -194,7 +200,7 @@ def check_answer(oauth: OAuth, status: int, body: bytes) -> None:
 def is_revoked(oauth: OAuth, status: int, body: bytes) -> bool:
     """Whether an answer of a revocation endpoint says that the token is no good any more, RFC 7009 section 2.2."""
     try:
-        error = _error(oauth, read_object(body)) if body else ""
+        error = answer_error(oauth, read_object(body)) if body else ""
     except AnswerUnreadable:
         error = ""
     # some providers say of a token that is gone already that they do not know it
@@ -234,7 +240,8 @@ def error_code(value: object) -> str:
     return value if value.isascii() and value.replace("_", "").isalnum() else ""
 
 
-def _error(oauth: OAuth, answer: Mapping[str, object]) -> str:
+def answer_error(oauth: OAuth, answer: Mapping[str, object]) -> str:
+    """The error's code in an answer; empty where it holds none."""
     error = answer.get(oauth.error) or answer.get("error", "")
     if answer.get("ok") is False and not error:
         error = "not_ok"
@@ -270,20 +277,23 @@ def _expires_at(answer: Mapping[str, object], now: int) -> int:
     return now + max(1, int(min(value, LIFE_SECONDS_MAX)))
 
 
-def _account(oauth: OAuth, answer: Mapping[str, object], *, client_id: str, issuer: str, nonce: str) -> str:
+def _account(
+    oauth: OAuth, answer: Mapping[str, object], *, client_id: str, issuer: str, nonce: str, is_needed: bool
+) -> str:
+    """Whose account it is; a renewal need not say it again."""
     if not oauth.account:
         return ""
     path = oauth.account
     found: object = answer
     if path.startswith(ID_TOKEN):
         token = answer.get("id_token")
-        if token is None and not nonce:
+        if token is None and not is_needed:
             return ""
         found = _claims(token, client_id=client_id, issuer=issuer, nonce=nonce)
         path = path.removeprefix(ID_TOKEN)
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
-    if found is None and not nonce:
+    if found is None and not is_needed:
         return ""
     if not isinstance(found, str | int) or isinstance(found, bool) or not 0 < len(str(found)) <= ACCOUNT_CHARS_MAX:
         raise AnswerNotTaken("the provider does not say whose account it is")

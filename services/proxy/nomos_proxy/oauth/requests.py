@@ -4,7 +4,7 @@ How parameters and clients are written is authlib's; which of them are sent is h
 but to a provider whose connector says that it knows none, and a ``nonce`` where an ID token is read. What comes back
 is :mod:`nomos_proxy.oauth.protocol`.
 
-Sources: RFC 6749, 7009, 7523, 7636, 8707, 9126.
+Sources: RFC 6749, 7009, 7523, 7636, 8628, 8707, 9126.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nomos_proxy.oauth.assertion import ASSERTION_TYPE
 from nomos_proxy.oauth.protocol import ID_TOKEN, TokenSet
 from nomos_runtime.secret import Secret
 
+DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 FORM: Final = b"application/x-www-form-urlencoded"
 
 
@@ -110,6 +111,19 @@ def code_request(oauth: OAuth, client: Client, *, code: str, verifier: str, redi
     return _written(oauth, client, {"grant_type": "authorization_code", **rest})
 
 
+def device_request(oauth: OAuth, client: Client, scopes: tuple[str, ...]) -> TokenRequest:
+    """A code is asked for that a person enters elsewhere, RFC 8628 section 3.1."""
+    rest = {"scope": oauth.separator.join(scopes)} if scopes else {}
+    if oauth.resource:
+        rest["resource"] = oauth.resource
+    return _written(oauth, client, rest)
+
+
+def device_token_request(oauth: OAuth, client: Client, device_code: str) -> TokenRequest:
+    """Has the person entered it? RFC 8628 section 3.4."""
+    return _written(oauth, client, {"grant_type": DEVICE_GRANT, "device_code": device_code})
+
+
 def refresh_request(oauth: OAuth, client: Client, refresh: str) -> TokenRequest:
     """A refresh token becomes tokens, RFC 6749 section 6. No scope is named: it asks for what was granted."""
     rest = {"resource": oauth.resource} if oauth.resource else {}
@@ -154,7 +168,7 @@ def _written(oauth: OAuth, client: Client, parameters: Mapping[str, str]) -> Tok
         parameters.get("grant_type", ""), "", **{k: v for k, v in parameters.items() if k != "grant_type"}
     )
     if "grant_type" not in parameters:
-        body_text = body_text.removeprefix("grant_type=&")
+        body_text = body_text.removeprefix("grant_type=").removeprefix("&")
     _, headers, body_text = auth.prepare("POST", "", {}, body_text)
     return TokenRequest(body=body_text.encode("ascii"), headers=(*_encoded(headers), *more))
 

@@ -4,7 +4,7 @@ Values only, checked when they are built. What is sent and what an answer means 
 from the file and from nothing else: no metadata document is fetched, so nobody who answers for one can move them.
 
 Sources: RFC 6749 (endpoints, scopes), RFC 7009 (revocation), RFC 8707 (resource), RFC 9126 (pushed requests), RFC 9207
-(``iss``); OpenID Connect Core 1.0 (``sub``).
+(``iss``), RFC 8628 (devices); OpenID Connect Core 1.0 (``sub``).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class OAuth(Struct, frozen=True, kw_only=True):
         token: where a code or a refresh token becomes an access token.
         revoke: where a token is given back (RFC 7009); None where the provider has no such place.
         push: where the request is pushed before the browser goes (RFC 9126); None where the provider takes none.
+        device: where a code is asked for that a person enters elsewhere (RFC 8628); None where there is no such place.
         issuer: what ``iss`` must be wherever it is sent; empty where the provider has no such name.
         is_iss_sent: whether the provider always sends ``iss`` with its answer, so that one without is refused.
         client: how the client says who it is: ``basic`` in a header, ``post`` in the form, or ``bearer``: its secret as
@@ -90,6 +91,7 @@ class OAuth(Struct, frozen=True, kw_only=True):
     token: Endpoint
     revoke: Endpoint | None
     push: Endpoint | None
+    device: Endpoint | None
     issuer: str
     is_iss_sent: bool
     client: Literal["basic", "post", "bearer"]
@@ -116,6 +118,7 @@ class OAuthFile(Struct, frozen=True, forbid_unknown_fields=True):
     token: str
     revoke: str = ""
     push: str = ""
+    device: str = ""
     issuer: str = ""
     iss_sent: bool = False
     client: Literal["basic", "post", "bearer"] = "basic"
@@ -165,6 +168,7 @@ def build_oauth(file: OAuthFile, headers: Mapping[str, str] = MappingProxyType({
         token=_endpoint("token", file.token),
         revoke=_endpoint("revoke", file.revoke) if file.revoke else None,
         push=_endpoint("push", file.push) if file.push else None,
+        device=_endpoint("device", file.device) if file.device else None,
         issuer=file.issuer,
         is_iss_sent=file.iss_sent,
         client=file.client,

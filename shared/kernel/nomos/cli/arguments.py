@@ -258,6 +258,7 @@ def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], el
     sub.add_argument("--name", required=True, help="of the connection; one that is there is connected again")
     sub.add_argument("--scope", action="append", default=[], help="instead of the connector's (again for more)")
     sub.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="until somebody has done it")
+    sub.add_argument("--device", action="store_true", help="give a code to be entered at the provider, and wait")
     sub.add_argument("--base-url", default="", help=elsewhere)
     doing = "add a connection to which a cloud gives credentials; nothing secret is stored"
     sub = words.add("federate", doing, lazy("connections", "connection_federate"), group=group, tenant=True)

@@ -152,16 +152,9 @@ def _proof(client: dict[str, Any]) -> str:
 
 def connection_connect(args: Namespace) -> int:
     """``nomos connection connect``: a link by which somebody connects an account; with ``--wait`` until it is done."""
-    made = ask(
-        args,
-        "proxy",
-        "connection-connect",
-        args.tenant,
-        connector=args.connector,
-        name=args.name,
-        scopes=args.scope,
-        base_url=args.base_url,
-    )
+    if args.device:
+        return _connect_by_code(args)
+    made = ask(args, "proxy", "connection-connect", args.tenant, **_asked(args))
     until = time.strftime("%H:%M:%SZ", time.gmtime(made["expires_at"]))
     if not args.wait:
         result(args, "connection connect", made, [f"until {until}, once: {made['link']}"])
@@ -176,6 +169,35 @@ def connection_connect(args: Namespace) -> int:
         time.sleep(LOOK_SECONDS)
     result(args, "connection connect", {**made, "generation": now}, [f"connection {args.name} is connected"])
     return Exit.YES
+
+
+def _asked(args: Namespace) -> dict[str, Any]:
+    return {"connector": args.connector, "name": args.name, "scopes": args.scope, "base_url": args.base_url}
+
+
+def _connect_by_code(args: Namespace) -> int:
+    """``--device``: a code that somebody enters at the provider, wherever they are; waits until they have."""
+    made = ask(args, "proxy", "connection-device", args.tenant, timeout_ms=PROVIDER_MS, **_asked(args))
+    until = time.strftime("%H:%M:%SZ", time.gmtime(made["expires_at"]))
+    say(f"until {until}, whom the account belongs to enters  {made['user_code']}  at {made['address']}")
+    if made["complete"]:
+        say(f"  or opens {made['complete']}")
+    ends = time.time() + args.wait if args.wait else float("inf")
+    trouble = ""
+    while True:
+        if time.time() + made["again_seconds"] > ends:
+            say("nomos: not connected yet; begin again for another code")
+            return Exit.HUMAN_FIRST
+        time.sleep(made["again_seconds"])
+        found = ask(args, "proxy", "connection-device-poll", args.tenant, timeout_ms=PROVIDER_MS, flow=made["flow"])
+        if found["state"] == "connected":
+            shown = {"tenant": args.tenant, "name": args.name, "flow": made["flow"]}
+            result(args, "connection connect", shown, [f"connection {args.name} is connected"])
+            return Exit.YES
+        if found["trouble"] not in ("", trouble):
+            say(f"nomos: the provider could not be asked ({found['trouble']}); going on")
+        trouble = found["trouble"]
+        made["again_seconds"] = found["again_seconds"]
 
 
 def _generation(args: Namespace) -> int:
