@@ -136,6 +136,7 @@ class CompiledSet:
             action.id,
             resource.type.cedar,
             uid if uid in self._named else None,
+            self._named & _holders(resource),
             self._named & _ancestors(principal),
             agent if agent in self._named else None,
         )
@@ -158,7 +159,7 @@ class CompiledSet:
         request = (
             Entity(("Agent", principal.agent), _ancestors(principal)),
             Entity(("Action", action.id), _groups(action)),
-            Entity((resource.type.cedar, resource.id), frozenset()),
+            Entity((resource.type.cedar, resource.id), _holders(resource)),
         )
         return _compile_slice(
             tuple(self.policies[place] for place in self._index.candidates(*request)),
@@ -334,6 +335,10 @@ def _faulty(policy: Policy, error: str) -> Quarantined:
 
 def _ancestors(principal: Principal) -> frozenset[EntityUid]:
     return frozenset((("App", principal.app), ("Tenant", principal.tenant)))
+
+
+def _holders(resource: Resource) -> frozenset[EntityUid]:
+    return frozenset((one.cedar, one.id) for one in resource.holders)
 
 
 def _groups(action: Action) -> frozenset[EntityUid]:

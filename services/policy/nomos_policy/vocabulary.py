@@ -9,6 +9,8 @@ Rules: the schema is given to every ``Entities`` handle when it is built, becaus
 when a handle is reused. ``context.claims`` is an empty record until a claim has a type: what an agent says about
 itself is recorded, and no policy can depend on it.
 
+A resource with a path lies in an entity for each shorter path, so ``resource in`` compares paths by whole segments.
+
 Source: Cedar schema language; rules "Cedar" and "One object, verified once".
 """
 
@@ -125,11 +127,17 @@ def entity_slice(principal: Principal, resource: Resource) -> list[dict[str, obj
         "env": principal.env,
     }
     fields: dict[str, object] = dict(zip(resource.type.fields, resource.values, strict=True))
+    holders = [{"type": one.cedar, "id": one.id} for one in resource.holders]
+    above: list[dict[str, object]] = [
+        {"uid": uid, "attrs": dict(one.fields), "parents": holders[place : place + 1]}
+        for place, (uid, one) in enumerate(zip(holders, resource.holders, strict=True), 1)
+    ]
     return [
         {"uid": tenant, "attrs": {}, "parents": []},
         {"uid": app, "attrs": {}, "parents": [tenant]},
         {"uid": {"type": "Agent", "id": principal.agent}, "attrs": agent_attributes, "parents": [app]},
-        {"uid": {"type": resource.type.cedar, "id": resource.id}, "attrs": fields, "parents": []},
+        {"uid": {"type": resource.type.cedar, "id": resource.id}, "attrs": fields, "parents": holders[:1]},
+        *above,
     ]
 
 
@@ -201,7 +209,9 @@ def _namespace_texts(types: Mapping[str, ResourceType]) -> list[str]:
     for cedar in sorted(types):
         namespace, _, name = cedar.rpartition("::")
         fields = ", ".join(f"{_quoted(field)}: String" for field in types[cedar].fields)
-        blocks.setdefault(namespace, []).append(f"  entity {name} = {{{fields}}};")
+        within = types[cedar].within
+        holders = f" in [{', '.join(dict.fromkeys(within))}]" if within else ""
+        blocks.setdefault(namespace, []).append(f"  entity {name}{holders} = {{{fields}}};")
     return [f"namespace {namespace} {{\n" + "\n".join(lines) + "\n}" for namespace, lines in blocks.items()]
 
 

@@ -22,15 +22,17 @@ from nomos.errors import DestinationRefused, LimitExceeded, Misconfigured, Upstr
 #: Addresses of one name. More is not how any API is served.
 ADDRESSES_MAX: Final = 32
 
+#: Ports that an origin need not name; files have none.
+DEFAULT_PORTS: Final = {"https": 443, "http": 80, "ssh": 22, "file": 0}
 _ORIGIN: Final = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\]):(?P<port>[1-9][0-9]{0,4})"
+    r"(?P<scheme>https?|ssh)://(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\]):(?P<port>[1-9][0-9]{0,4})"
 )
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Scheme, host and port. ``host`` is a lower-case name or an address without brackets."""
+    """Scheme, host and port. ``host`` is a lower-case name or an address without brackets; of files, a volume."""
 
-    scheme: Literal["http", "https"]
+    scheme: Literal["http", "https", "ssh", "file"]
     host: str
     port: int
 
@@ -38,7 +40,7 @@ class Origin(Struct, frozen=True, kw_only=True):
     def authority(self) -> str:
         """What stands in the ``Host`` header (RFC 9110 section 7.2): the port only where it is not the default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        is_default = self.port == (443 if self.scheme == "https" else 80)
+        is_default = self.port == DEFAULT_PORTS[self.scheme]
         return host if is_default else f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -54,7 +56,7 @@ def parse_development_origin(text: str) -> Origin:
     """Reads an origin that a developer allows by name: scheme, host and port, all written out, nothing after them.
 
     Args:
-        text: such as ``http://127.0.0.1:8042``.
+        text: such as ``http://127.0.0.1:8042`` or ``ssh://127.0.0.1:8022``.
 
     Raises:
         Misconfigured: not exactly that.
@@ -62,8 +64,9 @@ def parse_development_origin(text: str) -> Origin:
     found = _ORIGIN.fullmatch(text)
     if found is None or int(found["port"]) > 65535:
         raise Misconfigured("a development origin must be scheme://host:port in lower case, with nothing after it")
+    scheme = found["scheme"]
     return Origin(
-        scheme="https" if found["scheme"] == "https" else "http",
+        scheme="https" if scheme == "https" else "ssh" if scheme == "ssh" else "http",
         host=found["host"].strip("[]"),
         port=int(found["port"]),
     )
@@ -75,6 +78,8 @@ def check_origin(origin: Origin, development_origins: Set[Origin]) -> None:
     Raises:
         DestinationRefused: the scheme is not https.
     """
+    if origin.scheme not in ("https", "http"):
+        raise DestinationRefused("HTTP does not go to what is no HTTP origin")
     if origin.scheme != "https" and origin not in development_origins:
         raise DestinationRefused("an upstream must be https; only a development origin may be http")
 
@@ -97,7 +102,7 @@ def check_request(origin: Origin, request: OutgoingRequest) -> str:
         raise refused
     try:
         read = urlsplit(f"{origin}{target}")
-        port = read.port or (443 if read.scheme == "https" else 80)
+        port = read.port or DEFAULT_PORTS.get(read.scheme, 0)
     except ValueError as error:
         raise refused from error
     path, _, query = target.partition("?")

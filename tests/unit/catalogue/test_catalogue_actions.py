@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from nomos.catalogue import Action, OutgoingRequest, Parameter, Resource, build_request, derive_resource, load_catalogue
 from nomos.catalogue.model import ANY_NAME, WHOLE
+from nomos.catalogue.segments import check_segment
 from nomos.errors import DestinationRefused, LimitExceeded, Malformed, NomosError, NotCovered
 from nomos_policy.vocabulary import Vocabulary, typed_args
 
@@ -73,12 +74,30 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
             return texts(parameter)
 
 
+def is_segment(text: str) -> bool:
+    try:
+        check_segment(text, "test")
+    except DestinationRefused:
+        return False
+    return True
+
+
+def paths(pattern: str) -> st.SearchStrategy[str]:
+    return st.lists(strategy(pattern).filter(is_segment), min_size=1, max_size=4).map("/".join)
+
+
 @st.composite
 def calls(draw: st.DrawFn, action: Action) -> tuple[Resource, dict[str, object]]:
     fields = []
-    for pattern, source in zip(action.resource_type.field_patterns, action.sources, strict=True):
-        is_fixed = source.where == "constant"
-        fields.append(source.name if is_fixed else draw(strategy(pattern).filter(lambda text: text.strip(".") != "")))
+    kind = action.resource_type
+    for name, pattern, source in zip(kind.fields, kind.field_patterns, action.sources, strict=True):
+        if kind.within and name == kind.fields[-1]:
+            fields.append(draw(paths(pattern)))
+        else:
+            is_fixed = source.where == "constant"
+            fields.append(
+                source.name if is_fixed else draw(strategy(pattern).filter(lambda text: text.strip(".") != ""))
+            )
     args = {p.name: draw(values(p)) for p in action.parameters if p.required or draw(st.booleans())}
     return action.resource_type.resource(tuple(fields)), args
 

@@ -307,3 +307,80 @@ def test_any_bytes_are_a_connector_or_malformed(content: bytes) -> None:
 def test_any_yaml_like_text_is_read_or_malformed(text: str) -> None:
     with contextlib.suppress(Malformed):
         parse_yaml(text.encode())
+
+
+FILES = """
+connector: store
+title: Store
+scheme: file
+host: {pattern: "[a-z]+"}
+auth: none
+resource_types:
+  top: {cedar: "Store::Top", fields: {top: "[a-z]+"}}
+  folder: {cedar: "Store::Folder", fields: {top: "[a-z]+", path: {segments: "[a-z]+"}}, within: [folder, top]}
+  thing: {cedar: "Store::Thing", fields: {top: "[a-z]+", path: {segments: "[a-z]+"}}, within: [folder, top]}
+actions:
+  tops.list: {title: L, method: GET, path: /top, risk: read, resource: top, derive: {top: {host: true}}}
+  things.add:
+    {title: W, method: POST, path: "/append/{+path}", risk: write, resource: thing, derive: {top: {host: true}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("replace", "by"),
+    [
+        ("scheme: file", "scheme: ssh"),
+        ("scheme: file", "scheme: https\nport: 443"),
+        ("scheme: file", "scheme: file\nport: 22"),
+        ("scheme: file", "scheme: file\nheaders: {accept: x}"),
+        ("auth: none", "auth: key"),
+        ("auth: none", "auth: bearer"),
+        ('host: {pattern: "[a-z]+"}', "host: files.demo.example"),
+        (", within: [folder, top]}\n  thing", "}\n  thing"),
+        ("within: [folder, top]}\nactions", "within: [folder]}\nactions"),
+        ("within: [folder, top]}\nactions", "within: [top, folder]}\nactions"),
+        ("within: [folder, top]}\nactions", "within: [folder, nothing]}\nactions"),
+        ("within: [folder, top]}\nactions", "within: [folder, top, top]}\nactions"),
+        ('top: {cedar: "Store::Top", fields: {top: "[a-z]+"}', 'top: {cedar: "Store::Top", fields: {top: "[a-c]+"}'),
+        ('fields: {top: "[a-z]+"}}', 'fields: {top: "[a-z]+"}, within: [folder, top]}'),
+        ('thing: {cedar: "Store::Thing", fields: {top: "[a-z]+", path: {segments: "[a-z]+"}}',
+         'thing: {cedar: "Store::Thing", fields: {path: {segments: "[a-z]+"}}'),
+        ('thing: {cedar: "Store::Thing", fields: {top: "[a-z]+",', 'thing: {cedar: "Store::Thing", fields: {'
+         'top: {segments: "[a-z]+"},'),
+        ("/append/{+path}", "/append/{path}"),
+        ("/append/{+path}", "/add/{+path}"),
+        ("/append/{+path}", "/append/more/{+path}"),
+        ("/append/{+path}", "/append"),
+        ("path: /top", "path: /read"),
+        ("method: POST", "method: PUT"),
+        ("derive: {top: {host: true}}}\n  things", "derive: {top: {constant: a}}}\n  things"),
+        ("risk: write, ", "risk: write, idempotency_header: x-key, "),
+        ("risk: write, ", "risk: write, body: form, "),
+        ("risk: write, ", "risk: write, fixed: {query: {a: b}}, "),
+        ("risk: write, ", "risk: write, fixed: {body: {text: b}}, "),
+        ("risk: write, ", "risk: write, parameters: {x: {where: query}}, "),
+        ("risk: write, ", "risk: write, parameters: {x: {where: body}}, "),
+        ("risk: write, ", "risk: write, parameters: {text: {where: body, type: string_list}}, "),
+    ],
+)  # fmt: skip
+def test_a_connector_of_files_that_is_none_of_its_operations_is_refused(replace: str, by: str) -> None:
+    assert parse_connector(FILES.encode()).scheme == "file"
+    assert replace in FILES
+    with pytest.raises(MalformedCatalogue):
+        parse_connector(FILES.replace(replace, by, 1).encode())
+
+
+def test_a_resource_with_a_path_lies_in_every_shorter_path_and_has_one_spelling() -> None:
+    resource = CATALOGUE.parse_resource("files:file/work/a/b c/ü.txt")
+    assert resource.values == ("work", "a/b c/ü.txt")
+    assert [(one.cedar, one.id) for one in resource.holders] == [
+        ("Files::Directory", "work/a/b c"), ("Files::Directory", "work/a"), ("Files::Volume", "work"),
+    ]  # fmt: skip
+    assert CATALOGUE.parse_resource("files:volume/work").holders == ()
+    for text in ("work", "work/", "work//a", "work/a/", "work/../a", "work/a/..", "work/./a", "work/%2e%2e/a",
+                 "Work/a", "work/a\\b", "work/a\0b", "work/a?b", "work/．．/a", "../etc"):  # fmt: skip
+        with pytest.raises(UnknownResource):
+            CATALOGUE.parse_resource(f"files:file/{text}")
+    assert CATALOGUE.parse_resource("files:file/work/" + "/".join("a" * 32))
+    with pytest.raises(LimitExceeded, match="path_segments_max is 32"):
+        CATALOGUE.parse_resource("files:file/work/" + "/".join("a" * 33))

@@ -16,7 +16,16 @@ from typing import Final
 import orjson
 import yaml
 
-from nomos.catalogue import Action, Auth, Catalogue, Connector, build_request, derive_resource, load_catalogue
+from nomos.catalogue import (
+    Action,
+    Auth,
+    Catalogue,
+    Connector,
+    OutgoingRequest,
+    build_request,
+    derive_resource,
+    load_catalogue,
+)
 from nomos.catalogue.auth import auth_text
 from nomos.catalogue.load import connector_schema, parse_connector
 from nomos.cli.admin import parse_args_json, read_text
@@ -152,12 +161,7 @@ def _try(args: argparse.Namespace) -> int:
     derived = derive_resource(connector, action, request)
     origin = origin_of(connector, request.host or OPEN)
     target = check_request(origin, request)
-    headers = [("host", origin.authority), *connector.headers]
-    if action.idempotency_header:
-        headers.append((action.idempotency_header, "<made from the permission>"))
-    if request.body is not None:
-        headers.append(("content-type", request.content_type))
-    headers.append(_credential(connector.auth))
+    headers = _headers(connector, action, request, origin.authority)
     body = (request.body or b"").decode("utf-8")
     members = {
         "method": request.method,
@@ -172,6 +176,19 @@ def _try(args: argparse.Namespace) -> int:
     if not args.json:
         say(f"acts on {derived.text}; risk {action.risk.value}; nothing was sent")
     return Exit.YES
+
+
+def _headers(connector: Connector, action: Action, request: OutgoingRequest, authority: str) -> list[tuple[str, str]]:
+    """The headers of a request; of what is not HTTP there are none."""
+    if connector.scheme != "https":
+        return []
+    headers = [("host", authority), *connector.headers]
+    if action.idempotency_header:
+        headers.append((action.idempotency_header, "<made from the permission>"))
+    if request.body is not None:
+        headers.append(("content-type", request.content_type))
+    headers.append(_credential(connector.auth))
+    return headers
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -251,6 +268,8 @@ def _auth_text(connector: Connector) -> str:
     auth = connector.auth
     if connector.is_auth_chosen:
         return "each connection says how its credential is presented"
+    if auth.kind in ("key", "none"):
+        return "a private key of SSH" if auth.kind == "key" else "no credential"
     return f"{auth.header}: {auth.prefix}<credential>" if auth.kind == "header" else auth_text(auth)
 
 

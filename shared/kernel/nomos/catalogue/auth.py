@@ -6,6 +6,8 @@ header:x-api-key            a key in a header of its own
 header:authorization:Token  the same, after a word
 signature                   the request is signed, hmac-sha256              (RFC 9421)
 aws4:s3                     the request is signed for a service of AWS      (Signature Version 4)
+
+What is not HTTP has one way each, which nobody chooses: a private key for SSH, nothing for files.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,32} )?")
 _SERVICE: Final = re.compile(r"[a-z][a-z0-9-]{1,39}")
 BEARER: Final = Auth()
 BASIC: Final = Auth(kind="basic", prefix="Basic ")
+KEY: Final = Auth(kind="key", header="", prefix="")
+NONE: Final = Auth(kind="none", header="", prefix="")
 
 
 def header_auth(header: str, prefix: str) -> Auth:

@@ -4,7 +4,7 @@ Beyond the shape of the file (unknown keys are refused), the rules are: every fi
 stands in one place of the request (the path, unless ``derive`` says otherwise); every other field of the path is a
 required parameter; every name of a query or body stands for one thing; no two actions with one method can match the
 same path, unless a member that one fixes is fixed otherwise by the other, so that a request belongs to one action; a
-GET is a read.
+GET is a read. What is not HTTP has rules of its own (:mod:`nomos.catalogue.operations`).
 
 Source: the format is ours; ``connectors/github.yaml`` is the example.
 """
@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from nomos.catalogue.apart import may_meet
-from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, aws_auth, header_auth, parse_auth
+from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
 from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
     ANY_NAME,
@@ -38,9 +38,11 @@ from nomos.catalogue.model import (
     Rate,
     ResourceType,
     Risk,
+    Scheme,
     matches,
 )
 from nomos.catalogue.oauth import OAuthFile, build_oauth
+from nomos.catalogue.operations import check_operation
 from nomos.catalogue.request import field_of
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 from nomos.ids import parse_slug
@@ -83,9 +85,14 @@ class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
     pattern: str = ""
 
 
+class _SegmentsFile(Struct, frozen=True, forbid_unknown_fields=True):
+    segments: str
+
+
 class _ResourceFile(Struct, frozen=True, forbid_unknown_fields=True):
     cedar: str
-    fields: dict[str, str]
+    fields: dict[str, str | _SegmentsFile]
+    within: tuple[str, ...] = ()
 
 
 class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,12 +147,12 @@ class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
 class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     connector: str
     title: str
-    scheme: Literal["https"]
+    scheme: Scheme
     host: str | _HostFile
-    port: int
-    auth: Literal["bearer", "basic", "signature", "chosen"] | _AuthFile
+    auth: Literal["bearer", "basic", "signature", "chosen", "key", "none"] | _AuthFile
     resource_types: dict[str, _ResourceFile]
     actions: dict[str, _ActionFile]
+    port: int = 0
     headers: dict[str, str] = {}
     http: Literal["1.1", "2"] = "1.1"
     rate: Rate | None = None
@@ -219,7 +226,7 @@ def build_connector(members: object) -> Connector:
     _check_origin(file)
     if len(file.actions) > ACTIONS_MAX:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(file.actions))
-    types = {kind: _resource_type(file.connector, kind, declared) for kind, declared in file.resource_types.items()}
+    types = {kind: _resource_type(file, kind) for kind in file.resource_types}
     actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
     _check_unambiguous(actions)
     of_hosts = [action.id for action in actions if any(source.where == "host" for source in action.sources)]
@@ -252,6 +259,8 @@ def is_host(text: str) -> bool:
 
 
 def _auth(file: _ConnectorFile) -> Auth:
+    if file.scheme != "https":
+        return KEY if file.scheme == "ssh" else NONE
     if isinstance(file.auth, _AuthFile):
         if bool(file.auth.header) == bool(file.auth.aws):
             raise MalformedCatalogue("auth names a header, or a service of AWS")
@@ -274,8 +283,7 @@ def _check_origin(file: _ConnectorFile) -> None:
             raise MalformedCatalogue("accounts are connected where the connector has one host for all")
     elif not is_host(file.host):
         raise MalformedCatalogue("host must be a lower-case DNS name with at least two labels")
-    if not 1 <= file.port <= 65535:
-        raise MalformedCatalogue("port must be 1 to 65535")
+    _check_scheme(file)
     for name, value in file.headers.items():
         if HEADER_NAME.fullmatch(name) is None or name in FORBIDDEN_HEADERS:
             raise MalformedCatalogue(f"header {name!r} may not be set by a connector")
@@ -283,24 +291,63 @@ def _check_origin(file: _ConnectorFile) -> None:
             raise MalformedCatalogue(f"header {name!r} must be 1 to 256 printable ASCII characters")
 
 
-def _resource_type(connector: str, kind: str, file: _ResourceFile) -> ResourceType:
+def _check_scheme(file: _ConnectorFile) -> None:
+    if file.scheme == "file":
+        if file.port:
+            raise MalformedCatalogue("files have no port")
+    elif not 1 <= file.port <= 65535:
+        raise MalformedCatalogue("port must be 1 to 65535")
+    wanted = {"ssh": "key", "file": "none"}.get(file.scheme)
+    if wanted is None:
+        if file.auth in ("key", "none"):
+            raise MalformedCatalogue("auth is key for ssh, none for file, and neither for https")
+    elif file.auth != wanted or isinstance(file.host, str) or file.headers:
+        raise MalformedCatalogue(f"with the scheme {file.scheme} auth is {wanted}, host a pattern, and no header set")
+
+
+def _resource_type(connector: _ConnectorFile, kind: str) -> ResourceType:
+    file = connector.resource_types[kind]
     if _NAME.fullmatch(kind) is None:
         raise MalformedCatalogue(f"resource type {kind!r} must be lower-case letters, digits and underscores")
     if _CEDAR_TYPE.fullmatch(file.cedar) is None:
         raise MalformedCatalogue(f"resource type {kind}: cedar must be a namespaced entity type such as GitHub::Repo")
     if not file.fields:
         raise MalformedCatalogue(f"resource type {kind} needs at least one field")
-    for name, pattern in file.fields.items():
+    patterns = []
+    for name, declared in file.fields.items():
         if _NAME.fullmatch(name) is None:
             raise MalformedCatalogue(f"field {name!r} of {kind} must be lower-case letters, digits and underscores")
-        _check_pattern(pattern, f"field {name} of {kind}")
+        patterns.append(declared.segments if isinstance(declared, _SegmentsFile) else declared)
+        _check_pattern(patterns[-1], f"field {name} of {kind}")
     return ResourceType(
-        connector=connector,
+        connector=connector.connector,
         kind=kind,
         cedar=file.cedar,
         fields=tuple(file.fields),
-        field_patterns=tuple(file.fields.values()),
+        field_patterns=tuple(patterns),
+        within=_within(connector, kind),
     )
+
+
+def _within(connector: _ConnectorFile, kind: str) -> tuple[str, str] | None:
+    """The Cedar types of what holds a resource with a path; each has the same fields, as far as it has them."""
+    file = connector.resource_types[kind]
+    *others, last = file.fields.items()
+    if any(isinstance(declared, _SegmentsFile) for _, declared in others):
+        raise MalformedCatalogue(f"only the last field of {kind} may be a path")
+    if isinstance(last[1], _SegmentsFile) != bool(file.within):
+        raise MalformedCatalogue(f"resource type {kind}: a path, and only a path, lies within something")
+    if not file.within:
+        return None
+    found = [connector.resource_types.get(name) for name in file.within]
+    wanted = [file.fields, dict(others)]
+    if not others or [None if one is None else one.fields for one in found] != wanted:
+        raise MalformedCatalogue(
+            f"resource type {kind} lies within two others: the one of a shorter path, with the same fields, "
+            "and the one without a path"
+        )
+    shorter, top = (one.cedar for one in found if one is not None)
+    return shorter, top
 
 
 def _check_pattern(pattern: str, what: str) -> None:
@@ -353,6 +400,8 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
     )
     _check_path(what, action)
     _check_names(what, action)
+    if connector.scheme != "https":
+        check_operation(connector.scheme, action)
     return action
 
 
@@ -447,12 +496,20 @@ def _check_path(what: str, action: Action) -> None:
     from_args = [parameter.name for parameter in action.parameters if parameter.where == "path"]
     if sorted(names) != sorted([*fields, *from_args]):
         raise MalformedCatalogue(f"{what}: the path must hold each resource field and path parameter exactly once")
-    if parts[-1].startswith("{+") and names[-1] in fields:
-        raise MalformedCatalogue(f"{what}: a resource field is one segment")
+    kind = action.resource_type
+    long_field = kind.fields[-1] if kind.within else None
+    if any((name == long_field) != part.startswith("{+") for part, name in _fields_in(parts) if name in fields):
+        raise MalformedCatalogue(f"{what}: a resource field is one segment, and one that is a path stands as {{+name}}")
+    if long_field is not None and long_field not in fields:
+        raise MalformedCatalogue(f"{what}: a path stands in the path")
     if any(parameter.name in action.resource_type.fields for parameter in action.parameters):
         raise MalformedCatalogue(f"{what}: a parameter must not be named like a resource field")
     if action.method in ("GET", "DELETE") and action.has_body:
         raise MalformedCatalogue(f"{what}: a {action.method} has no body")
+
+
+def _fields_in(parts: list[str]) -> list[tuple[str, str]]:
+    return [(part, field_of(part)[0]) for part in parts if part.startswith("{")]
 
 
 def _check_names(what: str, action: Action) -> None:

@@ -23,12 +23,16 @@ from nomos.errors import DestinationRefused, LimitExceeded, UnknownAction, Unkno
 
 #: Characters of a resource text, ``github:repo/acme/site``.
 RESOURCE_TEXT_MAX: Final = 512
+#: Segments of a path that names a resource: each is an entity that a policy can name.
+PATH_SEGMENTS_MAX: Final = 32
 #: Largest integer that a parameter may carry: the digest and JSON agree on it (RFC 8259 section 6).
 INTEGER_MAX: Final = 2**53 - 1
 
 
 #: Shapes of an argument.
 ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json"]
+#: How a connector's requests travel.
+Scheme = Literal["https", "ssh", "file"]
 #: How a request's body is written.
 BodyFormat = Literal["json", "form", "text", "mail", "mail_draft"]
 #: Path of the whole body: what stands there is the body itself, and nothing else is.
@@ -93,7 +97,9 @@ class ResourceType(Struct, frozen=True, kw_only=True):
         kind: name of the type in resource texts, ``repo``.
         cedar: Cedar entity type, ``GitHub::Repo``.
         fields: names of the parts of the id, in order; path templates use the same names.
-        field_patterns: regular expression of each part, in the order of ``fields``.
+        field_patterns: regular expression of each part, in the order of ``fields``; of each segment of a path.
+        within: for a type whose last field is a path of one or more segments: the Cedar entity types of what a shorter
+            path names, and of what the other fields name without a path. None for any other type.
     """
 
     connector: str
@@ -101,12 +107,18 @@ class ResourceType(Struct, frozen=True, kw_only=True):
     cedar: str
     fields: tuple[str, ...]
     field_patterns: tuple[str, ...]
+    within: tuple[str, str] | None = None
+
+    def read(self, id_text: str) -> Resource:
+        """The resource of this type whose parts, joined by slashes, are ``id_text``; errors as :meth:`resource`."""
+        return self.resource(tuple(id_text.split("/", len(self.fields) - 1 if self.within else -1)))
 
     def resource(self, values: tuple[str, ...]) -> Resource:
         """The resource of this type with these parts.
 
         Raises:
             UnknownResource: wrong number of parts, or a part that is not spelled as the type demands.
+            LimitExceeded: a path of more than ``PATH_SEGMENTS_MAX`` segments.
         """
         if len(values) != len(self.fields):
             raise UnknownResource(
@@ -114,13 +126,25 @@ class ResourceType(Struct, frozen=True, kw_only=True):
                 f"got {len(values)}"
             )
         for name, pattern, value in zip(self.fields, self.field_patterns, values, strict=True):
-            try:
-                check_segment(value, name)
-            except DestinationRefused as error:
-                raise UnknownResource(error.detail) from error
-            if not matches(pattern, value):
-                raise UnknownResource(f"{name} of {self.connector}:{self.kind} is not spelled as its pattern demands")
+            for segment in self._segments(name, value):
+                self._check(name, pattern, segment)
         return Resource(text=f"{self.connector}:{self.kind}/{'/'.join(values)}", type=self, values=values)
+
+    def _segments(self, name: str, value: str) -> list[str]:
+        if self.within is None or name != self.fields[-1]:
+            return [value]
+        segments = value.split("/")
+        if len(segments) > PATH_SEGMENTS_MAX:
+            raise LimitExceeded("path_segments_max", PATH_SEGMENTS_MAX, len(segments))
+        return segments
+
+    def _check(self, name: str, pattern: str, segment: str) -> None:
+        try:
+            check_segment(segment, name)
+        except DestinationRefused as error:
+            raise UnknownResource(error.detail) from error
+        if not matches(pattern, segment):
+            raise UnknownResource(f"{name} of {self.connector}:{self.kind} is not spelled as its pattern demands")
 
 
 class Resource(Struct, frozen=True, kw_only=True):
@@ -134,6 +158,36 @@ class Resource(Struct, frozen=True, kw_only=True):
     def id(self) -> str:
         """The id of the Cedar entity, ``acme/site``."""
         return "/".join(self.values)
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """What it lies in, the nearest first: each shorter path, then what its other fields name. By whole segments."""
+        if self.type.within is None:
+            return ()
+        *others, path = zip(self.type.fields, self.values, strict=True)
+        shorter, top = self.type.within
+        found = []
+        segments = path[1].split("/")
+        for count in range(len(segments) - 1, 0, -1):
+            found.append(Holder(cedar=shorter, fields=(*others, (path[0], "/".join(segments[:count])))))
+        return (*found, Holder(cedar=top, fields=tuple(others)))
+
+
+class Holder(Struct, frozen=True, kw_only=True):
+    """What a resource with a path lies in, as a Cedar entity.
+
+    Attributes:
+        cedar: entity type.
+        fields: names and values of its parts.
+    """
+
+    cedar: str
+    fields: tuple[tuple[str, str], ...]
+
+    @property
+    def id(self) -> str:
+        """The id of the Cedar entity."""
+        return "/".join(value for _, value in self.fields)
 
 
 class FieldSource(Struct, frozen=True, kw_only=True):
@@ -236,13 +290,14 @@ class Auth(Struct, frozen=True, kw_only=True):
         kind: ``header`` writes ``prefix`` and the credential; ``basic`` writes ``user:password`` as RFC 7617 says.
             The others send no secret, but sign the request with one: ``signature`` as RFC 9421 says, with hmac-sha256
             and a credential ``key id:secret``; ``aws4`` as AWS does (Signature Version 4), with ``key id:secret`` and,
-            behind a second colon, a session token where there is one.
+            behind a second colon, a session token where there is one. Beside HTTP: ``key`` is a private key of SSH,
+            ``none`` needs no credential.
         header: lower-case name of the header that holds the credential or the signature.
         prefix: what stands before the credential, ``Bearer`` and a space for a bearer (RFC 6750).
         service: for ``aws4``, the name of the service that is signed for.
     """
 
-    kind: Literal["header", "basic", "signature", "aws4"] = "header"
+    kind: Literal["header", "basic", "signature", "aws4", "key", "none"] = "header"
     header: str = "authorization"
     prefix: str = "Bearer "
     service: str = ""
@@ -254,10 +309,12 @@ class Connector(Struct, frozen=True, kw_only=True):
     Attributes:
         name: ``github``.
         title: for humans.
-        scheme: always ``https``; a development origin is a setting of the proxy, never of a connector.
+        scheme: ``https``; or ``ssh`` or ``file``, whose operations :mod:`nomos.catalogue.operations` knows. A
+            development origin is a setting of the proxy, never of a connector.
         host: lower-case DNS name; empty where each connection has its own.
-        host_pattern: regular expression of a connection's host; empty where the connector has one for all.
-        port: TCP port.
+        host_pattern: regular expression of a connection's host, or of its volume for ``file``; empty where the
+            connector has one for all.
+        port: TCP port; 0 for ``file``.
         auth: how the credential is presented.
         is_auth_chosen: whether each connection says how instead.
         headers: constant request headers, lower-case names.
@@ -270,7 +327,7 @@ class Connector(Struct, frozen=True, kw_only=True):
 
     name: str
     title: str
-    scheme: Literal["https"]
+    scheme: Scheme
     host: str
     port: int
     auth: Auth
@@ -326,7 +383,7 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         connector = self.connectors.get(name)
         if not colon or not slash or connector is None or kind not in connector.resource_types:
             raise UnknownResource("a resource must be <connector>:<kind>/<id> of a kind that a connector declares")
-        return connector.resource_types[kind].resource(tuple(id_text.split("/")))
+        return connector.resource_types[kind].read(id_text)
 
 
 @lru_cache(maxsize=1024)
