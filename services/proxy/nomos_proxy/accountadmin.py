@@ -169,6 +169,8 @@ class AccountAdmin:
             outcome = await self._sweeper.revoke(connection) or "under way"
         else:
             outcome = "destroyed" if connection.federation is None else "forgotten"
+            if connection.is_bare:
+                outcome = "closed"
         return {"name": connection.name, "outcome": outcome}
 
     async def _found(self, by: Operator, params: msgspec.Struct) -> ConnectionFacts:

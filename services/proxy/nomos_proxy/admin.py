@@ -11,10 +11,11 @@ from nomos.catalogue import Auth, Catalogue, Connector
 from nomos.catalogue.auth import auth_text, parse_auth
 from nomos.catalogue.load import is_host
 from nomos.catalogue.model import matches
-from nomos.errors import Malformed, NotFound, NotPermitted, UnknownAction
+from nomos.errors import Conflict, Malformed, NotFound, NotPermitted, UnknownAction
 from nomos_proxy.destination import parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import PASSWORD_CHARS_MIN
+from nomos_proxy.files.volumes import Volumes
 from nomos_proxy.headers import check_credential
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.settings import ProxySettings
@@ -29,12 +30,13 @@ BEARER_CHARS_MIN: Final = 8
 class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A connection: connector, name, the bearer sealed to ``sealing-key``; ``base_url`` in development only.
 
-    ``host`` and ``auth`` where the connector leaves them to the connection, and nowhere else.
+    ``host`` and ``auth`` where the connector leaves them to the connection, and nowhere else. For files ``host`` is the
+    volume, and there is no bearer.
     """
 
     connector: str
     name: str
-    sealed_bearer: str
+    sealed_bearer: str = ""
     base_url: str = ""
     host: str = ""
     auth: str = ""
@@ -58,9 +60,11 @@ class ProxyAdmin:
         connections: Connections,
         credentials: CredentialStore,
         intake: BearerIntake,
+        volumes: Volumes,
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
+        self._volumes = volumes
         self._catalogue = catalogue
         self._connections = connections
         self._credentials = credentials
@@ -88,23 +92,36 @@ class ProxyAdmin:
                 f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
             )
         connector = self._catalogue.connectors[p.connector]
-        check_host(connector, p.host)
-        auth = chosen_auth(connector, p.auth)
-        bearer = self._bearer(auth, p.sealed_bearer)
-        check_base_url(self._settings, p.base_url)
-        await self._credentials.add(
-            by.tenant,
-            connector=p.connector,
-            name=p.name,
-            bearer=bearer,
-            base_url=p.base_url,
-            host=p.host,
-            auth=p.auth,
-            actor=by.actor,
-            corr=by.request,
-        )
+        if connector.scheme == "file":
+            await self._add_files(by, connector, p)
+        else:
+            check_host(connector, p.host)
+            auth = chosen_auth(connector, p.auth)
+            bearer = self._bearer(auth, p.sealed_bearer)
+            check_base_url(self._settings, p.base_url)
+            await self._credentials.add(
+                by.tenant,
+                connector=p.connector,
+                name=p.name,
+                bearer=bearer,
+                base_url=p.base_url,
+                host=p.host,
+                auth=p.auth,
+                actor=by.actor,
+                corr=by.request,
+            )
         await self._refresh()
         return {"tenant": by.tenant, "connector": p.connector, "name": p.name}
+
+    async def _add_files(self, by: Operator, connector: Connector, p: AddParams) -> None:
+        if p.sealed_bearer or p.auth or p.base_url:
+            raise Malformed("a connection to files has a volume (host), and no credential and no other origin")
+        if not matches(connector.host_pattern, p.host):
+            raise Malformed("a connection to files names its volume", hint="--host VOLUME")
+        self._volumes.check(by.tenant, p.host)
+        await self._credentials.add_bare(
+            by.tenant, connector=connector.name, name=p.name, host=p.host, actor=by.actor, corr=by.request
+        )
 
     async def list(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
         """The connections of the tenant, without their credentials."""
@@ -117,6 +134,8 @@ class ProxyAdmin:
         p = msgspec.convert(params, ReplaceParams)
         await self._refresh()
         connection = self._connections.find(by.tenant, p.name)
+        if connection.is_bare:
+            raise Conflict("this connection has no credential")
         if connection.connector not in self._catalogue.connectors:
             raise NotFound("the connector of this connection is not in the catalogue any more")
         auth = connection.auth or self._catalogue.connectors[connection.connector].auth
@@ -127,6 +146,8 @@ class ProxyAdmin:
 
     def _bearer(self, auth: Auth, sealed: str) -> Secret:
         """Opens a bearer, and checks that it can be presented so."""
+        if not sealed:
+            raise Malformed("a connection of this connector has a credential", hint="--token-file FILE")
         bearer = self._intake.open(sealed)
         content = bearer.reveal()
         if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
@@ -178,7 +199,7 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
         state = "closed"
     elif connection.is_lost:
         state = "lost"
-    method = "account" if connection.is_account else "bearer"
+    method = "account" if connection.is_account else "none" if connection.is_bare else "bearer"
     if connection.federation is not None:
         method = "federated"
     shown: dict[str, object] = {
@@ -202,11 +223,13 @@ def check_base_url(settings: ProxySettings, base_url: str) -> None:
     Raises:
         NotPermitted: this is no development installation.
         Misconfigured: it is no origin.
+        Malformed: it is not one of HTTP.
     """
     if base_url:
         if settings.environment != "development":
             raise NotPermitted("another origin than the connector's is for development only")
-        parse_development_origin(base_url)
+        if parse_development_origin(base_url).scheme == "ssh":
+            raise Malformed("the connector does not speak SSH")
 
 
 def _check_password(content: bytes) -> None:

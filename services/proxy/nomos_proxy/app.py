@@ -40,6 +40,7 @@ from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.store import FOLLOWED, Connections, CredentialStore
+from nomos_proxy.transports import Transports
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
@@ -67,6 +68,7 @@ class Proxy:
         self._intake = BearerIntake(keyring.current.secret)
         self._readers = reader_tokens(NAME, env)
         self._catalogue = load_catalogue(Path(settings.connectors))
+        self._transports = Transports(settings)
         self._parts: Parts | None = None
         self._upstreams: Upstreams | None = None
         self._accounts: Accounts | None = None
@@ -145,6 +147,7 @@ class Proxy:
             federated=federated,
             replay=await ReplaySet.open(parts.bus, ttl_seconds=s.nonce_ttl_seconds, timeout_ms=s.request_timeout_ms),
             upstreams=upstreams,
+            transports=self._transports,
             answers=answers,
             ending=Ending(settings=s, journal=parts.journal, cleaning=cleaning, answers=answers),
             check_fresh=parts.check_fresh,
@@ -159,6 +162,7 @@ class Proxy:
             connections=connections,
             credentials=credentials,
             intake=self._intake,
+            volumes=self._transports.files.volumes,
             refresh=parts.refresh,
         )
         about_people = PersonalDataAdmin(settings=personal, store=events, refresh=parts.refresh)
@@ -246,6 +250,7 @@ class Proxy:
             await self._parts.close()
         if self._upstreams:
             self._upstreams.close()
+        self._transports.close()
 
 
 def build(env: Mapping[str, str]) -> Proxy:

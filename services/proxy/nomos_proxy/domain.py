@@ -65,6 +65,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         origin: a development origin in place of the connector's, or None.
         host: where it goes, where its connector has no host for all; else empty.
         auth: how its credential is presented, where its connector leaves that open; else None.
+        is_bare: whether it needs no credential.
         federation: how a cloud gives it a credential for a while, where nobody brought one; else None.
         exchange: a development origin in place of the cloud's token endpoint, or None.
         is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
@@ -83,6 +84,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     origin: Origin | None = None
     host: str = ""
     auth: Auth | None = None
+    is_bare: bool = False
     federation: Federation | None = None
     exchange: Origin | None = None
     is_account: bool = False

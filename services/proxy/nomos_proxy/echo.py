@@ -32,13 +32,13 @@ _NOT_PRINTABLE: Final = bytes(b for b in range(256) if b not in _PRINTABLE)
 
 
 class EchoGuard:
-    """The forms of one credential. Build once for each opened bearer."""
+    """The forms of one credential. Build once for each opened bearer; of an empty one nothing is searched for."""
 
     __slots__ = ("_forms", "_hex")
 
     def __init__(self, bearer: Secret) -> None:
         plain = bearer.reveal()
-        forms = _forms_of(plain)
+        forms = _forms_of(plain) if plain else set()
         _, colon, password = plain.partition(b":")
         if colon and len(password) >= PASSWORD_CHARS_MIN:
             # of `user:password` the second half is as good as the whole
@@ -58,6 +58,8 @@ class EchoGuard:
         Raises:
             ResponseRefused: it stands there in a form that cannot be cut out.
         """
+        if not self._forms:
+            return content, 0
         cleaned, count = self._cut(content)
         view = cleaned
         for _ in range(ROUNDS):

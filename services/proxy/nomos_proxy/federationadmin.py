@@ -60,6 +60,8 @@ class FederationAdmin:
             )
         issuer = self._federated.issuer
         federation = parse_federation(p.federation)
+        if connector.scheme != "https":
+            raise Malformed("a connector of HTTP is federated, and no other one is")
         check_host(connector, p.host)
         signs = connector.auth.kind == "aws4" and not connector.is_auth_chosen
         if signs != (federation.kind == "aws"):

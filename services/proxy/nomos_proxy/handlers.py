@@ -44,6 +44,7 @@ from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
 from nomos_proxy.stages import Stages, Watch
 from nomos_proxy.store import Connections, Credential, CredentialStore
+from nomos_proxy.transports import Transports
 from nomos_proxy.upstream import OpenAnswer, Upstreams
 from nomos_runtime import observe
 from nomos_runtime.directory import AgentFacts, Directory
@@ -73,6 +74,7 @@ class Broker:
         federated: Federated,
         replay: ReplaySet,
         upstreams: Upstreams,
+        transports: Transports,
         answers: OpenAnswers,
         ending: Ending,
         check_fresh: Callable[[], None],
@@ -90,6 +92,7 @@ class Broker:
         self._federated = federated
         self._replay = replay
         self._upstreams = upstreams
+        self._transports = transports
         self._answers = answers
         self._ending = ending
         self._check_fresh = check_fresh
@@ -221,10 +224,12 @@ class Broker:
             total_seconds=min(Limits().total_seconds, left),
             body_bytes=self._settings.live_bytes_max if is_live else size,
         )
+        if plan.connector.scheme != "https":
+            return await self._transports.call(plan, limits)
         send = self._upstreams.open if is_live else self._upstreams.call
         prefers = HttpVersion.HTTP2 if plan.connector.http == "2" else HttpVersion.HTTP1
         return await send(plan.origin, plan.request, bearer, limits, plan.headers, auth=plan.auth, prefers=prefers)
 
 
 def _is_live(command: Invoke, plan: CallPlan) -> bool:
-    return command.answer == "live" and plan.action.is_streaming
+    return command.answer == "live" and plan.action.is_streaming and plan.connector.scheme == "https"

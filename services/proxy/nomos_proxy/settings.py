@@ -32,6 +32,8 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         large_body_bytes_max: the same, where the agent reads it in pieces; the sanitizer takes 8 MiB.
         live_bytes_max: bytes of an answer that leaves while it comes.
         live_seconds_max: how long such an answer may go on.
+        files_volumes: directories of this machine that agents may be permitted, as :mod:`nomos_proxy.files.volumes`
+            reads them; empty for none.
     """
 
     connectors: str
@@ -51,3 +53,4 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
     large_body_bytes_max: Annotated[int, Meta(ge=1, le=8_388_608)] = 8_388_608
     live_bytes_max: Annotated[int, Meta(ge=1)] = 67_108_864
     live_seconds_max: Annotated[int, Meta(ge=1, le=86_400)] = 600
+    files_volumes: str = ""

@@ -80,6 +80,7 @@ class Connections:
                 auth=parse_auth(str(event["auth"])) if event.get("auth") else None,
                 federation=parse_federation(_members(event["federation"])) if event.get("federation") else None,
                 exchange=parse_development_origin(str(event["exchange"])) if event.get("exchange") else None,
+                is_bare=event.get("method") == "none",
                 is_account=event.get("method") == "oauth",
                 is_shared=bool(event.get("shared")),
                 scopes=_texts(event.get("scopes")),
@@ -144,6 +145,8 @@ class Credential:
         self.bearer = bearer
         self.echo = echo
 
+
+NO_CREDENTIAL: Final = Credential(Secret(b""), EchoGuard(Secret(b"")))
 
 #: What is decided of a tenant's connections as they stand: the type of an event and its payload. Raises a refusal.
 Decide = Callable[[Sequence[StoredEvent]], tuple[str, dict[str, object]]]
@@ -217,11 +220,44 @@ class CredentialStore:
         Raises:
             Conflict: the name is taken.
         """
+        await self._add_unsealed(
+            tenant, connector=connector, name=name, method="federation", members=members, actor=actor, corr=corr
+        )
+
+    async def add_bare(self, tenant: str, *, connector: str, name: str, host: str, actor: Actor, corr: str) -> None:
+        """Stores a connection that needs no credential.
+
+        Args:
+            tenant: whose.
+            connector: of what.
+            name: of the connection.
+            host: where it goes: for files, the volume.
+            actor: who adds it.
+            corr: the request.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        await self._add_unsealed(
+            tenant, connector=connector, name=name, method="none", members={"host": host}, actor=actor, corr=corr
+        )
+
+    async def _add_unsealed(
+        self,
+        tenant: str,
+        *,
+        connector: str,
+        name: str,
+        method: str,
+        members: Mapping[str, object],
+        actor: Actor,
+        corr: str,
+    ) -> None:
         parse_slug(name, "connection")
 
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             check_free(history, name)
-            event: dict[str, object] = {"connector": connector, "name": name, "key_id": "", "method": "federation"}
+            event: dict[str, object] = {"connector": connector, "name": name, "key_id": "", "method": method}
             return CONNECTION_ADDED, event | {key: value for key, value in members.items() if value}
 
         await self.change(tenant, decide, actor=actor, corr=corr)
@@ -309,12 +345,14 @@ class CredentialStore:
         return await self._store.load(tenant, STREAM)
 
     async def credential(self, connection: ConnectionFacts) -> Credential:
-        """The opened bearer of a connection, from memory after the first use.
+        """The opened bearer of a connection, from memory after the first use; an empty one where it needs none.
 
         Raises:
             CredentialUnreadable: the record does not open here.
             NotFound: the credential has been destroyed.
         """
+        if connection.is_bare:
+            return NO_CREDENTIAL
         at = (connection.tenant, connection.name)
         known = self._bearers.get(at)
         if known is not None and known[0] == connection.revision:

@@ -247,6 +247,12 @@ class DestinationRefused(Refused):
     code = "destination_refused"
 
 
+class PathRefused(Refused):
+    """A path that leads over a link, or to something that is neither a file nor a directory. Nothing was changed."""
+
+    code = "path_refused"
+
+
 class ResponseRefused(Refused):
     """An upstream answer that cannot be made safe (undecodable, over a limit)."""
 

@@ -215,12 +215,14 @@ def connections(words: Words) -> None:
     """Bearers and accounts."""
     group = words.group("connection", "connections to upstreams")
     elsewhere = "development only: another origin than the connector's"
-    doing = "store a bearer, sealed"
+    doing = "add a connection, and store its credential, sealed"
     sub = words.add("add", doing, lazy("connections", "connection_add"), group=group, tenant=True)
     sub.add_argument("--connector", required=True)
     sub.add_argument("--name", required=True)
-    sub.add_argument("--token-file", required=True, metavar="FILE")
-    sub.add_argument("--host", default="", metavar="NAME", help="where the connector leaves it open")
+    sub.add_argument("--token-file", metavar="FILE", help="the credential, where the connector needs one")
+    sub.add_argument(
+        "--host", default="", metavar="NAME", help="where the connector leaves it open; for files a volume"
+    )
     kinds = "bearer, basic, signature, header:NAME, header:NAME:WORD or aws4:SERVICE"
     sub.add_argument("--auth", default="", metavar="HOW", help=f"where the connector leaves it open: {kinds}")
     sub.add_argument("--base-url", default="", help=elsewhere)

@@ -37,12 +37,13 @@ def connection_add(args: Namespace) -> int:
         args.tenant,
         connector=args.connector,
         name=args.name,
-        sealed_bearer=_sealed(args, args.token_file, "token file"),
+        sealed_bearer=_sealed(args, args.token_file, "token file") if args.token_file else "",
         base_url=args.base_url,
         host=args.host,
         auth=args.auth,
     )
-    result(args, "connection add", made, [f"connection {made['name']} to {made['connector']} stored, sealed"])
+    line = f"connection {made['name']} to {made['connector']} stored{', sealed' if args.token_file else ''}"
+    result(args, "connection add", made, [line])
     return Exit.YES
 
 
@@ -252,6 +253,7 @@ def connection_remove(args: Namespace) -> int:
     """``nomos connection remove``: closed for good; an account's tokens are given back to the provider."""
     done = ask(args, "proxy", "connection-remove", args.tenant, timeout_ms=PROVIDER_MS, name=args.name)
     said = {
+        "closed": "it had no credential",
         "destroyed": "its bearer is destroyed; revoke it at the provider too",
         "forgotten": "its credential lives on in nobody's memory; take the trust away in the cloud too",
         "revoked": "the provider has revoked its tokens",
