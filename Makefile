@@ -56,9 +56,10 @@ up: .venv/.run
 	@$(BIN)/nomos up $(ARGS)
 
 # What is measured, and with which sizes unless ARGS says others: together a few minutes.
-BENCH ?= authorize call audit verify policy sanitize
+BENCH ?= authorize call stream audit verify policy sanitize
 BENCH_authorize := --seconds 3
 BENCH_call := --seconds 3
+BENCH_stream := --seconds 3 --in-flight 1,8
 BENCH_audit := --records 20000
 BENCH_verify := --records 10000,100000
 BENCH_sanitize := --seconds 1

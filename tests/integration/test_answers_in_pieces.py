@@ -23,6 +23,7 @@ from nomos.errors import AnswerEnded, NomosError, UnknownOutcome
 from nomos.messages import PIECE_BYTES_MAX, ReadAnswer
 from nomos_proxy import ending, exchange, openanswers, upstream
 from nomos_proxy.live import LiveLimits
+from nomos_runtime.feed import Follower
 
 POLICY = '@id("site") permit (principal, action in [Action::"connector:http"], resource);'
 GET, SITE, ARGS = "http:requests.get", "http:site/api.stream.example", {"path": "events"}
@@ -279,6 +280,37 @@ async def _ends_when_revoked(place: Any, revoke: Any, *codes: str) -> None:
     end = await here.finished()
     assert end["outcome"] == "refused"
     assert end["code"] in codes
+
+
+async def test_a_piece_waits_while_nobody_knows_what_was_revoked(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that cannot prove that its facts are fresh gives no piece, and loses none."""
+    go_on = asyncio.Event()
+
+    async def script(answer: Answering) -> None:
+        await answer.head(EVENTS)
+        await answer.chunk(b"data: one\n\n")
+        await go_on.wait()
+        await answer.chunk(b"data: two\n\n")
+        await answer.end()
+
+    here = await place(script)
+    async with here.bot.agent.stream(GET, SITE, ARGS) as answer:
+        pieces = answer.__aiter__()
+        assert await anext(pieces) == b"data: one\n\n"
+        waiting = asyncio.ensure_future(anext(pieces))
+        await asyncio.sleep(0.2)
+        with monkeypatch.context() as stale:
+            stale.setattr(Follower, "is_fresh", property(lambda _: False))
+            go_on.set()
+
+            async def held_back() -> bool:
+                return ("read", "stale_policy") in await here.scene.refusals(here.tenant)
+
+            await here.scene.until(held_back, "a read that is refused")
+            assert not waiting.done()
+        assert await waiting == b"data: two\n\n"
+        assert [piece async for piece in pieces] == []
+    assert (await here.finished())["outcome"] == "done"
 
 
 async def test_an_answer_belongs_to_its_agent_alone(place: Any, scene: Any) -> None:

@@ -19,7 +19,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from nomos.errors import AnswerEnded, Conflict, LimitExceeded, Malformed, NomosError, NotFound, Unavailable
+from nomos.errors import (
+    AnswerEnded,
+    Conflict,
+    LimitExceeded,
+    Malformed,
+    NomosError,
+    NotFound,
+    StalePolicy,
+    Unavailable,
+)
 from nomos.ids import new_id
 from nomos.messages import PIECE_BYTES_MAX, AnswerPiece, Command, Decoder, ReadAnswer, Rest, now_ms
 from nomos_proxy.cleaning import Lines
@@ -128,7 +137,9 @@ class Live:
 class _Open:
     """One answer that is being read."""
 
-    __slots__ = ("agent", "check", "cut", "error", "is_ended", "last", "lock", "seq", "source", "tenant", "used_at")
+    __slots__ = (
+        "agent", "check", "cut", "error", "is_ended", "kept", "last", "lock", "seq", "source", "tenant", "used_at",
+    )  # fmt: skip
 
     def __init__(self, tenant: str, agent: str, source: Source, check: Callable[[], None], now: float) -> None:
         self.tenant = tenant
@@ -138,6 +149,8 @@ class _Open:
         self.lock = asyncio.Lock()
         self.seq = 0
         self.last: AnswerPiece | None = None
+        #: A piece that was ready when nobody knew whether it may leave.
+        self.kept: bytes | None = None
         self.is_ended = False
         #: What ended it, and how its reader is told so while it waits.
         self.error: NomosError | None = None
@@ -234,6 +247,9 @@ class OpenAnswers:
         until = self._now() + min(command.wait_ms, WAIT_MS_MAX, command.deadline_ms - now_ms() - ANSWERING_MS) / 1000
         try:
             body = await self._next(found, until)
+        except StalePolicy:
+            # For now nobody knows whether it may go on; the piece waits.
+            raise
         except NomosError as e:
             await self._end(found, e)
             raise
@@ -251,14 +267,16 @@ class OpenAnswers:
         found.check()
         try:
             async with asyncio.timeout(None) as found.cut:
-                body = await found.source.next(until)
+                body = await found.source.next(until) if found.kept is None else found.kept
         except TimeoutError as e:
             # by _give_up, which has said why
             raise found.error or AnswerEnded("the answer was given up") from e
         finally:
             found.cut = None
         # What was in force when the agent asked may have been taken back while it waited.
+        found.kept = body
         found.check()
+        found.kept = None
         return body
 
     async def watch(self) -> None:

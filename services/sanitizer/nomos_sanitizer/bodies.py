@@ -140,6 +140,9 @@ def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, 
             plain.append(line)
             continue
         flush()
+        if media.codec == UTF_8 and scrubber.is_untouched(line.encode("utf-8", "surrogatepass")):
+            out.append(line)
+            continue
         rendered, found = tree.render(value, scrubber)
         if media.codec != UTF_8:
             rendered = structure.ascii_only(rendered)

@@ -28,7 +28,7 @@ from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.rules import Rule
 from nomos_sanitizer.scrub import PLAIN, Options, Scrubber
 from nomos_sanitizer.stream import Stream
-from nomos_sanitizer.structure import is_harmless, is_shallow, names_secret
+from nomos_sanitizer.structure import is_harmless, names_secret
 from nomos_sanitizer.tree import NAMED_RULE
 
 Headers = tuple[tuple[str, str], ...]
@@ -123,14 +123,7 @@ class Sanitizer:
         True only if no rule and no gate fired. Then the body has no escape but white space, hence each JSON string is
         a piece of what was scanned, and neither duplicate members nor another reader's view of it can show more.
         """
-        if not Scrubber(self._matcher, needles, Budget(len(body)), options).is_plainly_clean_json(body):
-            return False
-        if not body.isascii():
-            try:
-                body.decode()
-            except UnicodeDecodeError:
-                return False
-        return is_shallow(body)
+        return Scrubber(self._matcher, needles, Budget(len(body)), options).is_untouched(body)
 
     def _settle(self, body: bytes, media: MediaType, needles: Needles, options: Options) -> tuple[bytes, Places]:
         text = bodies.read(body, media)

@@ -122,6 +122,10 @@ class Scrubber:
             fired -= {GATE_ESCAPE}
         return self._is_clean(plain, fired)
 
+    def is_untouched(self, data: bytes) -> bool:
+        """Whether a JSON text, or any other in UTF-8, would leave as it is: plainly clean, text, and not too deep."""
+        return self.is_plainly_clean_json(data) and _is_text(data) and structure.is_shallow(data)
+
     def is_plainly_clean(self, data: bytes) -> bool:
         """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
         return self._is_clean(data, self._matcher.fired(data))
@@ -321,6 +325,16 @@ class Scrubber:
 
     def _too_deep(self, size: int) -> Edit:
         return opaque((0, size), Found("secret", NESTING_RULE), RANK_RULES)
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Nested:

@@ -2,7 +2,8 @@
 
 Decides which bodies can be: plain text and HTML, through a window (:mod:`nomos_sanitizer.window`), and lines of JSON or
 events, where each line of JSON is a document of its own and is cleaned when its end has come. Lines that are not JSON
-go through the window together; at an empty line, where an event ends, what holds no finding passes at once.
+go through the window together; at an empty line, where an event ends, what holds no finding passes at once. Whole
+events on which nothing fires at all pass as they are, without a look at each line.
 
 Cannot be: a JSON document (a member's name decides about a value, and the whole is written anew), another encoding of
 characters than UTF-8, text without white space. They are refused; collect such a body and use
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from nomos.errors import ResponseRefused
-from nomos_sanitizer import bodies, tree
+from nomos_sanitizer import bodies, structure, tree
 from nomos_sanitizer.bodies import Places
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
@@ -30,6 +31,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
 _JSON_STARTS: Final = b'{["'
 _FEED: Final = 0x0A
+_EVENT_END: Final = b"\n\n"
+_EVENT_END_CRLF: Final = b"\n\r\n"
 
 
 class Stream:
@@ -129,8 +132,8 @@ class Stream:
 
     def _lines(self) -> bytes:
         text = self._pending
-        out = []
-        at = 0
+        at = self._quiet_events(text)
+        out = [text[:at]]
         while (end := _line_end(text, at)) > 0:
             out.append(self._one_line(text[at:end]))
             at = end
@@ -138,6 +141,29 @@ class Stream:
         if len(self._pending) > STREAM_LINE_BYTES_MAX:
             raise ResponseRefused(f"a line is over {STREAM_LINE_BYTES_MAX} bytes")
         return b"".join(out)
+
+    def _quiet_events(self, text: bytes) -> int:
+        """Where whole events end that may leave as they are; 0 where something fires on them, or lines are held back.
+
+        What lies between two empty lines is searched together, as a window would; no line of it can be a document that
+        is changed, for then a gate would have fired.
+        """
+        end = max(text.rfind(_EVENT_END), text.rfind(_EVENT_END_CRLF) + 1) + len(_EVENT_END)
+        if end <= len(_EVENT_END) or not self._window.is_empty:
+            return 0
+        events = text[:end]
+        ends = events.count(b"\n")
+        scrubber = Scrubber(self._matcher, self._needles, Budget(end), self._options)
+        if (
+            events.count(b"\r") != events.count(b"\r\n")
+            or self._injections.may_fire(events)
+            or not scrubber.is_untouched(events)
+            # a quotation mark in one line says nothing about the next
+            or not all(map(structure.is_shallow, events.split(b"\n")))
+        ):
+            return 0
+        self._line += ends
+        return end
 
     def _one_line(self, line: bytes) -> bytes:
         self._line += 1
@@ -161,6 +187,9 @@ class Stream:
                     raise ResponseRefused("a line of JSON does not settle")
                 return None
             scrubber = Scrubber(self._matcher, self._needles, Budget(len(line)), self._options)
+            if not number and scrubber.is_untouched(line):
+                text = line.decode()
+                break
             rendered, found = tree.render(value, scrubber)
             text = prefix + rendered + end
             if not found:

@@ -55,6 +55,10 @@ def error_of(reply: Failure) -> NomosError:
     return cls(reply.detail, hint=reply.hint, retry_after_ms=reply.retry_after_ms)
 
 
+class NobodyAnswers(Unavailable):
+    """Nobody listens to the subject, so nothing was done."""
+
+
 class NoAnswer(Unavailable):
     """A request was sent and no answer came in time; what became of it is not known here."""
 
@@ -138,7 +142,7 @@ class Connection:
         try:
             reply = await self._client.request(subject, encode(command), timeout=timeout_ms / 1000)
         except nats.errors.NoRespondersError as e:
-            raise Unavailable(f"nobody answers {subject}", hint="is the service running?") from e
+            raise NobodyAnswers(f"nobody answers {subject}", hint="is the service running?") from e
         except (TimeoutError, nats.errors.Error) as e:
             if self._violation is not None:
                 raise NotPermitted(f"this credential may not use {subject}") from e

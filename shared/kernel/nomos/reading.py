@@ -11,16 +11,19 @@ from dataclasses import replace
 from typing import Final
 
 from nomos import messages
-from nomos.client import Connection, NoAnswer, header
+from nomos.client import Connection, NoAnswer, NobodyAnswers, header, pause
 from nomos.decisions import Allowed
-from nomos.errors import Malformed, NomosError, Unavailable, UnknownOutcome
-from nomos.messages import Decoder, PolicyRef, ReadAnswer, Returned
+from nomos.errors import Malformed, NomosError, StalePolicy, UnknownOutcome
+from nomos.messages import Decoder, PolicyRef, ReadAnswer, Returned, now_ms
 
 #: How long one read waits for a piece, and for its answer on the bus beyond that, milliseconds.
 WAIT_MS: Final = 10_000
 ANSWER_MS: Final = 5_000
 #: Tries of a read that nothing answers.
 TRIES_MAX: Final = 3
+#: How long a piece is asked for that is held back, and between two such questions.
+STALE_MS_MAX: Final = 20_000
+STALE_PAUSE_SECONDS: Final = 0.2
 
 _read = Decoder.of(messages.ReadReply, "read reply")
 
@@ -89,17 +92,24 @@ class Pieces:
         return reply.body
 
     async def _asked(self, rest: messages.Rest) -> messages.AnswerPiece:
-        for _ in range(TRIES_MAX):
+        tries, stale_until_ms = 0, 0
+        while tries < TRIES_MAX:
             time_ms = WAIT_MS + ANSWER_MS
             command = ReadAnswer(**header(time_ms), answer=rest.answer, seq=self._seq + 1, wait_ms=WAIT_MS)  # type: ignore[arg-type]  # as above
             try:
                 reply = await self._connection.ask(self._subject(rest), command, _read, time_ms)
             except NoAnswer:
+                tries += 1
                 continue
-            except UnknownOutcome:
-                raise
-            except Unavailable as e:
+            except NobodyAnswers as e:
                 raise UnknownOutcome("the rest of the answer is lost with the process that had it") from e
+            except StalePolicy:
+                # It holds the piece back until it knows again that nothing was revoked.
+                stale_until_ms = stale_until_ms or now_ms() + STALE_MS_MAX
+                if now_ms() >= stale_until_ms:
+                    raise
+                await pause(STALE_PAUSE_SECONDS)
+                continue
             if not isinstance(reply, messages.AnswerPiece):
                 raise Malformed("not a read reply")
             return reply

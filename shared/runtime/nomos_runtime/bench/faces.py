@@ -9,7 +9,7 @@ from typing import Final
 import uvloop
 
 from nomos.cli.output import say
-from nomos_runtime.bench import authorize, call, verify
+from nomos_runtime.bench import authorize, call, stream, verify
 from nomos_runtime.bench.load import CLIENT
 from nomos_runtime.bench.subject import Subject
 from nomos_runtime.bench.synthetic import TENANTS
@@ -111,3 +111,40 @@ class CallBench:
     def lines(self, rows: list[call.Row]) -> list[str]:
         """The outcome as lines."""
         return call.table(rows)
+
+
+class StreamBench:
+    """Live answers through the broker, against the same read directly. ``--in-flight`` says how many at once."""
+
+    #: An agent reads so many at once, and no more.
+    STREAMS_MAX: Final = 8
+    WITH: Final[dict[str, object]] = {
+        "client": "nomos.Agent on uvloop, in this process",
+        "upstream": "events on loopback, in a process of its own, in Python",
+    }
+
+    def run(self, args: argparse.Namespace, folder: Path) -> list[stream.Row]:
+        """Measures."""
+        numbers = dict.fromkeys(min(number, self.STREAMS_MAX) for number in parse_in_flight(args.in_flight))
+        return uvloop.run(self._run(args, folder, list(numbers)))
+
+    async def _run(self, args: argparse.Namespace, folder: Path, streams: list[int]) -> list[stream.Row]:
+        say("nomos: starting servers, services and an upstream of its own")
+        subject = await Subject.start(folder, Path(args.connectors), 0, broker_bodies=Path(args.bodies))
+        source = stream.Streams(subject, folder)
+        rows = []
+        try:
+            await source.open()
+            for case in stream.PATHS:
+                for number in streams:
+                    for way in ("direct", "broker"):
+                        say(f"nomos: {way}, {case}, {number} streams, {args.seconds:g} s")
+                        rows.append(await source.measure(way, case, number, args.seconds))
+        finally:
+            source.close()
+            await subject.stop()
+        return rows
+
+    def lines(self, rows: list[stream.Row]) -> list[str]:
+        """The outcome as lines."""
+        return stream.table(rows)
