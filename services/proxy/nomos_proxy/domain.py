@@ -164,15 +164,17 @@ def plan_call(
     if derived.text != invocation.resource:
         raise NotCovered("the request acts on another resource than the signed one")
     check_binding(invocation, action=action.id, resource=derived.text, args=invocation.args)
-    key = replay_key(invocation, action.risk)
+    # As text once for each: in most chains the root is the leaf, and the key is one of them.
+    named = {cid: format_cid(cid) for cid in (invocation.invocation_cid, *invocation.delegation_cids)}
+    key = named[used_once(invocation, action.risk)]
     headers = connector.headers
     if action.idempotency_header is not None:
         # one permission, one key: whatever is sent again for it, the provider runs once
         headers = (*headers, (action.idempotency_header, key))
     return CallPlan(
-        invocation=format_cid(invocation.invocation_cid),
-        delegation=format_cid(invocation.leaf_cid),
-        root=format_cid(invocation.delegation_cids[0]),
+        invocation=named[invocation.invocation_cid],
+        delegation=named[invocation.leaf_cid],
+        root=named[invocation.delegation_cids[0]],
         via=via,
         action=action,
         connector=connector,
@@ -209,9 +211,9 @@ def _auth(connection: ConnectionFacts, connector: Connector) -> Auth:
     return BEARER if is_given else connection.auth or connector.auth
 
 
-def replay_key(invocation: VerifiedInvocation, risk: Risk) -> str:
-    """The text CID that may be used once: the invocation's for a read, the root delegation's for anything else."""
-    return format_cid(invocation.invocation_cid if risk is Risk.READ else invocation.delegation_cids[0])
+def used_once(invocation: VerifiedInvocation, risk: Risk) -> bytes:
+    """The CID that may be used once: the invocation's for a read, the root delegation's for anything else."""
+    return invocation.invocation_cid if risk is Risk.READ else invocation.delegation_cids[0]
 
 
 class CallState(StrEnum):
