@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from nomos.errors import Replayed, Unavailable
 from nomos.natsclient import LeanClient
+from nomos_proxy import replay
 from nomos_proxy.marks import KEYS_MAX, encode_keys
 from nomos_proxy.replay import READ_MESSAGES, TTL_SECONDS_MIN, ReplaySet
 from nomos_runtime.bus import Bus
@@ -141,6 +142,34 @@ async def test_one_key_twice_in_one_process_is_refused_without_a_message(stage: 
     assert await stage.count() == before + 1
 
 
+async def test_more_calls_than_may_wait_are_refused_by_the_limits_name(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await stage.opened()
+    monkeypatch.setattr(replay, "WAITING_MAX", 3)
+    first = [asyncio.create_task(one.use(f"key-{number}")) for number in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="WAITING_MAX of the replay set is 3"):
+        await one.use("over")
+    await asyncio.gather(*first)
+    await one.use("over")
+
+
+async def test_an_answer_of_several_messages_needs_its_end(stage: Stage) -> None:
+    bus = await stage.bus()
+    # A subject that somebody hears and nobody answers, one that nobody hears, and an end of another kind.
+    await bus.listen("silent", ignore)
+    with pytest.raises(Unavailable, match="no whole answer"):
+        await bus.request_many("silent", b"", 100, {"204"})
+    with pytest.raises(Unavailable, match="status 503"):
+        await bus.request_many("nobody", b"", 2_000, {"204"})
+    assert await bus.request_many(replay.READ_SUBJECT, b'{"seq":1000,"batch":5}', 2_000, {"204", "404"}) == []
+
+
+async def ignore(message: Msg) -> None:
+    return
+
+
 async def test_what_others_marked_before_is_known_to_a_new_process(stage: Stage) -> None:
     old = await stage.opened()
     # More messages than one question reads.
@@ -179,8 +208,8 @@ async def test_a_server_that_dies_costs_permissions_and_gives_none_twice(stage: 
     await until(lambda: bus.connected and other._bus.connected, "the return")
     outcomes: Counter[str] = Counter()
     for number in range(20):
-        for replay in (other, one):
-            outcomes[f"{number} {await outcome(replay.use(f'key-{number}'))}"] += 1
+        for proxy in (other, one):
+            outcomes[f"{number} {await outcome(proxy.use(f'key-{number}'))}"] += 1
     assert all(count == 1 for told, count in outcomes.items() if told.endswith("mine"))
     assert await outcome(other.use("before")) == await outcome(one.use("before")) == "replayed"
 

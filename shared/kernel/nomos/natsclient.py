@@ -295,6 +295,7 @@ class _Link(asyncio.Protocol):
         self._parser = Parser(self)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._rooms: list[asyncio.Future[None]] = []
         #: Whether so much waits for the socket that a publisher should wait.
         self.is_full = False
@@ -310,9 +311,13 @@ class _Link(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._send)
         self._out.append(command)
+        self._out_bytes += len(command)
+        if self._out_bytes > WRITE_AHEAD_BYTES:
+            # A publisher that never rests would keep the loop from its turn; the transport says when it is full.
+            self._send()
 
     def _send(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._out_bytes = self._out, [], 0
         if out and not self._transport.is_closing():
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
