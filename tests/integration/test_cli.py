@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import asyncssh
 import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -716,6 +717,32 @@ def test_a_bearer_is_replaced_shown_and_removed(shell: Shell) -> None:
         refused = shell.nomos("connection", *words, *here)
         assert (refused.code, refused.out) == (NO, ""), refused
         assert "not_found" in refused.err
+
+
+def test_a_connection_to_a_host_or_to_files_is_added_with_what_it_needs(shell: Shell) -> None:
+    here = ("--tenant", shell.tenant())
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    shell.path("id").write_bytes(key.export_private_key())
+    of_host = asyncssh.generate_private_key("ssh-ed25519").export_public_key()
+    shell.path("host.pub").write_bytes(of_host.strip() + b" root@build\n")
+    host = ("--connector", "ssh", "--name", "build", "--host", "build.example.com", "--user", "deploy")
+    added = shell.ok("connection", "add", *here, *host, "--host-key", "host.pub", "--root", "/data/app",
+                     "--port", "2222", "--token-file", "id")  # fmt: skip
+    assert added.out == "connection build to ssh stored, sealed\n"
+    (shown,) = shell.ok("connection", "list", *here, "--json").json["connections"]
+    assert (shown["method"], shown["host"]) == ("key", "build.example.com")
+    assert (shown["ssh"]["user"], shown["ssh"]["port"], shown["ssh"]["roots"]) == ("deploy", 2222, ["/data/app"])
+    assert "build: key of ssh, ready" in shell.ok("connection", "show", *here, "build").out
+    for words, says in ((("--token-file", "id"), "pinned key"), (("--host-key", "host.pub"), "has a credential"),
+                        (("--host-key", "missing", "--token-file", "id"), "missing"),
+                        (("--host-key", "host.pub", "--token-file", "token"), "Ed25519")):  # fmt: skip
+        refused = shell.nomos("connection", "add", *here, *host, *words)
+        assert refused.code != YES
+        assert says in refused.err
+    refused = shell.nomos("connection", "add", *here, "--connector", "files", "--name", "files", "--host", "work")
+    assert refused.code == NO
+    assert "NOMOS_PROXY_FILES_VOLUMES" in refused.err
+    assert "it had" not in shell.ok("connection", "remove", *here, "build").out
 
 
 def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:

@@ -19,6 +19,8 @@ from nomos_proxy.files.volumes import Volumes
 from nomos_proxy.headers import check_credential
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.settings import ProxySettings
+from nomos_proxy.ssh.keys import host_key, private_key
+from nomos_proxy.ssh.target import SshTarget, parse_target
 from nomos_proxy.store import Connections, CredentialStore
 from nomos_runtime.responder import NoParams, Operator, Verb
 from nomos_runtime.secret import Secret
@@ -31,7 +33,8 @@ class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A connection: connector, name, the bearer sealed to ``sealing-key``; ``base_url`` in development only.
 
     ``host`` and ``auth`` where the connector leaves them to the connection, and nowhere else. For files ``host`` is the
-    volume, and there is no bearer.
+    volume, and there is no bearer. ``ssh`` {user, port, host_keys, roots} for a host of SSH; its bearer is a private
+    key.
     """
 
     connector: str
@@ -40,6 +43,7 @@ class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     base_url: str = ""
     host: str = ""
     auth: str = ""
+    ssh: dict[str, object] = {}
 
 
 class ReplaceParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,13 +96,16 @@ class ProxyAdmin:
                 f"there is no connector of this name; there are {', '.join(self._catalogue.connectors)}"
             )
         connector = self._catalogue.connectors[p.connector]
+        if p.ssh and connector.scheme != "ssh":
+            raise Malformed("user, host keys and roots are of connections to hosts of SSH")
         if connector.scheme == "file":
             await self._add_files(by, connector, p)
         else:
             check_host(connector, p.host)
             auth = chosen_auth(connector, p.auth)
+            target = self._target(p.ssh) if connector.scheme == "ssh" else None
             bearer = self._bearer(auth, p.sealed_bearer)
-            check_base_url(self._settings, p.base_url)
+            check_base_url(self._settings, p.base_url, is_ssh=target is not None)
             await self._credentials.add(
                 by.tenant,
                 connector=p.connector,
@@ -107,11 +114,20 @@ class ProxyAdmin:
                 base_url=p.base_url,
                 host=p.host,
                 auth=p.auth,
+                ssh=target,
                 actor=by.actor,
                 corr=by.request,
             )
         await self._refresh()
         return {"tenant": by.tenant, "connector": p.connector, "name": p.name}
+
+    @staticmethod
+    def _target(members: dict[str, object]) -> SshTarget:
+        """Reads a host of SSH, and checks that its keys are keys."""
+        target = parse_target(members)
+        for line in target.host_keys:
+            host_key(line)
+        return target
 
     async def _add_files(self, by: Operator, connector: Connector, p: AddParams) -> None:
         if p.sealed_bearer or p.auth or p.base_url:
@@ -149,6 +165,9 @@ class ProxyAdmin:
         if not sealed:
             raise Malformed("a connection of this connector has a credential", hint="--token-file FILE")
         bearer = self._intake.open(sealed)
+        if auth.kind == "key":
+            private_key(bearer)
+            return bearer
         content = bearer.reveal()
         if len(content) < BEARER_CHARS_MIN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise Malformed(f"a bearer is at least {BEARER_CHARS_MIN} printable ASCII characters without spaces")
@@ -210,6 +229,8 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
     }
     if connection.host:
         shown["host"] = connection.host
+    if connection.ssh is not None:
+        shown |= {"method": "key", "ssh": connection.ssh.members()}
     if connection.federation is not None:
         shown["federation"] = {"kind": connection.federation.kind, **connection.federation.values}
     if connection.auth is not None:
@@ -217,19 +238,19 @@ def listed(connection: ConnectionFacts) -> dict[str, object]:
     return shown
 
 
-def check_base_url(settings: ProxySettings, base_url: str) -> None:
+def check_base_url(settings: ProxySettings, base_url: str, *, is_ssh: bool = False) -> None:
     """Checks another origin than the connector's.
 
     Raises:
         NotPermitted: this is no development installation.
         Misconfigured: it is no origin.
-        Malformed: it is not one of HTTP.
+        Malformed: it is one of SSH, or none of SSH, and should not be.
     """
     if base_url:
         if settings.environment != "development":
             raise NotPermitted("another origin than the connector's is for development only")
-        if parse_development_origin(base_url).scheme == "ssh":
-            raise Malformed("the connector does not speak SSH")
+        if (parse_development_origin(base_url).scheme == "ssh") != is_ssh:
+            raise Malformed("a connector of SSH goes to ssh://host:port, and no other one does")
 
 
 def _check_password(content: bytes) -> None:

@@ -68,7 +68,9 @@ class Proxy:
         self._intake = BearerIntake(keyring.current.secret)
         self._readers = reader_tokens(NAME, env)
         self._catalogue = load_catalogue(Path(settings.connectors))
-        self._transports = Transports(settings)
+        # Grows by the connections that an operator gave another origin; stays empty outside development.
+        self._development_origins: set[Origin] = set()
+        self._transports = Transports(settings, self._development_origins)
         self._parts: Parts | None = None
         self._upstreams: Upstreams | None = None
         self._accounts: Accounts | None = None
@@ -92,13 +94,10 @@ class Proxy:
             )
         )
         answers = self._answers = OpenAnswers(new_id("rp"))
-        # Grows by the connections that an operator gave another origin; stays empty outside development.
-        development_origins: set[Origin] = set()
-
         upstreams = self._upstreams = Upstreams(
             context=tls_context(),
             http2=tls_context(version=HttpVersion.HTTP2),
-            development_origins=development_origins,
+            development_origins=self._development_origins,
         )
         clients = Clients(
             catalogue=self._catalogue,
@@ -122,7 +121,7 @@ class Proxy:
             keeps=(credentials, accounts, federated),
             forgets=(keys, clients, gate),
             closed=lambda tenant: parts.spawn(answers.forget(tenant)),
-            development_origins=development_origins if s.environment == "development" else None,
+            development_origins=self._development_origins if s.environment == "development" else None,
         )
         await serve_feed(parts.bus, events, dict.fromkeys(self._readers, (*FOLLOWED, PII_SET)))
         await parts.follow({"identity": follow.identity, "minting": follow.minted, NAME: follow.own})

@@ -45,6 +45,7 @@ from nomos.ucan.verify import VerifiedInvocation, check_binding
 from nomos_proxy.answer import AnswerRefused, Headers, UpstreamResponse
 from nomos_proxy.destination import Origin, origin_of
 from nomos_proxy.federation.cloud import Federation
+from nomos_proxy.ssh.target import SshTarget
 
 #: Bytes (as JSON) of the lines of one list of a report that keep their places; one line for each rule fits beside them.
 REMOVED_BYTES_MAX: Final = 16_000
@@ -66,6 +67,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
         host: where it goes, where its connector has no host for all; else empty.
         auth: how its credential is presented, where its connector leaves that open; else None.
         is_bare: whether it needs no credential.
+        ssh: the host of SSH that it goes to, where it is one; else None.
         federation: how a cloud gives it a credential for a while, where nobody brought one; else None.
         exchange: a development origin in place of the cloud's token endpoint, or None.
         is_account: whether somebody connected an account, so that the provider's tokens are renewed; else the
@@ -85,6 +87,7 @@ class ConnectionFacts(Struct, frozen=True, kw_only=True):
     host: str = ""
     auth: Auth | None = None
     is_bare: bool = False
+    ssh: SshTarget | None = None
     federation: Federation | None = None
     exchange: Origin | None = None
     is_account: bool = False
@@ -181,7 +184,7 @@ def plan_call(
         resource=derived,
         connection=connection,
         request=request,
-        origin=connection.origin or origin_of(connector, connection.host),
+        origin=_origin(connection, connector),
         auth=_auth(connection, connector),
         headers=headers,
         args=invocation.args,
@@ -203,6 +206,13 @@ def _check_scopes(connection: ConnectionFacts, connector: Connector, action: Act
             f"this account was connected without the scope {missing[0]} of {action.id}",
             hint="connect it again with that scope: nomos connection connect --scope",
         )
+
+
+def _origin(connection: ConnectionFacts, connector: Connector) -> Origin:
+    found = connection.origin or origin_of(connector, connection.host)
+    if connection.ssh is not None and connection.ssh.port and connection.origin is None:
+        return msgspec.structs.replace(found, port=connection.ssh.port)
+    return found
 
 
 def _auth(connection: ConnectionFacts, connector: Connector) -> Auth:

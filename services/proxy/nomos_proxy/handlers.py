@@ -225,7 +225,7 @@ class Broker:
             body_bytes=self._settings.live_bytes_max if is_live else size,
         )
         if plan.connector.scheme != "https":
-            return await self._transports.call(plan, limits)
+            return await self._transports.call(plan, bearer, limits)
         send = self._upstreams.open if is_live else self._upstreams.call
         prefers = HttpVersion.HTTP2 if plan.connector.http == "2" else HttpVersion.HTTP1
         return await send(plan.origin, plan.request, bearer, limits, plan.headers, auth=plan.auth, prefers=prefers)

@@ -31,6 +31,7 @@ from nomos_proxy.echo import EchoGuard
 from nomos_proxy.federation.cloud import parse_federation
 from nomos_proxy.history import added, check_free
 from nomos_proxy.keys import DataKeys
+from nomos_proxy.ssh.target import SshTarget, parse_target
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
 from nomos_runtime.vault import PURPOSE_BEARER, Place, Vault
@@ -81,6 +82,7 @@ class Connections:
                 federation=parse_federation(_members(event["federation"])) if event.get("federation") else None,
                 exchange=parse_development_origin(str(event["exchange"])) if event.get("exchange") else None,
                 is_bare=event.get("method") == "none",
+                ssh=parse_target(_members(event["ssh"])) if event.get("ssh") else None,
                 is_account=event.get("method") == "oauth",
                 is_shared=bool(event.get("shared")),
                 scopes=_texts(event.get("scopes")),
@@ -175,6 +177,7 @@ class CredentialStore:
         corr: str,
         host: str = "",
         auth: str = "",
+        ssh: SshTarget | None = None,
     ) -> None:
         """Stores a connection and its sealed bearer in one transaction.
 
@@ -188,6 +191,7 @@ class CredentialStore:
             corr: the request.
             host: where it goes, where the connector has no host for all.
             auth: how its credential is presented, where the connector leaves that open (:mod:`nomos.catalogue.auth`).
+            ssh: as whom, to which host keys and roots, where it goes to a host of SSH.
 
         Raises:
             Conflict: the name is taken.
@@ -198,7 +202,9 @@ class CredentialStore:
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             check_free(history, name)
             event: dict[str, object] = {"connector": connector, "name": name}
-            also = {"base_url": base_url, "host": host, "auth": auth}
+            also: dict[str, object] = {"base_url": base_url, "host": host, "auth": auth}
+            if ssh is not None:
+                also["ssh"] = ssh.members()
             return CONNECTION_ADDED, event | {key: value for key, value in also.items() if value}
 
         seals = _bearer_at(tenant, name, connector, bearer)

@@ -247,6 +247,12 @@ class DestinationRefused(Refused):
     code = "destination_refused"
 
 
+class HostKeyChanged(DestinationRefused):
+    """A host that proves itself with another key than the connection's. Nothing was sent, not even who asks."""
+
+    code = "host_key_changed"
+
+
 class PathRefused(Refused):
     """A path that leads over a link, or to something that is neither a file nor a directory. Nothing was changed."""
 

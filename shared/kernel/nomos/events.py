@@ -52,9 +52,10 @@ ISSUED_REVOKED: Final = "ucan.revoked-all"
 CALL_ATTEMPTED: Final = "proxy.attempted"
 #: {invocation, outcome: done|failed|unknown|refused, status, response_sha256, removed, bytes, noted}
 CALL_FINISHED: Final = "proxy.finished"
-#: {connector, name, key_id, base_url, method, scopes, host, auth, federation, exchange, shared}: ``method`` is
-#: ``oauth`` where somebody connected an account, ``federation`` where a cloud gives credentials; ``host`` and ``auth``
-#: where the connector leaves them open; ``shared`` where the account came through the installation's client.
+#: {connector, name, key_id, base_url, method, scopes, host, auth, federation, exchange, ssh, shared}: ``method`` is
+#: ``oauth`` where somebody connected an account, ``federation`` where a cloud gives credentials, ``none`` where none is
+#: needed; ``host`` and ``auth`` where the connector leaves them open; ``ssh`` {user, port, host_keys, roots} of a host
+#: of SSH; ``shared`` where the account came through the installation's client.
 CONNECTION_ADDED: Final = "connection.added"
 #: {name, key_id, scopes, shared}: a person put another credential in place of a connection's.
 CONNECTION_REPLACED: Final = "connection.replaced"

@@ -81,7 +81,7 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.PII_SET: "classes: list",
     events.CONNECTION_ADDED: (
         "connector: text, name: text, key_id: text, base_url: text?, method: text?, scopes: list?, host: text?, "
-        "auth: text?, federation: object?, exchange: text?"
+        "auth: text?, federation: object?, exchange: text?, ssh: object?"
     ),
     events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?",
     events.CONNECTION_LOST: "name: text, code: text",

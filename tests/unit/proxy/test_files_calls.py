@@ -23,6 +23,7 @@ from nomos_proxy.files.beneath import opened_top
 from nomos_proxy.files.calls import LocalFiles
 from nomos_proxy.files.local import perform
 from nomos_proxy.files.volumes import Place, parse_volumes
+from nomos_proxy.places import Places
 from nomos_proxy.pool import PoolFull
 
 #: Calls of one kind while names change places; and at most so many, until one was refused and one was not.
@@ -247,17 +248,15 @@ async def test_a_caller_that_gives_up_leaves_no_place_taken(files: LocalFiles, h
     held.set()
     many = [files.call("slow", "work", READ, Limits()) for _ in range(40)]
     assert {one.body for one in await asyncio.gather(*many)} == {b"slow"}
-    assert files._of_tenant == {}
+    assert files._places.is_empty
 
 
-async def test_all_tenants_together_have_a_bound_too(
-    files: LocalFiles, held: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files._free = asyncio.Semaphore(2)
+async def test_all_tenants_together_have_a_bound_too(files: LocalFiles, held: threading.Event) -> None:
+    files._places = Places("calls about files", places=2, per_tenant=2)
     short = Limits(total_seconds=0.3)
     hanging = [asyncio.create_task(files.call("slow", "work", HANGS, short)) for _ in range(2)]
     await asyncio.gather(*hanging, return_exceptions=True)
-    with pytest.raises(PoolFull):
+    with pytest.raises(PoolFull, match="too many calls about files"):
         await files.call("quick", "work", READ, short)
     held.set()
     assert (await files.call("quick", "work", READ, Limits())).body == b"quick"

@@ -116,10 +116,10 @@ def _content(operation: Operation, members: Mapping[str, object]) -> bytes:
 
 
 def _argv(members: Mapping[str, object]) -> tuple[str, ...]:
-    argv = members.get("argv")
-    words = tuple(str(word) for word in argv) if isinstance(argv, list) else ()
-    if not words or not words[0]:
-        raise Malformed("a command has at least one word")
+    args = members.get("args", [])
+    words = (str(members.get("program", "")), *map(str, args if isinstance(args, list) else []))
+    if not words[0] or words[0].startswith("-"):
+        raise Malformed("a command names its program")
     size = sum(map(len, words))
     if size > COMMAND_LENGTH_MAX:
         raise LimitExceeded("command_length_max", COMMAND_LENGTH_MAX, size)

@@ -18,7 +18,7 @@ from nomos_proxy.files.asked import Asked, read_asked
 from nomos_proxy.files.beneath import opened_top
 from nomos_proxy.files.local import perform
 from nomos_proxy.files.volumes import Place, Volumes
-from nomos_proxy.pool import PoolFull
+from nomos_proxy.places import Places
 
 #: Calls about files at once.
 THREADS_MAX: Final = 32
@@ -29,13 +29,12 @@ THREADS_OF_TENANT_MAX: Final = 8
 class LocalFiles:
     """The files of one process. Used from one event loop."""
 
-    __slots__ = ("_free", "_of_tenant", "_threads", "volumes")
+    __slots__ = ("_places", "_threads", "volumes")
 
     def __init__(self, volumes: Volumes) -> None:
         self.volumes = volumes
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="files")
-        self._free = asyncio.Semaphore(THREADS_MAX)
-        self._of_tenant: dict[str, _Places] = {}
+        self._places = Places("calls about files", places=THREADS_MAX, per_tenant=THREADS_OF_TENANT_MAX)
 
     async def call(self, tenant: str, volume: str, request: OutgoingRequest, limits: Limits) -> UpstreamResponse:
         """Does what a request asks of a tenant's volume.
@@ -49,21 +48,7 @@ class LocalFiles:
         asked, place = read_asked("file", request), self.volumes.find(tenant, volume)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limits.total_seconds
-        own = self._of_tenant.setdefault(tenant, _Places())
-        own.users += 1
-        try:
-            async with asyncio.timeout_at(deadline):
-                await own.free.acquire()
-                try:
-                    await self._free.acquire()
-                except BaseException:
-                    own.free.release()
-                    raise
-        except BaseException as error:
-            self._left(tenant)
-            if isinstance(error, TimeoutError):
-                raise PoolFull("too many calls about files run at once") from error
-            raise
+        await self._places.take(tenant, deadline)
         work = loop.run_in_executor(self._threads, _in_volume, place, asked, limits.body_bytes)
         work.add_done_callback(lambda done: self._ended(tenant, done))
         try:
@@ -80,25 +65,7 @@ class LocalFiles:
         """A thread is free again. Whoever waited for it may have gone: its error is nobody's then."""
         if not done.cancelled():
             done.exception()
-        self._free.release()
-        self._of_tenant[tenant].free.release()
-        self._left(tenant)
-
-    def _left(self, tenant: str) -> None:
-        own = self._of_tenant[tenant]
-        own.users -= 1
-        if own.users == 0:
-            del self._of_tenant[tenant]
-
-
-class _Places:
-    """A tenant's places, and how many calls hold or wait for one."""
-
-    __slots__ = ("free", "users")
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(THREADS_OF_TENANT_MAX)
-        self.users = 0
+        self._places.leave(tenant)
 
 
 def _in_volume(place: Place, asked: Asked, body_bytes_max: int) -> UpstreamResponse:

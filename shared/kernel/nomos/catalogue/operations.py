@@ -58,7 +58,10 @@ OPERATIONS: Final[Mapping[Scheme, Mapping[str, Operation]]] = {
         for one in (
             *_ON_FILES,
             Operation(
-                name="run", method="POST", has_path=False, members=(("argv", "string_list"), ("stdin", "string"))
+                name="run",
+                method="POST",
+                has_path=False,
+                members=(("program", "string"), ("args", "string_list"), ("stdin", "string")),
             ),
         )
     },

@@ -224,6 +224,12 @@ def connections(words: Words) -> None:
         "--host", default="", metavar="NAME", help="where the connector leaves it open; for files a volume"
     )
     kinds = "bearer, basic, signature, header:NAME, header:NAME:WORD or aws4:SERVICE"
+    sub.add_argument("--user", default="", metavar="NAME", help="as whom, on a host of SSH")
+    sub.add_argument("--port", type=int, default=0, help="of a host of SSH, where not the usual one")
+    about = "public key file of a host of SSH (again for more)"
+    sub.add_argument("--host-key", action="append", default=[], metavar="FILE", help=about)
+    about = "directory below which paths on a host of SSH may lead (again for more)"
+    sub.add_argument("--root", action="append", default=[], metavar="DIR", help=about)
     sub.add_argument("--auth", default="", metavar="HOW", help=f"where the connector leaves it open: {kinds}")
     sub.add_argument("--base-url", default="", help=elsewhere)
     doing = "put another bearer in place of a connection's"

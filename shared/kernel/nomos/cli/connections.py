@@ -30,6 +30,12 @@ def _sealed(args: Namespace, path: str, what: str) -> str:
 
 def connection_add(args: Namespace) -> int:
     """``nomos connection add``."""
+    ssh: dict[str, object] = {}
+    if args.user or args.host_key or args.root or args.port:
+        keys = [
+            line for path in args.host_key for line in read_text(path, "host key file").splitlines() if line.strip()
+        ]
+        ssh = {"user": args.user, "port": args.port, "host_keys": keys, "roots": args.root}
     made = ask(
         args,
         "proxy",
@@ -41,6 +47,7 @@ def connection_add(args: Namespace) -> int:
         base_url=args.base_url,
         host=args.host,
         auth=args.auth,
+        ssh=ssh,
     )
     line = f"connection {made['name']} to {made['connector']} stored{', sealed' if args.token_file else ''}"
     result(args, "connection add", made, [line])
