@@ -24,7 +24,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard shared/*/pyproject.toml services/*/pyproject.toml))
 PACKAGES := $(sort $(foreach member,$(MEMBERS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(member)/*/__init__.py)))))
 
-.PHONY: help setup demo strace chromium provider test interop check up bench differential lock clean
+.PHONY: help setup demo strace openssh chromium provider test interop check up bench differential lock clean
 
 help:
 	@sed -n '3,5s/^# *//p' Makefile
@@ -94,6 +94,12 @@ interop: .venv/.test
 strace:
 	@command -v strace >/dev/null || ! command -v apt-get >/dev/null || \
 		apt-get install -y strace || { apt-get update && apt-get install -y strace; }
+
+# Calls to hosts that speak SSH are tested on OpenSSH's server too. Does nothing where it is there, or where there is no apt-get.
+openssh:
+	@test -x /usr/sbin/sshd || ! command -v apt-get >/dev/null || \
+		apt-get install -y --no-install-recommends openssh-server || \
+		{ apt-get update && apt-get install -y --no-install-recommends openssh-server; }
 
 # The approval pages are tested in Chromium. Does nothing where it is there, or where there is no apt-get.
 chromium:

@@ -1,14 +1,23 @@
-"""A real SSH server on loopback, in this process: its files are this machine's, its commands run here."""
+"""Real SSH servers on loopback, with files of this machine: one in this process, which a test may turn, and OpenSSH."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import getpass
+import os
+import socket
+import subprocess
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncssh
+import pytest
 
 from nomos_proxy.destination import Origin
+from nomos_runtime.local import _free_port, write_private
 
 Process = asyncssh.SSHServerProcess[bytes]
 
@@ -35,6 +44,8 @@ class Users(asyncssh.SSHServer):
 
 class Server:
     """What a test says to it, and what it heard."""
+
+    user = "deploy"
 
     def __init__(self) -> None:
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -95,6 +106,64 @@ class Server:
     @property
     def private_key(self) -> bytes:
         return self.user_key.export_private_key()
+
+
+#: Where `make openssh` puts it.
+SSHD = Path("/usr/sbin/sshd")
+needs_openssh = pytest.mark.skipif(not SSHD.exists(), reason="there is no sshd: make openssh")
+START_SECONDS = 15.0
+
+
+class OpenSsh:
+    """OpenSSH's server, which lets in who runs the test."""
+
+    user = getpass.getuser()
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._user_key = asyncssh.generate_private_key("ssh-ed25519")
+        self._host_key = asyncssh.generate_private_key("ssh-ed25519")
+        self._port = _free_port(0)
+        self._process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        write_private(self._folder / "host", self._host_key.export_private_key().decode("ascii"))
+        (self._folder / "authorized").write_bytes(self._user_key.export_public_key())
+        lines = (
+            "ListenAddress 127.0.0.1", f"Port {self._port}", f"HostKey {self._folder}/host", "StrictModes no",
+            f"AuthorizedKeysFile {self._folder}/authorized", "UsePAM no", "PermitRootLogin yes", "PidFile none",
+            "Subsystem sftp internal-sftp",
+        )  # fmt: skip
+        (self._folder / "config").write_text("\n".join(lines) + "\n")
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # what sshd demands of a start as root
+        command = [SSHD, "-D", "-e", "-f", self._folder / "config"]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stderr=log)
+        ends = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+                return
+            assert self._process.poll() is None, (self._folder / "log").read_text()
+            assert time.monotonic() < ends, "sshd does not listen"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(scheme="ssh", host="127.0.0.1", port=self._port)
+
+    @property
+    def public_key(self) -> str:
+        return self._host_key.export_public_key().decode().strip()
+
+    @property
+    def private_key(self) -> bytes:
+        return self._user_key.export_private_key()
 
 
 async def shell(process: Process) -> None:

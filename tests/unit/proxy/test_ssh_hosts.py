@@ -6,7 +6,8 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import asyncssh
@@ -39,7 +40,7 @@ from nomos_proxy.ssh.keys import host_key, private_key
 from nomos_proxy.ssh.target import SshTarget, parse_target
 from nomos_runtime.secret import Secret
 
-from .sshserver import Process, Server, shell
+from .sshserver import OpenSsh, Process, Server, needs_openssh, shell
 
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
 LIMITS = Limits(body_bytes=100_000)
@@ -66,7 +67,7 @@ def top(tmp_path: Path) -> Path:
 class Client:
     """One connection to the server, as an operator added it."""
 
-    def __init__(self, server: Server, top: Path) -> None:
+    def __init__(self, server: Server | OpenSsh, top: Path) -> None:
         self.server, self.top = server, top
         self.credential = Secret(server.private_key)
         self.target = self.of()
@@ -74,7 +75,7 @@ class Client:
         self.hosts = SshHosts(development_origins=self.development)
 
     def of(self, **members: object) -> SshTarget:
-        given = {"user": "deploy", "host_keys": [self.server.public_key], "roots": [str(self.top)]}
+        given = {"user": self.server.user, "host_keys": [self.server.public_key], "roots": [str(self.top)]}
         return parse_target(given | members)
 
     async def do(self, action: str, path: str = "", /, *, limits: Limits = LIMITS, **args: object) -> UpstreamResponse:
@@ -92,6 +93,20 @@ class Client:
 @pytest.fixture
 def client(server: Server, top: Path) -> Client:
     return Client(server, top)
+
+
+@pytest.fixture(params=["asyncssh", pytest.param("openssh", marks=needs_openssh)])
+def either(request: pytest.FixtureRequest, top: Path) -> Client:
+    """A client of the server in this process, and one of OpenSSH's."""
+    return Client(request.getfixturevalue("server" if request.param == "asyncssh" else "openssh"), top)
+
+
+@pytest.fixture
+def openssh(tmp_path: Path) -> Iterator[OpenSsh]:
+    made = OpenSsh(tmp_path / "sshd")
+    made.start()
+    yield made
+    made.stop()
 
 
 def told(answer: UpstreamResponse) -> dict[str, object]:
@@ -275,8 +290,8 @@ def test_a_host_has_so_many_keys_and_roots_and_no_weak_key() -> None:
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
-async def test_files_of_a_host_are_created_read_written_added_to_moved_and_deleted(client: Client) -> None:
-    do, top = client.do, client.top
+async def test_files_of_a_host_are_created_read_written_added_to_moved_and_deleted(either: Client) -> None:
+    do, top = either.do, either.top
     assert (await do("directories.create", "a")).status == 201
     assert (await do("files.create", "a/x.txt", text="fünf\n")).status == 201
     assert (await do("files.read", "a/x.txt")).body == "fünf\n".encode()
@@ -325,13 +340,13 @@ async def test_files_of_a_host_are_created_read_written_added_to_moved_and_delet
     ],
 )
 async def test_a_no_of_the_host_is_an_answer_and_changes_nothing(
-    client: Client, action: str, path: str, args: dict[str, object], status: int, word: str
+    either: Client, action: str, path: str, args: dict[str, object], status: int, word: str
 ) -> None:
-    top = client.top
+    top = either.top
     (top / "d").mkdir()
     (top / "d" / "g").write_text("g")
     (top / "f").write_text("f")
-    answer = await client.do(action, path, **args)
+    answer = await either.do(action, path, **args)
     assert (answer.status, told(answer)["error"]) == (status, word)
     left = {str(one.relative_to(top)): one.read_text() if one.is_file() else None for one in top.rglob("*")}
     assert left == {"d": None, "d/g": "g", "f": "f"}
@@ -345,8 +360,8 @@ ALL = [
 
 
 @pytest.mark.parametrize(("action", "args"), ALL, ids=[name for name, _ in ALL])
-async def test_no_link_on_a_host_is_followed(client: Client, action: str, args: dict[str, object]) -> None:
-    top = client.top
+async def test_no_link_on_a_host_is_followed(either: Client, action: str, args: dict[str, object]) -> None:
+    top = either.top
     (top / "in").mkdir()
     (top / "in" / "secret.txt").write_text("inside")
     for name, target in {"out": "../outside", "out-file": "../outside/secret.txt", "in-link": "in",
@@ -354,7 +369,7 @@ async def test_no_link_on_a_host_is_followed(client: Client, action: str, args: 
         (top / name).symlink_to(target)
     for path in ("out/secret.txt", "out", "out-file", "in-link/secret.txt", "in-link", "dangling"):
         with pytest.raises(PathRefused):
-            await client.do(action, path, **dict(args))
+            await either.do(action, path, **dict(args))
     assert (top.parent / "outside" / "secret.txt").read_text() == "outside"
     assert sorted(one.name for one in (top.parent / "outside").iterdir()) == ["secret.txt"]
 
@@ -456,11 +471,11 @@ async def test_what_changes_between_the_questions_is_refused_before_a_byte_of_it
     assert (top / "d" / "f").read_text() == "inside!"
 
 
-async def test_devices_and_pipes_of_a_host_are_refused(client: Client) -> None:
-    os.mkfifo(client.top / "pipe")
+async def test_devices_and_pipes_of_a_host_are_refused(either: Client) -> None:
+    os.mkfifo(either.top / "pipe")
     for action in ("files.read", "files.write", "files.append", "files.delete", "files.move"):
         with pytest.raises(PathRefused, match="neither a file nor a directory"):
-            await client.do(action, "pipe", **dict(dict(ALL)[action]))
+            await either.do(action, "pipe", **dict(dict(ALL)[action]))
 
 
 async def test_files_and_lists_of_a_host_have_their_limits(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,26 +536,35 @@ NASTY = [
 ]  # fmt: skip
 
 
-async def test_each_word_of_a_command_arrives_as_it_is(client: Client, server: Server) -> None:
+async def test_each_word_of_a_command_arrives_as_it_is(either: Client) -> None:
     script = "import sys; sys.stdout.write('\\0'.join(sys.argv[1:]))"
-    answer = told(await client.do("commands.run", program="python3", arguments=["-c", script, *NASTY]))
+    answer = told(await either.do("commands.run", program=sys.executable, arguments=["-c", script, *NASTY]))
     assert (answer["exit_status"], answer["stderr"]) == (0, "")
     assert str(answer["stdout"]).split("\0") == NASTY
-    assert len(server.commands) == 1
 
 
-async def test_a_command_reads_its_input_and_says_how_it_ended(client: Client) -> None:
-    assert told(await client.do("commands.run", program="cat", stdin="grüße\n")) == {
+async def test_a_command_reads_its_input_and_says_how_it_ended(either: Client) -> None:
+    assert told(await either.do("commands.run", program="cat", stdin="grüße\n")) == {
         "exit_status": 0, "exit_signal": None, "stdout": "grüße\n", "stderr": "", "is_exact": True,
     }  # fmt: skip
-    failed = told(await client.do("commands.run", program="sh", arguments=["-c", "echo no >&2; exit 7"]))
+    failed = told(await either.do("commands.run", program="sh", arguments=["-c", "echo no >&2; exit 7"]))
     assert (failed["exit_status"], failed["stderr"]) == (7, "no\n")
+    odd = told(await either.do("commands.run", program="printf", arguments=["\\377"]))
+    assert (odd["stdout"], odd["is_exact"]) == ("\ufffd", False)
+    missing = told(await either.do("commands.run", program="no-such-program"))
+    assert missing["exit_status"] == 127
+
+
+async def test_a_command_that_a_signal_ends_has_no_status(client: Client) -> None:
     killed = told(await client.do("commands.run", program="sh", arguments=["-c", "kill -9 $PPID"]))
     assert (killed["exit_status"], killed["exit_signal"]) == (None, "KILL")
-    odd = told(await client.do("commands.run", program="printf", arguments=["\\377"]))
-    assert (odd["stdout"], odd["is_exact"]) == ("\ufffd", False)
-    missing = told(await client.do("commands.run", program="no-such-program"))
-    assert missing["exit_status"] == 127
+
+
+async def test_a_host_of_openssh_with_another_key_than_the_pinned_one_is_refused(either: Client) -> None:
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    either.target = either.of(host_keys=[other])
+    with pytest.raises(HostKeyChanged):
+        await either.do("commands.run", program="id")
 
 
 async def test_output_without_end_is_cut_off_and_the_outcome_unknown(client: Client, server: Server) -> None:
