@@ -35,7 +35,9 @@ class Transports:
             Misconfigured: the volumes are not what they must be.
         """
         self._hosts = SshHosts(development_origins=development_origins)
-        self.files = LocalFiles(parse_volumes(settings.files_volumes, settings.connectors))
+        s = settings
+        guarded = (s.connectors, s.bus_creds, s.pages_tls_cert, s.pages_tls_key)
+        self.files = LocalFiles(parse_volumes(s.files_volumes, guarded))
 
     async def call(self, plan: CallPlan, credential: Secret, limits: Limits) -> UpstreamResponse:
         """Makes one call; what it raises means what the errors of :meth:`nomos_proxy.upstream.Upstreams.call` mean."""

@@ -36,7 +36,7 @@ def test_a_volume_has_a_folder_for_each_tenant_or_is_one_tenant_s(tmp_path: Path
     for name in ("agents", "agents/acme", "reports", "connectors"):
         (tmp_path / name).mkdir()
     text = f"work={tmp_path}/agents, acme/reports={tmp_path}/reports"
-    volumes = parse_volumes(text, str(tmp_path / "connectors"))
+    volumes = parse_volumes(text, [str(tmp_path / "connectors")])
     assert volumes.find("acme", "work") == Place(base=f"{tmp_path}/agents", folder="acme")
     assert volumes.find("acme", "reports") == Place(base=f"{tmp_path}/reports", folder="")
     for tenant, volume in (("beta", "reports"), ("acme", "other"), ("", "reports")):
@@ -49,7 +49,7 @@ def test_a_volume_has_a_folder_for_each_tenant_or_is_one_tenant_s(tmp_path: Path
 
 def test_where_nothing_is_named_there_are_no_files() -> None:
     with pytest.raises(NotFound):
-        parse_volumes("", "connectors").find("acme", "work")
+        parse_volumes("", []).find("acme", "work")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_where_nothing_is_named_there_are_no_files() -> None:
         "work", "work=", "work=relative", "work=/", "work=/.", "work=/usr/..", "Work={a}", "../x={a}", "a/b/c={a}",
         "/work={a}", "work={a}/none", "work={a}/file", "work={a},work={b}", "one={a},two={a}", "one={a},two={a}/inner",
         "one={a}/inner,acme/two={a}", "one={a},two={link}", "one={connectors}", "one={connectors}/..", "one={a}/lower",
+        "one={creds}/..",
     ],
 )  # fmt: skip
 def test_a_volume_that_could_be_another_s_stops_the_process(tmp_path: Path, text: str) -> None:
@@ -67,10 +68,13 @@ def test_a_volume_that_could_be_another_s_stops_the_process(tmp_path: Path, text
     (tmp_path / "link").symlink_to("a/inner")
     # as a filesystem that ignores case would have it
     (tmp_path / "a" / "LOWER").symlink_to("lower")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "proxy.creds").touch()
     places = {name: str(tmp_path / name) for name in ("a", "b", "connectors", "link")}
-    assert parse_volumes("one={a}/inner,two={b}".format(**places), places["connectors"])
+    places["creds"] = str(tmp_path / "keys" / "proxy.creds")
+    assert parse_volumes("one={a}/inner,two={b}".format(**places), [places["connectors"], "", places["creds"]])
     with pytest.raises(Misconfigured, match="files_volumes"):
-        parse_volumes(text.format(**places), places["connectors"])
+        parse_volumes(text.format(**places), [places["connectors"], "", places["creds"]])
 
 
 def test_there_is_a_limit_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +82,7 @@ def test_there_is_a_limit_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     with pytest.raises(Misconfigured, match="volumes_max is 1"):
-        parse_volumes(f"a={tmp_path}/a,b={tmp_path}/b", str(tmp_path / "c"))
+        parse_volumes(f"a={tmp_path}/a,b={tmp_path}/b", [str(tmp_path / "c")])
 
 
 # --- links that come while a call runs ------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def files(tmp_path: Path) -> Iterator[LocalFiles]:
     for tenant in ("slow", "quick"):
         for name in ("f", "hangs"):
             (tmp_path / "agents" / tenant / name).write_text(tenant)
-    made = LocalFiles(parse_volumes(f"work={tmp_path}/agents", str(tmp_path / "connectors")))
+    made = LocalFiles(parse_volumes(f"work={tmp_path}/agents", [str(tmp_path / "connectors")]))
     yield made
     made.close()
 

@@ -7,10 +7,10 @@ The installation names volumes in a setting; an operator of a tenant only picks 
 ``work`` is every tenant's, and each has its own folder there, ``/data/agents/<tenant>``, which the installation makes.
 ``acme/reports`` is that very directory, for the tenant ``acme`` alone. Where nothing is named there are no files.
 
-Rules, at start: a volume is a directory with an absolute path, not the root of the machine; no volume lies in another
-or in the connectors' folder, or holds it, so that no tenant's files are another's and no file changes what may be
-called; and a volume is not found when its name is written in the other case: a filesystem that ignores case gives a
-file many names, and a policy knows one.
+Rules, at start: a volume is a directory with an absolute path, not the root of the machine; no volume lies in another,
+or holds what the proxy itself reads (connectors, credentials of the bus, keys of its pages), so that no tenant's files
+are another's and no agent reads or changes what the proxy is; and a volume is not found when its name is written in
+the other case: a filesystem that ignores case gives a file many names, and a policy knows one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -79,12 +80,12 @@ class Volumes:
             )
 
 
-def parse_volumes(text: str, connectors: str) -> Volumes:
+def parse_volumes(text: str, guarded: Sequence[str]) -> Volumes:
     """Reads the setting, and checks the directories.
 
     Args:
         text: as in the module's example; empty for none.
-        connectors: path of the connectors' folder.
+        guarded: paths of files and folders that no volume may hold or lie in.
 
     Raises:
         Misconfigured: it breaks a rule.
@@ -104,7 +105,7 @@ def parse_volumes(text: str, connectors: str) -> Volumes:
         raise Misconfigured(str(LimitExceeded("volumes_max", VOLUMES_MAX, len(bases))))
     if bases and sys.platform != "linux":
         raise Misconfigured("files_volumes needs Linux, where a path can be walked without following a link")
-    _check_apart([*bases.values(), connectors])
+    _check_apart([*bases.values()], guarded)
     return Volumes(bases)
 
 
@@ -121,8 +122,11 @@ def _checked(path: str) -> str:
     return path
 
 
-def _check_apart(paths: list[str]) -> None:
-    real = [Path(path).resolve() for path in paths]
-    for one, other in itertools.combinations(real, 2):
-        if one.is_relative_to(other) or other.is_relative_to(one):
-            raise Misconfigured("files_volumes: no volume lies in another, or together with the connectors")
+def _check_apart(volumes: Sequence[str], guarded: Sequence[str]) -> None:
+    real = [Path(path).resolve() for path in volumes]
+    pairs = [
+        *itertools.combinations(real, 2),
+        *itertools.product(real, [Path(path).resolve() for path in guarded if path]),
+    ]
+    if any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs):
+        raise Misconfigured("files_volumes: no volume lies in another, or together with what the proxy reads")

@@ -50,6 +50,8 @@ from nomos_proxy.files.asked import UNFINISHED_PREFIX, Asked, is_name
 from nomos_proxy.files.local import FILE_BYTES_MAX
 
 Names = tuple[str, ...]
+#: Bytes of a file that are asked for at once; a host may give fewer.
+_PIECE_BYTES: Final = 131_072
 #: SFTP 3 says no with one word for everything but absence and rights.
 _FAILED: Final = (409, "refused", "the host refuses it")
 _UNSUPPORTED: Final = (501, "not_supported", "the host's SFTP server cannot do this")
@@ -152,7 +154,7 @@ class _Host:
         spot = await self.spot(path)
         looked = await self.status(spot)
         _kept_regular(looked)
-        file = await self.client.open(spot.path, flags, encoding=None)
+        file = await self.client.open(spot.path, flags, encoding=None, block_size=None)
         found = await file.stat()
         if _facts(found) != _facts(looked):
             raise PathRefused("what the path leads to changed during the call")
@@ -164,9 +166,10 @@ class _Host:
         spot = await self.spot(path)
         unfinished = Spot(directory=spot.directory, name=f"{UNFINISHED_PREFIX}{secrets.token_hex(12)}".encode())
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
-        attrs = SFTPAttrs() if mode is None else SFTPAttrs(permissions=mode)
         try:
-            file = await self.client.open(unfinished.path, flags, attrs, encoding=None)
+            file = await self.client.open(unfinished.path, flags, encoding=None)
+            if mode is not None:
+                await file.setstat(SFTPAttrs(permissions=mode))
             await file.write(content)
             await _sync(file)
             await file.close()
@@ -185,9 +188,14 @@ class _Host:
 async def _read(host: _Host, asked: Asked, body_bytes_max: int) -> UpstreamResponse:
     file, found = await host.opened(asked.path, asyncssh.FXF_READ)
     answers.check_size(found.size or 0, body_bytes_max)
-    # one byte more than the limit is enough to know; opened without an encoding
-    body = cast(bytes, await file.read(body_bytes_max + 1))
-    return answers.contents(asked.path[-1], body, body_bytes_max)
+    body = bytearray()
+    # piece by piece: a host that sends more than it was asked for is asked for nothing more
+    while len(body) <= body_bytes_max:
+        piece = cast(bytes, await file.read(_PIECE_BYTES, len(body)))  # opened without an encoding
+        if not piece:
+            break
+        body += piece
+    return answers.contents(asked.path[-1], bytes(body), body_bytes_max)
 
 
 async def _stat(host: _Host, asked: Asked, body_bytes_max: int) -> UpstreamResponse:
