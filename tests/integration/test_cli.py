@@ -193,6 +193,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shutil.copytree(ROOT / "connectors", made.path("connectors"))
     made.path("connectors/tickets.yaml").write_text(TICKETS, encoding="utf-8")
     up = ["nomos.cli.main", "up", "--data", "data", "--connectors", "connectors", "--archive"]
+    up += ["--files", "files"]
+    made.path("files").mkdir()
     upstream = ["nomos_runtime.embedded.upstream", "--bodies", str(ROOT / "tests/fixtures/github")]
     running, made.ready = started(made, up, "up.json")
     try:
@@ -741,8 +743,24 @@ def test_a_connection_to_a_host_or_to_files_is_added_with_what_it_needs(shell: S
         assert says in refused.err
     refused = shell.nomos("connection", "add", *here, "--connector", "files", "--name", "files", "--host", "work")
     assert refused.code == NO
-    assert "NOMOS_PROXY_FILES_VOLUMES" in refused.err
+    assert "no folder in this volume" in refused.err
     assert "it had" not in shell.ok("connection", "remove", *here, "build").out
+
+
+def test_a_file_is_read_from_a_folder_of_the_tenant(shell: Shell) -> None:
+    name = shell.tenant()
+    here, creds = ("--tenant", name), ("--creds", f"{name}.creds")
+    (shell.path("files") / name / "reports").mkdir(parents=True)
+    (shell.path("files") / name / "reports" / "q4.md").write_text("Good.\n", encoding="utf-8")
+    shell.path("of-files.cedar").write_text(
+        '@id("reports") permit (principal, action, resource in Files::Directory::"work/reports");\n', encoding="utf-8"
+    )
+    shell.ok("policy", "put", "of-files.cedar", *here)
+    added = shell.ok("connection", "add", *here, "--connector", "files", "--name", "files", "--host", "work")
+    assert added.out == "connection files to files stored\n"
+    assert shell.ok("call", "files:files.read", "files:file/work/reports/q4.md", *creds).out == "Good.\n"
+    assert shell.nomos("call", "files:files.read", "files:file/work/q4.md", *creds).code == NO
+    assert shell.ok("connection", "remove", *here, "files").out == "connection files is removed: it had no credential\n"
 
 
 def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:

@@ -78,6 +78,7 @@ class Local:
         connectors: Path,
         archive: bool = False,
         witnesses: Path | None = None,
+        files: Path | None = None,
         pages_port: int = 0,
     ) -> None:
         """Prepares ``directory``; nothing runs yet.
@@ -89,12 +90,14 @@ class Local:
             connectors: folder of the connector catalogue.
             archive: whether the log is archived, to an S3 server that is started too.
             witnesses: a trust policy whose witnesses are asked to cosign the log.
+            files: folder of the volume ``work``, with a folder for each tenant in it; None for no volume.
             pages_port: TCP port of the approval pages on loopback; 0 keeps that of the last run, or takes a free one.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory.resolve()
         self.connectors = connectors.resolve()
         self.witnesses = None if witnesses is None else witnesses.resolve()
+        self.files = None if files is None else files.resolve()
         self.bounds = bounds or Bounds()
         self.nats = EmbeddedNats(self.directory / "nats", max_file_store=max_file_store)
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
@@ -238,6 +241,8 @@ class Local:
                 "NOMOS_PROXY_PAGES_LISTEN": f"{LOOPBACK}:{self.connect_pages_port}",
                 "NOMOS_PROXY_PAGES_ORIGIN": self.connect_pages_origin,
             }
+            if self.files is not None:
+                env["NOMOS_PROXY_FILES_VOLUMES"] = f"work={self.files}"
         if service in OWNERS and self._urls is not None:
             env["NOMOS_DATABASE_URL"] = self._urls[service]
         for name in SECRETS.get(service, ()):

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="port of the approval pages (default: a free one, kept)",
     )
     parser.add_argument("--archive", action="store_true", help="archive each sealed day to an S3 store of its own")
+    parser.add_argument(
+        "--files", metavar="DIR", help="give agents' files the volume work, a folder for each tenant here"
+    )
     parser.add_argument("--witnesses", metavar="FILE", help="a trust policy; its witnesses are asked to cosign the log")
 
 
@@ -66,6 +69,7 @@ async def _up(args: argparse.Namespace) -> int:
         data,
         connectors=Path(args.connectors),
         archive=args.archive,
+        files=Path(args.files) if args.files else None,
         witnesses=Path(args.witnesses) if args.witnesses else None,
         pages_port=args.pages_port,
     )
