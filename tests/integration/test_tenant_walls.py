@@ -582,6 +582,8 @@ async def plant(admin: asyncpg.Connection, schema: str, table: str, tenant: str)
             "VALUES ($1, 'planted', 1, 'x', 0, 'active') ON CONFLICT DO NOTHING",
             tenant,
         )
+    elif table == "rates":
+        await admin.execute(f"INSERT INTO {schema}.rates VALUES ($1, 'planted', now()) ON CONFLICT DO NOTHING", tenant)
     elif not await admin.fetchval(f"SELECT count(*) FROM {schema}.{table} WHERE tenant = $1", tenant):
         assert schema == "audit", f"{schema}.{table} holds nothing of A: give it a case"
 

@@ -36,14 +36,17 @@ from nomos_proxy.openanswers import OpenAnswers
 from nomos_proxy.openanswers import decoder as read_decoder
 from nomos_proxy.pages.app import build_pages
 from nomos_proxy.personal import PersonalData, PersonalDataAdmin
+from nomos_proxy.rates import Place
 from nomos_proxy.replay import ReplaySet
 from nomos_proxy.revocations import Revocations
 from nomos_proxy.settings import ProxySettings
+from nomos_proxy.sharedrates import SharedRates
 from nomos_proxy.store import FOLLOWED, Connections, CredentialStore
 from nomos_proxy.transports import Transports
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
+from nomos_runtime.replicas import Replicas
 from nomos_runtime.sealing import load_keyring
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, optional_secret
@@ -51,6 +54,8 @@ from nomos_runtime.vault import Keyring, Vault
 from nomos_web.server import WebServer
 
 NAME: Final = "proxy"
+#: A replica that says nothing for so long is not there any more; the others then take its share of the rates.
+PRESENT_SECONDS: Final = 5.0
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -76,6 +81,7 @@ class Proxy:
         self._accounts: Accounts | None = None
         self._answers: OpenAnswers | None = None
         self._pages: WebServer | None = None
+        self._replicas: Replicas | None = None
 
     async def start(self) -> None:
         """Connects, learns the connections and the tenants' issuing keys, serves."""
@@ -87,11 +93,14 @@ class Proxy:
         keys = DataKeys(events, self._vault)
         credentials = CredentialStore(events, self._vault, keys)
         personal = PersonalData()
+        replicas = self._replicas = await Replicas.join(parts.bus, parts.spawn, present_seconds=PRESENT_SECONDS)
         gate = Gate(
             GateLimits(
                 tenant=Rate(calls=2 * s.tenant_calls_per_second, seconds=2),
                 agent=Rate(calls=2 * s.agent_calls_per_second, seconds=2),
-            )
+            ),
+            place=lambda: Place(*replicas.place()),
+            shared=SharedRates(parts.opened_database),
         )
         answers = self._answers = OpenAnswers(new_id("rp"))
         upstreams = self._upstreams = Upstreams(
@@ -203,19 +212,18 @@ class Proxy:
             federated=federated,
             refresh=parts.refresh,
         )
-        about_keys = KeyAdmin(keys, parts.directory)
         await parts.serve_admin(
             {
                 **admin.verbs(),
                 **about_people.verbs(),
                 **about_accounts.verbs(),
                 **about_clouds.verbs(),
-                **about_keys.verbs(),
+                **KeyAdmin(keys, parts.directory).verbs(),
                 **broker.stages.verbs(),
             },
             either=("sealing-key",),
             installation=("key-progress", "stages", *SHARED_CLIENTS),
-            tables=("grants",),
+            tables=("grants", "rates"),
             leaving=sweeper.leave,
         )
         parts.spawn(sweeper.run())
@@ -239,6 +247,8 @@ class Proxy:
 
     async def stop(self) -> None:
         """Ends what runs and disconnects."""
+        if self._replicas:
+            await self._replicas.leave()
         if self._pages:
             await self._pages.stop()
         if self._accounts:

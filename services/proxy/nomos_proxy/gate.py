@@ -3,28 +3,30 @@
 Order: the provider's wait, the circuit, the rates of tenant, agent, connection and action. A refusal here is recorded
 like any other, leaves the permission unused, and says when to come again.
 
-All of it is kept by tenant and in this process: replicas count apart, and what a provider said to one is learnt by the
-next from its own answer. A tenant's failures open no circuit of another.
+All of it is kept by tenant. Rates hold over all replicas (:mod:`nomos_proxy.rates`); circuits and waits are of this
+process, and what a provider said to one is learnt by the next from its own answer. A tenant's failures open no circuit
+of another.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from msgspec import Struct
 
 from nomos.catalogue import Rate
-from nomos.errors import NomosError, RateLimited, UnknownOutcome, UpstreamFailed
+from nomos.errors import NomosError, RateLimited, Unavailable, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import Headers, UpstreamResponse
 from nomos_proxy.breaker import Breaker
 from nomos_proxy.destination import Origin
 from nomos_proxy.domain import CallPlan
 from nomos_proxy.pool import PoolFull
-from nomos_proxy.rates import Allowance, Rates
+from nomos_proxy.rates import ALONE, Allowance, Place, Rates, divided
+from nomos_proxy.sharedrates import SharedRates
 
 #: A provider's Retry-After beyond this is cut: it could be a mistake, and the next answer says it again. Seconds.
 RETRY_AFTER_SECONDS_MAX: Final = 900
@@ -42,16 +44,43 @@ class GateLimits(Struct, frozen=True, kw_only=True):
 
 
 class Passage:
-    """One call that was let through. :meth:`end` or :meth:`leave` is called once."""
+    """One call that was let through, once :meth:`admit` has returned. :meth:`end` or :meth:`leave` is called once."""
 
-    __slots__ = ("_breaker", "_gate", "_is_over", "_plan", "_probe")
+    __slots__ = ("_breaker", "_gate", "_is_over", "_own", "_plan", "_probe", "_shared")
 
-    def __init__(self, gate: Gate, plan: CallPlan, breaker: Breaker, probe: int) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        plan: CallPlan,
+        breaker: Breaker,
+        *,
+        probe: int,
+        own: Sequence[Allowance],
+        shared: Sequence[Allowance],
+    ) -> None:
+        self._own = own
+        self._shared = shared
         self._gate = gate
         self._plan = plan
         self._breaker = breaker
         self._probe = probe
         self._is_over = False
+
+    async def admit(self) -> None:
+        """Counts the call against the rates that all replicas count in one place.
+
+        Raises:
+            RateLimited: too often; the call has used up nothing.
+            Unavailable: they cannot be counted now.
+        """
+        if not self._shared:
+            return
+        tenant = self._plan.connection.tenant
+        try:
+            await self._gate.count(tenant, self._shared)
+        except NomosError:
+            self._gate.give_back(tenant, self._own)
+            raise
 
     def end(self, how: UpstreamResponse | NomosError) -> None:
         """Says how the call ended."""
@@ -83,15 +112,32 @@ class Passage:
 class Gate:
     """The gate of one process."""
 
-    def __init__(self, limits: GateLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: GateLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        place: Callable[[], Place] = lambda: ALONE,
+        shared: SharedRates | None = None,
+    ) -> None:
+        """Wires it.
+
+        Args:
+            limits: rates of every tenant and agent.
+            clock: seconds, never going back.
+            place: which of how many replicas this is now.
+            shared: where rates are counted that cannot be divided; needed where there may be several.
+        """
         self._limits = limits
+        self._place = place
+        self._shared = shared
         self.now = clock
         self._rates = Rates()
         self._breakers: dict[tuple[str, Origin], Breaker] = {}
         self._not_before: dict[tuple[str, str], float] = {}
 
     def enter(self, agent: str, plan: CallPlan) -> Passage:
-        """Lets a call through.
+        """Lets a call through, up to :meth:`Passage.admit`.
 
         Args:
             agent: who calls, within the tenant.
@@ -107,12 +153,23 @@ class Gate:
             raise RateLimited("the provider asked to wait", retry_after_ms=math.ceil(wait * 1000))
         breaker = self._breaker(tenant, plan.origin)
         probe = breaker.enter(now)
+        own, shared = divided(self._allowances(agent, plan), self._place())
         try:
-            self._rates.use(tenant, self._allowances(agent, plan), now)
+            self._rates.use(tenant, own, now)
         except NomosError:
             breaker.left(probe=probe)
             raise
-        return Passage(self, plan, breaker, probe)
+        return Passage(self, plan, breaker, probe=probe, own=own, shared=shared)
+
+    async def count(self, tenant: str, allowances: Sequence[Allowance]) -> None:
+        """Counts a call in the one place. Errors as :meth:`Passage.admit`."""
+        if self._shared is None:
+            raise Unavailable("rates over several replicas cannot be counted here")
+        await self._shared.use(tenant, allowances)
+
+    def give_back(self, tenant: str, allowances: Sequence[Allowance]) -> None:
+        """Takes back what this replica has counted for a call that was not let through."""
+        self._rates.give_back(tenant, allowances)
 
     def hold(self, plan: CallPlan, headers: Headers) -> None:
         """Keeps a connection's calls back as long as the provider asked for, if it did."""
@@ -127,6 +184,8 @@ class Gate:
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant."""
         self._rates.forget(tenant)
+        if self._shared is not None:
+            self._shared.forget(tenant)
         self._not_before = {at: until for at, until in self._not_before.items() if at[0] != tenant}
         self._breakers = {at: breaker for at, breaker in self._breakers.items() if at[0] != tenant}
 

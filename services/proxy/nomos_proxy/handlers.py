@@ -117,6 +117,7 @@ class Broker:
             self._answers.check_live(agent.tenant, agent.agent)
         passage = self._gate.enter(agent.agent, plan)
         try:
+            await passage.admit()
             credential = await self._credential(plan.connection, command)
             watch.lap()
             await self._replay.use(plan.replay_key)

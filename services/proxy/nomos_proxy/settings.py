@@ -18,7 +18,7 @@ class ProxySettings(ServiceSettings, frozen=True, kw_only=True):
         nonce_ttl_seconds: how long a used delegation or invocation is remembered; longer than both live.
         sanitize_timeout_ms: bound of one request to the sanitizer, milliseconds.
         large_sanitize_timeout_ms: the same for the last piece of a large body, with which all of it is cleaned.
-        tenant_calls_per_second: calls of one tenant; twice as many may come at once. Each replica counts apart.
+        tenant_calls_per_second: calls of one tenant, over all replicas; twice as many may come at once.
         agent_calls_per_second: calls of one agent, likewise.
         pages_listen: ``address:port`` on which this process serves the pages by which accounts are connected; empty
             where others do.

@@ -1,12 +1,16 @@
 """The replicas of one service, as they tell each other how far they have folded their owner's facts.
 
 Each replica says on ``applied.<service>``, inside the service's own account, up to which revision of its own facts it
-has come: after each change, every :data:`BEAT_SECONDS`, and when it leaves. Whoever changes something can then wait for
-all that are there, and name those that lag. One that has said nothing for a while is not there any more: by then it has
-not heard of anything either, and its own bound on freshness stops it (:meth:`nomos_runtime.feed.Follower.is_fresh`).
+has come: after each change, every :data:`BEAT_SECONDS`, to one that is new, and when it leaves. Whoever changes
+something can then wait for all that are there, and name those that lag. One that has said nothing for a while is not
+there any more: by then it has not heard of anything either, and its own bound on freshness stops it
+(:meth:`nomos_runtime.feed.Follower.is_fresh`).
 
-What is said here decides nothing: a lost word makes an operator wait longer, and a wrong one could only come from a
-process with the service's own credentials.
+Whoever divides something among all that are there asks which of how many it is (:meth:`Replicas.place`). All agree
+once they have heard of each other: a moment after one has come or left, and the presence time after one has died.
+
+What is said here allows nothing by itself: a lost word makes an operator wait longer, or a share too large until the
+next one, and a wrong one could only come from a process with the service's own credentials.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import msgspec
@@ -28,6 +33,10 @@ from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 
 BEAT_SECONDS: Final = 1.0
+#: How long one that comes listens for answers before it goes on; another one starts this time anew.
+SETTLE_SECONDS: Final = 0.1
+#: Answers for which it does so.
+_SETTLE_ANSWERS_MAX: Final = 50
 #: Replicas that are remembered at once.
 REPLICAS_MAX: Final = 1_000
 
@@ -71,6 +80,39 @@ class Replicas:
     async def start(self) -> None:
         """Begins to listen."""
         await self._bus.listen(self._subject, self._hear)
+
+    @classmethod
+    async def join(
+        cls, bus: Bus, spawn: Callable[[Coroutine[object, object, object]], None], *, present_seconds: float
+    ) -> Replicas:
+        """Comes to the others; returns when those that are there have had the time to answer.
+
+        Args:
+            bus: of the service.
+            spawn: runs what says where this replica is, beside the requests.
+            present_seconds: as of the class.
+        """
+        made = cls(bus, present_seconds=present_seconds)
+        await made.start()
+        await bus.flush()
+        spawn(made.run())
+        await made._settle()
+        return made
+
+    async def _settle(self) -> None:
+        await self._publish(leaves=False)
+        for _ in range(_SETTLE_ANSWERS_MAX):
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def place(self) -> tuple[int, int]:
+        """Which of how many replicas this is, counted from 0 in the order of their ids."""
+        there = sorted(one.replica for one in self._present())
+        return there.index(self._id), len(there)
 
     def applied(self, rev: int) -> None:
         """This replica has folded all facts below ``rev``; said at once."""
@@ -135,6 +177,9 @@ class Replicas:
         if said.leaves:
             self._heard.pop(said.replica, None)
         elif said.replica in self._heard or len(self._heard) < REPLICAS_MAX:
+            if said.replica not in self._heard:
+                # It does not know of this one either.
+                self._say.set()
             self._heard[said.replica] = (said, time.monotonic())
         self._changed.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 
@@ -12,13 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from nomos.catalogue import Rate
-from nomos.errors import CircuitOpen, DestinationRefused, LimitExceeded, RateLimited, UnknownOutcome, UpstreamFailed
+from nomos.errors import (
+    CircuitOpen,
+    DestinationRefused,
+    LimitExceeded,
+    RateLimited,
+    Unavailable,
+    UnknownOutcome,
+    UpstreamFailed,
+)
 from nomos_proxy.answer import AnswerRefused, UpstreamResponse
 from nomos_proxy.breaker import FAILURES_MAX, PAUSE_SECONDS, PAUSE_SECONDS_MAX, Breaker
 from nomos_proxy.domain import CallPlan, ConnectionFacts, plan_call
 from nomos_proxy.gate import RETRY_AFTER_SECONDS_MAX, Gate, GateLimits, retry_after_seconds
 from nomos_proxy.pool import PoolFull
-from nomos_proxy.rates import RATE_KEYS_MAX, Allowance, Rates
+from nomos_proxy.rates import RATE_KEYS_MAX, SHARE_CALLS_MIN, Allowance, Place, Rates, divided
 
 from .test_proxy_domain import CATALOGUE, CONNECTION, verified
 
@@ -107,6 +116,83 @@ def test_a_tenant_that_makes_up_keys_reaches_its_own_bound_and_nobody_elses() ->
     # what is full again is forgotten
     rates.use("flood", [Allowance(name="x", key=("one more",), rate=slow)], 61.0)
     assert len(rates._full_at["flood"]) == 1
+
+
+# --- over several replicas --------------------------------------------------------------------------------------------
+@given(st.integers(1, 10_000), st.integers(1, 3_600), st.integers(2, 40))
+def test_the_shares_of_a_rate_add_up_to_it_and_none_is_too_small(calls: int, seconds: int, count: int) -> None:
+    one = Allowance(name="x", key=("x",), rate=Rate(calls=calls, seconds=seconds))
+    places = [divided([one], Place(rank, count)) for rank in range(count)]
+    if calls < SHARE_CALLS_MIN * count:
+        # not one call of it is anybody's own: it is counted in one place, and the whole of it
+        assert places == [([], [one])] * count
+        return
+    shares = [own[0].rate for own, shared in places if not shared]
+    assert len(shares) == count
+    assert sum(share.calls for share in shares) == calls
+    assert {share.seconds for share in shares} == {seconds}
+    assert min(share.calls for share in shares) >= SHARE_CALLS_MIN
+    assert max(share.calls for share in shares) - min(share.calls for share in shares) <= 1
+
+
+@given(
+    st.integers(8, 40), st.integers(1, 30), st.integers(2, 5),
+    st.lists(st.tuples(st.floats(0, 5, allow_nan=False), st.integers(0, 4)), max_size=80),
+)  # fmt: skip
+def test_whichever_replica_calls_come_to_no_more_pass_than_the_rate(
+    calls: int, seconds: int, count: int, coming: list[tuple[float, int]]
+) -> None:
+    one = Allowance(name="x", key=("x",), rate=Rate(calls=max(calls, SHARE_CALLS_MIN * count), seconds=seconds))
+    replicas, passed, now = [Rates() for _ in range(count)], [], 0.0
+    for gap, which in coming:
+        now, rank = now + gap, which % count
+        own, _ = divided([one], Place(rank, count))
+        try:
+            replicas[rank].use("acme", own, now)
+        except RateLimited as refused:
+            assert f"is {one.rate.calls} calls in {seconds} seconds" in refused.detail, "the whole rate is named"
+        else:
+            passed.append(now)
+    for first in range(len(passed)):
+        for last in range(first, len(passed)):
+            span = passed[last] - passed[first]
+            assert last - first + 1 <= one.rate.calls + span * one.rate.calls / seconds + 1e-3
+
+
+@given(st.integers(20, 60), st.integers(1, 4), st.integers(1, 4))
+def test_while_replicas_come_and_go_at_most_a_share_more_passes_for_each_change(
+    calls: int, before: int, after: int
+) -> None:
+    """At one moment: all that are there use up what they may, the others come or go, and they try again."""
+    one = Allowance(name="x", key=("x",), rate=Rate(calls=calls, seconds=60))
+    replicas = {rank: Rates() for rank in range(max(before, after))}
+
+    def use_up(count: int) -> int:
+        passed = 0
+        for rank in range(count):
+            own, _ = divided([one], Place(rank, count))
+            for _ in range(calls + 1):
+                try:
+                    replicas[rank].use("acme", own, 0.0)
+                except RateLimited:
+                    break
+                passed += 1
+        return passed
+
+    assert use_up(before) == calls
+    largest = -(-calls // after)
+    assert use_up(after) <= max(after - before, 0) * largest
+
+
+def test_what_a_call_has_counted_is_taken_back_where_the_one_place_refuses_it(clock: Clock) -> None:
+    """And where there is no such place it is not let through."""
+    tight = Rate(calls=8, seconds=60)
+    made = Gate(GateLimits(tenant=tight, agent=Rate(calls=7, seconds=60)), clock=clock, place=lambda: Place(0, 2))
+    for _ in range(20):
+        passage = made.enter("a", plan())
+        with pytest.raises(Unavailable, match="cannot be counted here"):
+            asyncio.run(passage.admit())
+        passage.leave()
 
 
 def test_each_rate_counts_for_its_own(clock: Clock) -> None:

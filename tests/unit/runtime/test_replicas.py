@@ -92,3 +92,33 @@ async def test_what_is_no_such_message_is_passed_over_and_replicas_are_bounded(w
     for number in range(REPLICAS_MAX + 5):
         await wire.publish("applied.policy", module.encode(Applied(v=1, replica=f"rp_{number}", label="x", rev=1)))
     assert (await one.wait_for(1, 0))[0] == REPLICAS_MAX + 1
+
+
+async def test_each_knows_which_of_how_many_it_is_and_all_agree(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [await _replica(wire, 1, label) for label in "abc"]
+    await made[0]._publish(leaves=False)
+    await made[1]._publish(leaves=False)
+    assert sorted(one.place() for one in made) == [(0, 3), (1, 3), (2, 3)]
+    await made[1].leave()
+    assert sorted(one.place() for one in (made[0], made[2])) == [(0, 2), (1, 2)]
+    now = module.time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + 5.1)
+    assert [one.place() for one in made] == [(0, 1)] * 3
+
+
+async def test_who_comes_is_answered_before_it_goes_on(wire: Wire) -> None:
+    wire.flush = _nothing  # type: ignore[attr-defined]
+    tasks: list[asyncio.Task[Any]] = []
+
+    def spawn(work: Any) -> None:
+        tasks.append(asyncio.create_task(work))
+
+    made = [await Replicas.join(wire, spawn, present_seconds=5) for _ in range(4)]  # type: ignore[arg-type]
+    # without a beat between them
+    assert sorted(one.place() for one in made) == [(rank, 4) for rank in range(4)]
+    for task in tasks:
+        task.cancel()
+
+
+async def _nothing() -> None:
+    """Instead of a flush."""

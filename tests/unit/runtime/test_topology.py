@@ -36,6 +36,7 @@ PUBLISHES = {
         "svc.feed.minting",
         "svc.feed.proxy.self",
         "feed.proxy",
+        "applied.proxy",
         "nonce.*",
     },
     "sanitizer": {"intake.batch", "svc.feed.sanitizer.self", "feed.sanitizer"},
@@ -78,7 +79,7 @@ SERVES = {
 HEARS = {
     "policy": {"applied.policy", "feed.policy", "feed.identity", "feed.stepup"},
     "minting": {"feed.minting", "feed.identity"},
-    "proxy": {"feed.proxy", "feed.identity", "feed.minting"},
+    "proxy": {"applied.proxy", "feed.proxy", "feed.identity", "feed.minting"},
     "sanitizer": {"feed.sanitizer"},
     "stepup": {"feed.stepup", "feed.identity"},
     "identity": {"feed.identity"},

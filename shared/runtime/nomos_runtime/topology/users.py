@@ -88,8 +88,9 @@ _OWN: Final[dict[str, tuple[str, ...]]] = {
     ),
     # How far each of its replicas is, among themselves.
     "policy": ("applied.policy",),
-    # Marks what is used, and reads what other proxies have marked.
-    "proxy": ("nonce.*", _api("STREAM.INFO", "NONCE"), _api("DIRECT.GET", "NONCE")),
+    # Which of how many replicas each is, among themselves: they divide rates. Marks what is used, and reads what other
+    # proxies have marked.
+    "proxy": ("applied.proxy", "nonce.*", _api("STREAM.INFO", "NONCE"), _api("DIRECT.GET", "NONCE")),
 }
 
 #: Subscriptions that no door gives.
@@ -97,6 +98,7 @@ _HEARS: Final[dict[str, tuple[str, ...]]] = {
     # What it publishes itself, to wake auditors who wait for their tenant's next record.
     "audit": ("audit.*",),
     "policy": ("applied.policy",),
+    "proxy": ("applied.proxy",),
 }
 
 
