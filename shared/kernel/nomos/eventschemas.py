@@ -81,15 +81,18 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.PII_SET: "classes: list",
     events.CONNECTION_ADDED: (
         "connector: text, name: text, key_id: text, base_url: text?, method: text?, scopes: list?, host: text?, "
-        "auth: text?, federation: object?, exchange: text?, ssh: object?"
+        "auth: text?, federation: object?, exchange: text?, ssh: object?, shared: flag?"
     ),
-    events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?",
+    events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?, shared: flag?",
     events.CONNECTION_LOST: "name: text, code: text",
     events.CONNECTION_REMOVED: "name: text",
-    events.OAUTH_CLIENT_SET: ("connector: text, client_id: text, has_secret: flag, key_id: text, base_url: text?"),
+    events.OAUTH_CLIENT_SET: (
+        "connector: text, client_id: text, has_secret: flag, key_id: text, base_url: text?, has_key: flag?"
+    ),
+    events.OAUTH_CLIENT_WITHDRAWN: "connector: text",
     events.CONNECT_OFFERED: (
         "flow: text, connector: text, name: text, scopes: list, link_sha256: text, expires_at: integer, at: integer, "
-        "base_url: text?"
+        "base_url: text?, shared: flag?, device: flag?"
     ),
     events.CONNECT_BEGUN: "flow: text, state_sha256: text, browser_sha256: text, at: integer",
     events.CONNECT_RETURNED: "flow: text, at: integer",
