@@ -17,8 +17,12 @@ import msgspec
 # policy
 #: request, entities, policies, passes, outcome: everything needed to evaluate it again.
 DECISION_MADE: Final = "authz.decision"
-#: {code, detail, subject}: a request that did not reach a decision.
+#: {code, detail, verb, service, counting}: a request that did not reach a decision; with ``counting`` further ones of
+#: this agent are counted until a minute is over since the first.
 REQUEST_REFUSED: Final = "request.refused"
+#: {service, count, kinds: [{verb, code, count}], since, seconds}: so many refusals of one agent have no record of their
+#: own, in the span that begins at ``since``, Unix seconds.
+REFUSALS_COUNTED: Final = "request.refusals-counted"
 #: {sha256, text}: a piece of a policy text, before the event that names it (:mod:`nomos.policytext`).
 POLICY_PIECE: Final = "policy.piece"
 #: {revision, sha256, text or pieces, why}

@@ -22,7 +22,7 @@ _PERSONAL: Final = frozenset((kind, name) for kind, fields in PERSONAL.items() f
 _Kind = str
 _KINDS: Final[Mapping[_Kind, type]] = {"text": str, "integer": int, "flag": bool, "list": list, "object": dict}
 _GAP: Final = "kind: text, first: integer, last: integer, stream: text?, producer: text?, svc: text?, known: flag?"
-_REFUSED: Final = "code: text, detail: text, verb: text, service: text"
+_REFUSED: Final = "code: text, detail: text, verb: text, service: text, counting: flag?"
 _DECISION: Final = (
     "decision: text, request: object, entities: list, policy_set: text, revision: integer, outcome: text, "
     "reason: text, policies: list, passes: list, errors: list, alarm: flag, at_ms: integer, schema: text?, "
@@ -56,6 +56,7 @@ _POISON: Final = (
 _SPELLED: Final[Mapping[str, str]] = {
     events.DECISION_MADE: _DECISION,
     events.REQUEST_REFUSED: _REFUSED,
+    events.REFUSALS_COUNTED: "service: text, count: integer, kinds: list, since: integer, seconds: integer",
     events.POLICY_PUT: (
         "tenant: text, revision: integer, sha256: text, actor: text, why: text, at: integer, text: text?, "
         "pieces: list?, draft: text?"

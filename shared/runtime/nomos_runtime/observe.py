@@ -37,6 +37,7 @@ CREDENTIAL_FAULT: Final = "credential_fault"
 OUTBOX_WAITING: Final = "outbox_waiting"
 REPLAY_SET_UNREAD: Final = "replay_set_unread"
 REFUSAL_UNRECORDED: Final = "refusal_unrecorded"
+REFUSALS_COUNTED: Final = "refusals_counted"
 
 #: How often each event was said in this process, by (service, event). Read by readiness and by tests.
 counts: Counter[tuple[str, str]] = Counter()

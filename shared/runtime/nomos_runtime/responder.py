@@ -1,8 +1,9 @@
 """The thin responder: decode, deadline, call, reply; and the one place where errors become replies.
 
 Every refusal is recorded before it is answered: a request that gets no decision becomes a ``request.refused`` event in
-the tenant's log. If even that cannot be made durable the answer is ``journal_unavailable``. A fault of our own
-(anything that is not a :class:`NomosError`) is denied as ``internal``, recorded and said in the diagnostics.
+the tenant's log; where an agent is refused in a loop, a part of a count that does (:mod:`nomos_runtime.refusals`). If
+even that cannot be made durable the answer is ``journal_unavailable``. A fault of our own (anything that is not a
+:class:`NomosError`) is denied as ``internal``, recorded and said in the diagnostics.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import Directory
 from nomos_runtime.journal import Journal
+from nomos_runtime.refusals import ALWAYS_RECORDED, Refusals
 
 #: What a refusal says of the input in the log, characters.
 DETAIL_CHARS_MAX: Final = 300
@@ -80,12 +82,15 @@ class Responder:
         directory: Directory,
         refresh: Callable[[], Awaitable[None]],
         tenant_in_flight_max: int,
+        *,
+        refusals: Refusals,
     ) -> None:
         self._bus = bus
         self._journal = journal
         self._directory = directory
         self._refresh = refresh
         self._tenant_in_flight_max = tenant_in_flight_max
+        self._refusals = refusals
         #: Requests under way, by the account that the server stamped.
         self._in_flight: Counter[str] = Counter()
 
@@ -285,13 +290,20 @@ class Responder:
         """Records a refusal, then gives its wire form. What cannot be recorded is answered ``journal_unavailable``.
 
         But for an unknown outcome: that something may have happened must reach the caller in any case, and the attempt
-        is in the log already.
+        is in the log already. Of an agent's refusals beyond its quota the count is recorded, after the answer.
         """
         if isinstance(error, JournalUnavailable):
             return failure(error)
+        event_id, how = new_id("ev"), "record"
+        is_bounded = actor.kind == "agent" and error.code not in ALWAYS_RECORDED
+        if is_bounded:
+            how = self._refusals.take(tenant, _clean(actor.id), _clean(verb), error.code, event_id)
+        if how == "count":
+            observe.counts[self._bus.service, observe.REFUSALS_COUNTED] += 1
+            return failure(error)
         corr = getattr(command, "id", "")
         envelope = Envelope(
-            id=new_id("ev"),
+            id=event_id,
             type=events.REQUEST_REFUSED,
             tenant=tenant,
             actor=Actor(kind=actor.kind, id=_clean(actor.id)),
@@ -302,11 +314,14 @@ class Responder:
                 "detail": _clean(error.detail),
                 "verb": _clean(verb),
                 "service": self._bus.service,
+                **({"counting": True} if how == "last" else {}),
             },
         )
         try:
             await self._journal.append([envelope])
         except JournalUnavailable as e:
+            if is_bounded:
+                self._refusals.unrecorded(tenant, _clean(actor.id))
             observe.say(self._bus.service, observe.REFUSAL_UNRECORDED, code=error.code)
             return failure(error if isinstance(error, UnknownOutcome) else e)
         return failure(error)

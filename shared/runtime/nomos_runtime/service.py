@@ -23,6 +23,7 @@ from nomos_runtime.erasing import INSTALLATION_VERBS, SUBJECT_VERBS, Erasing, Pe
 from nomos_runtime.eventstore import MIGRATIONS, EventStore
 from nomos_runtime.feed import Follower, start_all
 from nomos_runtime.journal import Journal
+from nomos_runtime.refusals import Refusals
 from nomos_runtime.resealing import SealAgain, reseal
 from nomos_runtime.responder import NoParams, Operator, Responder, Verb, serve_admin
 from nomos_runtime.settings import ServiceSettings
@@ -44,7 +45,10 @@ class Parts:
         self.journal = journal
         self.directory = Directory()
         self.followers: list[Follower] = []
-        self.responder = Responder(bus, journal, self.directory, self.refresh, settings.tenant_in_flight_max)
+        self.refusals = Refusals(bus, journal, per_minute=settings.refusals_per_minute)
+        self.responder = Responder(
+            bus, journal, self.directory, self.refresh, settings.tenant_in_flight_max, refusals=self.refusals
+        )
         #: The admin verbs that are served.
         self.verbs: Mapping[str, Verb] = {}
         self._background: set[asyncio.Task[object]] = set()
@@ -58,7 +62,9 @@ class Parts:
         bus = await Bus.connect(
             service=name, url=settings.bus_url, creds=settings.bus_creds, in_flight_max=settings.in_flight_max
         )
-        return cls(settings, bus, Journal(bus, timeout_ms=settings.journal_timeout_ms))
+        parts = cls(settings, bus, Journal(bus, timeout_ms=settings.journal_timeout_ms))
+        parts.spawn(parts.refusals.run())
+        return parts
 
     @property
     def store(self) -> EventStore:
@@ -238,6 +244,7 @@ class Parts:
             task.cancel()
         for follower in self.followers:
             await follower.stop()
+        await self.refusals.stop()
         await self.journal.close()
         await self.bus.close()
         if self.database is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         journal_timeout_ms: bound of one append to the journal, milliseconds.
         in_flight_max: requests of one subject that a process works on at once; further ones wait.
         tenant_in_flight_max: of these, how many may be one tenant's; further ones are refused as ``unavailable``.
+        refusals_per_minute: refusals of one agent that are recorded one by one in a minute; further ones are counted,
+            and the count is recorded. Each process counts for itself.
     """
 
     bus_url: str
@@ -41,6 +43,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     journal_timeout_ms: int = 2_000
     in_flight_max: int = 2_048
     tenant_in_flight_max: int = 1_280
+    refusals_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 120
 
     def __repr__(self) -> str:
         # The database's URL holds a password.
