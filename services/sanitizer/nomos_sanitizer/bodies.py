@@ -1,6 +1,6 @@
 """Bodies by media type: how bytes become text, which text is JSON, which is lines of JSON, and which is just text.
 
-Decides the character encoding and refuses what cannot be read. Everything that looks like JSON is tried as JSON,
+Refuses what cannot be read in the encoding of its characters. Everything that looks like JSON is tried as JSON,
 whatever the header says; JSON that does not parse is searched as text, with its escapes decoded.
 """
 
@@ -8,27 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
 import re2
 
 from nomos.errors import ResponseRefused
-from nomos_sanitizer import structure, tree
+from nomos_sanitizer import plain, structure, tree
 from nomos_sanitizer.edits import Found
 from nomos_sanitizer.injections import Injections
+from nomos_sanitizer.media import UTF_8, MediaType
 from nomos_sanitizer.scrub import Scrubber
 
-UTF_8: Final = "utf-8"
-_CHARSETS: Final = {
-    "": UTF_8,
-    "utf-8": UTF_8,
-    "utf8": UTF_8,
-    "us-ascii": UTF_8,  # a subset; servers that say it and send UTF-8 are common
-    "ascii": UTF_8,
-    "iso-8859-1": "latin-1",
-    "latin1": "latin-1",
-    "windows-1252": "cp1252",
-}
-_LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/json-seq", "text/event-stream"})
 _EVENT_FIELD: Final = "data:"
 _BOM: Final = "\ufeff"
 _RECORD_SEPARATOR: Final = "\x1e"  # RFC 7464 section 2.2
@@ -36,41 +24,6 @@ _LINE: Final = re2.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _JSON_STARTS: Final = ("{", "[", '"')
 
 Places = list[tuple[str, Found]]
-
-
-class MediaType(msgspec.Struct, frozen=True, kw_only=True):
-    """A content type that this service can read: its essence in lower case and a Python codec."""
-
-    essence: str
-    codec: str
-
-    @property
-    def is_lines(self) -> bool:
-        """Whether each line is a JSON text of its own."""
-        return self.essence in _LINES
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the header says JSON."""
-        return self.essence == "application/json" or self.essence.endswith("+json")
-
-
-def parse_media_type(content_type: str) -> MediaType:
-    """Reads a Content-Type value (RFC 9110 section 8.3).
-
-    Raises:
-        ResponseRefused: a character encoding that is not read here.
-    """
-    essence, *parameters = content_type.split(";")
-    charset = ""
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            charset = value.strip().strip('"').lower()
-    codec = _CHARSETS.get(charset)
-    if codec is None:
-        raise ResponseRefused("answer is in a character encoding that is not read here")
-    return MediaType(essence=essence.strip().lower(), codec=codec)
 
 
 def read(body: bytes, media: MediaType) -> str:
@@ -122,25 +75,25 @@ def _clean_document(text: str, media: MediaType, scrubber: Scrubber, where: str)
 def _clean_lines(text: str, media: MediaType, scrubber: Scrubber) -> tuple[str, Places]:
     out: list[str] = []
     places: Places = []
-    plain: list[str] = []
-    first_plain = 0
+    others: list[str] = []
+    first_other = 0
 
     def flush() -> None:
         # Lines that are not JSON are searched together: a key in armour spans many.
-        if plain:
-            cleaned, found = _clean_document("".join(plain), _PLAIN, scrubber, f"line:{first_plain}")
+        if others:
+            cleaned, found = _clean_document("".join(others), _PLAIN, scrubber, f"line:{first_other}")
             out.append(cleaned)
             places.extend(found)
-            plain.clear()
+            others.clear()
 
     for number, line in enumerate(_split(text), 1):
         prefix, value, end = split_line(line)
         if value is None:
-            first_plain = first_plain if plain else number
-            plain.append(line)
+            first_other = first_other if others else number
+            others.append(line)
             continue
         flush()
-        if media.codec == UTF_8 and scrubber.is_untouched(line.encode("utf-8", "surrogatepass")):
+        if media.codec == UTF_8 and plain.is_clean_line(line.encode("utf-8", "surrogatepass"), scrubber):
             out.append(line)
             continue
         rendered, found = tree.render(value, scrubber)

@@ -41,15 +41,20 @@ class Budget:
         if self._bytes < 0:
             raise ResponseRefused("body unpacks to more text than the limit")
 
-    def escape(self) -> None:
-        """Charges one escape sequence.
+    def escape(self, count: int = 1) -> None:
+        """Charges runs of escape sequences.
 
         Raises:
             ResponseRefused: too many.
         """
-        self._escapes -= 1
+        self._escapes -= count
         if self._escapes < 0:
             raise ResponseRefused(f"body has more than {ESCAPES_MAX} escape sequences")
+
+    @property
+    def spans_left(self) -> int:
+        """How many places may still be found."""
+        return self._spans
 
     def span(self, count: int = 1) -> None:
         """Charges something found.
@@ -61,13 +66,13 @@ class Budget:
         if self._spans < 0:
             raise ResponseRefused(f"body has more than {SPANS_MAX} places to remove")
 
-    def invisible(self) -> None:
-        """Charges one character that is left out of a shadow.
+    def invisible(self, count: int = 1) -> None:
+        """Charges characters that are left out of a shadow.
 
         Raises:
             ResponseRefused: too many.
         """
-        self._invisible -= 1
+        self._invisible -= count
         if self._invisible < 0:
             raise ResponseRefused(f"body has more than {INVISIBLE_MAX} invisible characters")
 

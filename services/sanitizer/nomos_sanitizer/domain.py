@@ -16,14 +16,16 @@ from typing import Final
 import msgspec
 
 from nomos.errors import ResponseRefused
-from nomos_sanitizer import bodies
-from nomos_sanitizer.bodies import MediaType, Places
+from nomos_sanitizer import bodies, plain
+from nomos_sanitizer.bodies import Places
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.edits import Found, marker_for
 from nomos_sanitizer.injections import Injections, load_markers
+from nomos_sanitizer.lexed import Lexed
 from nomos_sanitizer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PASSES_MAX
 from nomos_sanitizer.matching import Matcher
+from nomos_sanitizer.media import UTF_8, MediaType, parse_media_type
 from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.rules import Rule
 from nomos_sanitizer.scrub import PLAIN, Options, Scrubber
@@ -95,14 +97,18 @@ class Sanitizer:
         needles = Needles(credentials)
         if len(body) > BODY_BYTES_MAX:
             raise ResponseRefused(f"answer is over {BODY_BYTES_MAX} bytes")
-        media = bodies.parse_media_type(content_type)
+        media = parse_media_type(content_type)
         kept, places = self._clean_headers(headers, needles, options)
-        if media.codec == bodies.UTF_8 and self._is_plainly_clean(body, needles, options):
-            return Sanitized(body=body, headers=kept, report=tally(places, self._noted(body, media)))
-        cleaned, body_places = self._settle(body, media, needles, options)
+        known: set[str] = set()
+        if media.codec == UTF_8:
+            scrubber = Scrubber(self._matcher, needles, Budget(len(body)), options, known)
+            came = Lexed(body)
+            if plain.is_clean(came, media, self._matcher, scrubber):
+                return Sanitized(body=body, headers=kept, report=tally(places, self._noted(came, media)))
+        cleaned, body_places = self._settle(body, media, needles, options, known)
         if cleaned != body:
             kept = tuple(field for field in kept if field[0].lower() not in _ABOUT_BYTES)
-        report = tally([*body_places, *places], self._noted(cleaned, media))
+        report = tally([*body_places, *places], self._noted(Lexed(cleaned), media))
         return Sanitized(body=cleaned, headers=kept, report=report)
 
     def stream(self, *, content_type: str, credentials: Sequence[bytes] = (), options: Options = PLAIN) -> Stream:
@@ -111,25 +117,23 @@ class Sanitizer:
             self._matcher, self._injections, content_type=content_type, credentials=credentials, options=options
         )
 
-    def _noted(self, cleaned: bytes, media: MediaType) -> Places:
+    def _noted(self, cleaned: Lexed, media: MediaType) -> Places:
         """What is said about the body that leaves, beside what was removed from it."""
-        if not self._injections.may_fire(cleaned):
+        if media.codec == UTF_8 and plain.is_document(cleaned, media):
+            # What a string with escapes says does not show in the bytes.
+            if not self._injections.fires(cleaned.data, *cleaned.escaped):
+                return []
+        elif not self._injections.may_fire(cleaned.data):
             return []
-        return bodies.note(bodies.read(cleaned, media), media, self._injections)
+        return bodies.note(bodies.read(cleaned.data, media), media, self._injections)
 
-    def _is_plainly_clean(self, body: bytes, needles: Needles, options: Options) -> bool:
-        """Whether the bytes as they came show that there is nothing to remove, so that no parse is needed.
-
-        True only if no rule and no gate fired. Then the body has no escape but white space, hence each JSON string is
-        a piece of what was scanned, and neither duplicate members nor another reader's view of it can show more.
-        """
-        return Scrubber(self._matcher, needles, Budget(len(body)), options).is_untouched(body)
-
-    def _settle(self, body: bytes, media: MediaType, needles: Needles, options: Options) -> tuple[bytes, Places]:
+    def _settle(
+        self, body: bytes, media: MediaType, needles: Needles, options: Options, known: set[str]
+    ) -> tuple[bytes, Places]:
         text = bodies.read(body, media)
         all_places: Places = []
         for _ in range(PASSES_MAX):
-            scrubber = Scrubber(self._matcher, needles, Budget(len(body)), options)
+            scrubber = Scrubber(self._matcher, needles, Budget(len(body)), options, known)
             text, places = bodies.clean(text, media, scrubber)
             if not places:
                 break

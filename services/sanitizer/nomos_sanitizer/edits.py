@@ -30,7 +30,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     fingerprint: str = ""
 
 
-class Edit(msgspec.Struct, frozen=True):
+class Edit(msgspec.Struct, frozen=True, gc=False):
     """Replace ``[start, end)`` by ``text``. ``marker`` stands instead where the edit is merged into a wider one."""
 
     start: int
@@ -54,6 +54,14 @@ def opaque(span: tuple[int, int], found: Found, rank: int) -> Edit:
 
 def merge(edits: Iterable[Edit]) -> list[Edit]:
     """Sorts edits and joins those that overlap; a joined edit removes everything that any of them removes."""
+    edits = list(edits)
+    reach = -1
+    for edit in edits:
+        if edit.start < reach or edit.end <= edit.start:
+            break
+        reach = edit.end
+    else:
+        return edits  # As the edits of one rule are.
     merged: list[Edit] = []
     group: list[Edit] = []
     reach = -1
@@ -77,6 +85,21 @@ def _join(group: Sequence[Edit]) -> Edit:
     text = best.text if (best.start, best.end) == (start, end) else best.marker
     invisible = [found for edit in group if edit is not best for found in edit.found if found.kind == "invisible"]
     return Edit(start, end, text, best.marker, best.rank, (*best.found, *invisible))
+
+
+def told(edits: Iterable[Edit]) -> tuple[Found, ...]:
+    """What edits say in a report; what several say alike is said once, with the sum."""
+    founds: dict[int, Found] = {}
+    counts: dict[int, int] = {}
+    for edit in edits:
+        for found in edit.found:
+            key = id(found)
+            counts[key] = counts.get(key, 0) + 1
+            founds[key] = found
+    return tuple(
+        found if counts[key] == 1 else msgspec.structs.replace(found, count=found.count * counts[key])
+        for key, found in founds.items()
+    )
 
 
 def apply(data: bytes, edits: Sequence[Edit]) -> bytes:

@@ -76,6 +76,10 @@ class Injections:
         """Whether something could be noted in a body as it stands, or in one whose escapes are still to be decoded."""
         return _BACKSLASH in body or bool(self._fired(body))
 
+    def fires(self, body: bytes, *texts: str) -> bool:
+        """Whether something is noted in a body as it stands, or in one of some texts."""
+        return bool(self._fired(body) or self._fired("\n".join(texts).encode("utf-8", "surrogatepass")))
+
     def in_text(self, text: str) -> list[Found]:
         """The markers in a text, each with how often it stands there."""
         data = text.encode("utf-8", "surrogatepass")

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.edits import View
+from nomos_sanitizer.masks import Bytes, Mask, MaskView, Places, as_bytes
 
 ZERO_WIDTH: Final = "zero-width"
 BIDI: Final = "bidi-control"
@@ -41,6 +44,15 @@ _RANGES: Final[tuple[tuple[int, int, str], ...]] = (
     (0xFFF0, 0xFFFB, FORMAT), (0x1BCA0, 0x1BCA3, FORMAT), (0x1D173, 0x1D17A, FORMAT),
     (0xE0000, 0xE007F, TAG), (0xE0080, 0xE00FF, FORMAT), (0xE0100, 0xE01EF, VARIATION), (0xE01F0, 0xE0FFF, FORMAT),
 )  # fmt: skip
+_POINTS: Final = 0x110000
+_NAMES: Final = ("", _CONTROL, ZERO_WIDTH, BIDI, TAG, VARIATION, FILLER, SOFT_HYPHEN, FORMAT)
+_NUMBERS: Final = {name: number for number, name in enumerate(_NAMES)}
+_ASCII_CONTROLS: Final = bytes(point for first, last, _ in _RANGES for point in range(first, last + 1) if point < 0x80)
+_IS_KEPT_ASCII: Final = np.array([byte not in _ASCII_CONTROLS for byte in range(256)])
+#: From here on the arrays cost less than the loop.
+_MANY_CHARACTERS: Final = 1_000
+#: No character from here on has a combining class; a test looks.
+_COMBINING_END: Final = 0x20000
 _CLASS: Final = {chr(point): name for first, last, name in _RANGES for point in range(first, last + 1)}
 
 _EMOJI: Final[tuple[tuple[int, int], ...]] = (
@@ -55,6 +67,7 @@ _HAN: Final = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0
 _BRAILLE: Final = ((0x2801, 0x28FF),)
 
 _ZWNJ, _ZWJ, _VS15, _VS16, _KEYCAP = "\u200c", "\u200d", "\ufe0e", "\ufe0f", "\u20e3"
+_KEYCAP_BASES: Final = "0123456789#*"
 _VIRAMA: Final = 9  # canonical combining class, Unicode Standard section 4.3
 _BLACK_FLAG: Final = "\U0001f3f4"
 #: The RGI emoji tag sequences: England, Scotland, Wales (UTS #51 section 1.4.6 and annex C).
@@ -62,6 +75,7 @@ _FLAG_TAGS: Final = tuple(
     "".join(chr(0xE0000 + ord(letter)) for letter in region) + "\U000e007f" for region in ("gbeng", "gbsct", "gbwls")
 )
 _FLAG_LENGTH: Final = 6
+_FLAG_END: Final = "\U000e007f"
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
@@ -77,7 +91,7 @@ class Visible(msgspec.Struct, frozen=True):
     """What :func:`examine` found: the runs to remove and the shadow that is searched instead of the text."""
 
     removed: tuple[Removed, ...]
-    shadow: View
+    shadow: View | MaskView
 
 
 def gate_pattern() -> bytes:
@@ -97,18 +111,34 @@ def gate_pattern() -> bytes:
     return b"(?:" + b"|".join(parts) + b")"
 
 
-def examine(data: bytes, budget: Budget) -> Visible:
+def examine(data: bytes, budget: Budget, *, to_remove: bool = True) -> Visible:
     """Finds the invisible characters of a text.
 
     Args:
         data: UTF-8, in which lone surrogates may stand in their three byte form.
         budget: what the pass may spend.
+        to_remove: whether the runs that must go are asked for, beside the shadow.
 
     Raises:
         UnicodeDecodeError: this is no text; see :func:`ascii_projection`.
-        ResponseRefused: more invisible characters than the budget allows.
+        ResponseRefused: more invisible characters than the budget allows, or more places to remove.
     """
+    if data.isascii():
+        return _without_controls(data, budget)
     text = data.decode("utf-8", "surrogatepass")
+    if len(text) < _MANY_CHARACTERS:
+        return examine_each(data, text, budget, to_remove=to_remove)
+    return examine_arrays(data, text, budget, to_remove=to_remove)
+
+
+def _without_controls(data: bytes, budget: Budget) -> Visible:
+    shadow = data.translate(None, _ASCII_CONTROLS)
+    budget.invisible(len(data) - len(shadow))
+    return Visible((), MaskView(shadow, _IS_KEPT_ASCII[as_bytes(data)]))
+
+
+def examine_each(data: bytes, text: str, budget: Budget, *, to_remove: bool) -> Visible:
+    """The same as :func:`examine`, one character after the other."""
     shadow = View()
     removed: list[Removed] = []
     done_chars = done_bytes = 0
@@ -124,28 +154,101 @@ def examine(data: bytes, budget: Budget) -> Visible:
             shadow.copy(data, done_bytes, start)
         end = start + (1 if character < "\x80" else len(character.encode()))
         done_chars, done_bytes = index + 1, end
-        if index < kept_until or name is _CONTROL:
+        if not to_remove or index < kept_until or name is _CONTROL:
             continue
         if name is TAG and _starts_flag(text, index):
             kept_until = index + _FLAG_LENGTH
         elif not _belongs(text, index, character):
             _extend(removed, start, end, name)
+    budget.span(len(removed))
     shadow.copy(data, done_bytes, len(data))
     return Visible(tuple(removed), shadow.close())
 
 
-def ascii_projection(data: bytes) -> tuple[bytes, Callable[[], list[int]]]:
+def examine_arrays(data: bytes, text: str, budget: Budget, *, to_remove: bool) -> Visible:
+    """The same again, for many characters at once; only those that may belong are looked at one by one."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    classes, neighbours = _tables()
+    names = classes[points]
+    hidden = np.flatnonzero(names)
+    budget.invisible(len(hidden))
+    sizes = 1 + (points >= 0x80).astype(np.int8) + (points >= 0x800) + (points >= 0x10000)
+    mask = np.repeat(names == 0, sizes)
+    shadow = MaskView(as_bytes(data)[mask].tobytes(), mask)
+    if not to_remove:
+        return Visible((), shadow)
+    goes = names[hidden] != _NUMBERS[_CONTROL]
+    # Beside a character that wants nothing invisible, an invisible one has no reason; it wants none itself.
+    wants = np.concatenate([[False], neighbours[points], [False]])
+    kept_until = 0
+    for place in np.flatnonzero(goes & (wants[hidden] | wants[hidden + 2])).tolist():
+        index = int(hidden[place])
+        if index < kept_until:
+            goes[place] = False
+        elif names[index] == _NUMBERS[TAG] and _starts_flag(text, index):
+            goes[place] = False
+            kept_until = index + _FLAG_LENGTH
+            goes[place : np.searchsorted(hidden, kept_until)] = False
+        elif _belongs(text, index, text[index]):
+            goes[place] = False
+    hidden = hidden[goes]
+    ends = np.cumsum(sizes, dtype=np.int64)[hidden]
+    return Visible(_runs(ends - sizes[hidden], ends, names[hidden], budget), shadow)
+
+
+def _runs(starts: Places, ends: Places, names: Bytes, budget: Budget) -> tuple[Removed, ...]:
+    """Neighbours of one class as one."""
+    if not len(starts):
+        return ()
+    begins = np.ones(len(starts), np.bool_)
+    begins[1:] = (starts[1:] != ends[:-1]) | (names[1:] != names[:-1])
+    firsts = np.flatnonzero(begins)
+    budget.span(len(firsts))
+    lasts = np.append(firsts[1:], len(starts)) - 1
+    return tuple(
+        Removed(start, end, _NAMES[name], count)
+        for start, end, name, count in zip(
+            starts[firsts].tolist(),
+            ends[lasts].tolist(),
+            names[firsts].tolist(),
+            (lasts - firsts + 1).tolist(),
+            strict=True,
+        )
+    )
+
+
+@cache
+def _tables() -> tuple[Bytes, Mask]:
+    """For every code point the number of its class (0: visible), and whether it may want an invisible neighbour."""
+    classes = np.zeros(_POINTS, np.uint8)
+    for first, last, name in _RANGES:
+        classes[first : last + 1] = _NUMBERS[name]
+    wants = np.zeros(_POINTS, np.bool_)
+    for first, last in (*_EMOJI, *_ARABIC, *_INDIC, *_MONGOLIAN, *_HAN, *_BRAILLE):
+        wants[first : last + 1] = True
+    for character in (*_KEYCAP_BASES, _KEYCAP, _BLACK_FLAG, _VS16, _FLAG_END):
+        wants[ord(character)] = True
+    for point in range(_COMBINING_END):
+        if unicodedata.combining(chr(point)):
+            wants[point] = True
+    # Inside a flag every character has a tag beside it.
+    wants[0xE0000:0xE0080] = True
+    return classes, wants
+
+
+def ascii_projection(data: bytes) -> tuple[bytes, Callable[[], MaskView]]:
     """The printable ASCII of a binary, and white space. A token that was split stands in it in one piece.
 
     Returns:
-        The projection and what tells the place of each of its bytes in ``data``, which costs more and is seldom asked.
+        The projection and what makes a view of it, which leads back to ``data`` and is seldom asked for.
     """
-    projection = data.translate(None, _NOT_PRINTABLE)
-    return projection, lambda: [at for at, byte in enumerate(data) if byte not in _NOT_PRINTABLE_SET]
+    # Not by deleting: which byte of a binary goes cannot be foreseen, and that is slow one by one.
+    mask = as_bytes(data.translate(_IS_PRINTABLE)).view(np.bool_)
+    projection = as_bytes(data)[np.flatnonzero(mask)].tobytes()
+    return projection, lambda: MaskView(projection, mask)
 
 
-_NOT_PRINTABLE: Final = bytes(byte for byte in range(256) if not 0x20 <= byte < 0x7F and byte not in b"\t\n\r")
-_NOT_PRINTABLE_SET: Final = frozenset(_NOT_PRINTABLE)
+_IS_PRINTABLE: Final = bytes(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in range(256))
 
 
 def _extend(removed: list[Removed], start: int, end: int, name: str) -> None:
@@ -175,7 +278,7 @@ def _belongs(text: str, index: int, character: str) -> bool:
     if character in (_ZWNJ, _ZWJ):
         return _joins_script(text, index, before, after)
     if character in (_VS15, _VS16):
-        return _in(before, _EMOJI) or (before != "" and before in "0123456789#*" and after == _KEYCAP)
+        return _in(before, _EMOJI) or (before != "" and before in _KEYCAP_BASES and after == _KEYCAP)
     if "\u180b" <= character <= "\u180f":
         return _in(before, _MONGOLIAN) and (character == "\u180e" or _CLASS.get(after) is None)
     if "\U000e0100" <= character <= "\U000e01ef":
@@ -188,7 +291,7 @@ def _belongs(text: str, index: int, character: str) -> bool:
 def _joins_emoji(text: str, index: int, before: str, after: str) -> bool:
     if before == _VS16 and index > 1:
         before = text[index - 2]
-    elif before == "\U000e007f":
+    elif before == _FLAG_END:
         return text[index - _FLAG_LENGTH - 1 : index - _FLAG_LENGTH] == _BLACK_FLAG and _in(after, _EMOJI)
     return _in(before, _EMOJI) and _in(after, _EMOJI)
 

@@ -1,27 +1,26 @@
 """Which rules fire on a text, and where: Hyperscan decides the first, google-re2 the second.
 
 Both run in time linear in the text whatever an upstream writes into it; the standard library's ``re`` does not, so it
-is not used here. One Hyperscan database holds the rules and the **gates**: cheap patterns that say whether a text can
-hold an encoding, an invisible character or a structural key at all. A text on which nothing fires is clean, and most
-are.
+is not used here. Beside the rules run the **gates**: cheap patterns that say whether a text can hold an encoding or an
+invisible character at all. A text on which nothing fires is clean, and most are.
 
-Leaves to :mod:`nomos_sanitizer.scrub` what to do about a match. Hyperscan writes into its scratch space while it
-scans, so each thread has its own.
+What makes a database of Hyperscan slow is a few patterns in it, so there are several: the rules with the beginnings
+of their secrets in base64, the gates, and one for each rule that says what it needs (``needs`` in the rule files),
+which is searched only where that stands.
+
+Leaves to :mod:`nomos_sanitizer.scrub` what to do about a match.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import hyperscan
-import re2
-
 from nomos_sanitizer import invisible
 from nomos_sanitizer.edits import marker_for
-from nomos_sanitizer.encodings import ESCAPE_PATTERN, base64_forms
-from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.encodings import base64_forms
+from nomos_sanitizer.engine import Search, Spans
+from nomos_sanitizer.escapes import ESCAPE_PATTERN, may_hold_escape
 from nomos_sanitizer.limits import BASE64_RUN_MIN
 from nomos_sanitizer.pii import PiiFinder
 from nomos_sanitizer.rules import Rule
@@ -31,14 +30,47 @@ from nomos_sanitizer.structure import KEY_GATE
 GATE_ESCAPE: Final = -1
 GATE_BASE64: Final = -2
 GATE_INVISIBLE: Final = -3
-#: These two only matter for a body that has not been parsed.
-GATE_JSON_ESCAPE: Final = -4
-GATE_KEY: Final = -5
-_GATES: Final = 5
+#: Beside ``GATE_BASE64``: it fired because the beginning of some rule's secret shows in base64.
+GATE_BEGINNING: Final = -4
+_GATES: Final = 4
 
-#: What may be an escape of a JSON text.
-_JSON_ESCAPE: Final = rb"\\"
 _LITERAL_MIN: Final = 4
+
+
+class _Apart:
+    """A rule that is searched apart from the others, and where."""
+
+    def __init__(self, number: int, rule: Rule) -> None:
+        self.number = number - _GATES
+        self._search = Search([(number, rule.detection)])
+        # Of longer needs Hyperscan tells faster than Python does whether they are there.
+        self._bytes = tuple(need.encode() for need in rule.needs if len(need) == 1)
+        self._texts = tuple(need.encode() for need in rule.needs if len(need) > 1)
+        self._needs = Search([(index, _quote(text)) for index, text in enumerate(self._texts)] or [(0, b".")])
+        self._ends = rule.ends.encode()
+        self._longest = rule.longest
+
+    def hits(self, data: bytes) -> list[int]:
+        """The rule's number, if it matches somewhere."""
+        for byte in self._bytes:
+            if byte not in data:
+                return []
+        if self._texts and len(self._needs.hits(data)) < len(self._texts):
+            return []
+        return self._search.hits(self._around(data))
+
+    def _around(self, data: bytes) -> bytes:
+        """The parts of a text in which a match can end, or all of it where that is no more."""
+        if not self._ends:
+            return data
+        parts = []
+        at = data.find(self._ends)
+        while at >= 0:
+            parts.append(data[max(0, at + 1 - self._longest) : at + 1])
+            if len(parts) * self._longest > len(data):
+                return data
+            at = data.find(self._ends, at + 1)
+        return b"\n".join(parts)
 
 
 class Matcher:
@@ -61,69 +93,68 @@ class Matcher:
         self.pii = PiiFinder()
         #: What stands in place of the secrets of these rules.
         self.markers = frozenset(marker_for(rule.id) for rule in self.rules)
-        self._spans = tuple(re2.compile(rule.span, bytes_options()) for rule in self.rules)
-        beginnings = sorted(_base64_literals(self.rules))
-        patterns: list[tuple[int, bytes]] = [(_GATES + number, rule.detection) for number, rule in enumerate(rules)]
-        patterns += [
-            (_GATES + GATE_ESCAPE, ESCAPE_PATTERN),
-            (_GATES + GATE_INVISIBLE, invisible.gate_pattern()),
-            (_GATES + GATE_JSON_ESCAPE, _JSON_ESCAPE),
-            (_GATES + GATE_KEY, KEY_GATE),
-            (_GATES + GATE_BASE64, b"[A-Za-z0-9+/]{%d}" % BASE64_RUN_MIN),
-            (_GATES + GATE_BASE64, b"[A-Za-z0-9_-]{%d}" % BASE64_RUN_MIN),
-        ]
-        self._database = _compile(patterns)
-        # Literals alone run at many times the speed of the rest, and would slow it down in one database with it.
-        self._beginnings = _compile([(0, _quote(literal)) for literal in beginnings])
-        self._local = threading.local()
+        self._spans = tuple(
+            Spans(rule.pattern.encode()) if rule.is_bare else Spans(rule.span, 1) for rule in self.rules
+        )
+        beginnings = [(_GATES + GATE_BEGINNING, _quote(literal)) for literal in sorted(_base64_literals(self.rules))]
+        numbered = [(_GATES + number, rule) for number, rule in enumerate(self.rules)]
+        self._together = Search([*((n, rule.detection) for n, rule in numbered if not rule.needs), *beginnings])
+        self._apart = tuple(_Apart(number, rule) for number, rule in numbered if rule.needs)
+        self._apart_distinct = tuple(rule for rule in self._apart if rule.number in self.distinct)
+        self._gates = Search(
+            [
+                (_GATES + GATE_INVISIBLE, invisible.gate_pattern()),
+                (_GATES + GATE_BASE64, b"[A-Za-z0-9+/]{%d}" % BASE64_RUN_MIN),
+                (_GATES + GATE_BASE64, b"[A-Za-z0-9_-]{%d}" % BASE64_RUN_MIN),
+            ]
+        )
+        self._escapes = Search([(_GATES + GATE_ESCAPE, ESCAPE_PATTERN)])
+        self._beginnings = Search(beginnings)
+        self._keys = Search([(0, KEY_GATE)])
 
     def fired(self, data: bytes) -> frozenset[int]:
         """The numbers of the rules (0 and up) and gates (below 0) that match somewhere in ``data``."""
         if not data:
             return frozenset()
-        hits: list[int] = []
-        rules, _ = self._scratches()
-        self._database.scan(data, match_event_handler=_note, context=hits, scratch=rules)
-        found = {hit - _GATES for hit in hits}
-        if GATE_BASE64 not in found and self.has_base64_beginning(data):
-            found.add(GATE_BASE64)
-        return frozenset(found)
+        return self._numbers(self._together.hits(data), data)
+
+    def gates(self, data: bytes) -> frozenset[int] | None:
+        """The gates that match somewhere in ``data``; None if a rule does, as soon as that is known."""
+        if not data:
+            return frozenset()
+        hits = self._together.hits_below(data, _GATES)
+        fired = None if hits is None else self._numbers(hits, data)
+        return None if fired and max(fired) >= 0 else fired
+
+    def _numbers(self, hits: list[int], data: bytes) -> frozenset[int]:
+        hits += self._gates.hits(data)
+        for rule in self._apart:
+            hits += rule.hits(data)
+        if may_hold_escape(data):
+            hits += self._escapes.hits(data)
+        fired = {hit - _GATES for hit in hits}
+        if GATE_BEGINNING in fired:
+            fired.add(GATE_BASE64)
+        return frozenset(fired)
+
+    def fired_distinct(self, data: bytes) -> frozenset[int]:
+        """Of :meth:`fired` the rules whose secret shows by its own beginning."""
+        hits = self._together.hits(data)
+        for rule in self._apart_distinct:
+            hits += rule.hits(data)
+        return frozenset(hit - _GATES for hit in hits) & self.distinct
 
     def has_base64_beginning(self, run: bytes) -> bool:
         """Whether a text or a base64 run holds the encoded beginning of some rule's secret."""
-        hits: list[int] = []
-        self._beginnings.scan(run, match_event_handler=_note, context=hits, scratch=self._scratches()[1])
-        return bool(hits)
+        return bool(self._beginnings.hits(run))
+
+    def may_name_secret(self, data: bytes) -> bool:
+        """Whether a JSON text may hold a member, or a name and value pair, whose name is that of a secret."""
+        return bool(self._keys.hits(data))
 
     def spans(self, number: int, data: bytes) -> Iterable[tuple[int, int]]:
         """The places of the secrets that rule ``number`` finds, in order, without overlap."""
-        for match in self._spans[number].finditer(data):
-            yield match.span(1)
-
-    def _scratches(self) -> tuple[hyperscan.Scratch, hyperscan.Scratch]:
-        scratches: tuple[hyperscan.Scratch, hyperscan.Scratch] | None = getattr(self._local, "scratches", None)
-        if scratches is None:
-            scratches = hyperscan.Scratch(self._database), hyperscan.Scratch(self._beginnings)
-            self._local.scratches = scratches
-        return scratches
-
-
-def _note(number: int, _start: int, _end: int, _flags: int, hits: object) -> bool | None:
-    assert isinstance(hits, list)
-    hits.append(number)
-    return None
-
-
-def _compile(patterns: Sequence[tuple[int, bytes]]) -> hyperscan.Database:
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    # SINGLEMATCH bounds the callbacks of one scan by the number of patterns, whatever the text repeats.
-    flags = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_DOTALL
-    database.compile(
-        expressions=[pattern for _, pattern in patterns],
-        ids=[number for number, _ in patterns],
-        flags=[flags] * len(patterns),
-    )
-    return database
+        return self._spans[number].all(data)
 
 
 def _base64_literals(rules: Iterable[Rule]) -> set[bytes]:

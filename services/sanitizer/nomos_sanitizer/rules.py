@@ -34,11 +34,25 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     left: Literal["any", "alnum", "base64"] = "any"
     context: str = ""
     after: str = ""
+    needs: tuple[str, ...] = ()
+    gate: str = ""
+    ends: str = ""
+    longest: int = 0
 
     @property
     def detection(self) -> bytes:
         """The pattern that decides whether the rule fires: without the left boundary, so never narrower."""
+        return self.gate.encode() or self.match
+
+    @property
+    def match(self) -> bytes:
+        """The pattern of everything that the rule looks at, but for the left boundary."""
         return f"{self.context}(?:{self.pattern}){self.after}".encode()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the rule looks at nothing but the secret."""
+        return not (_LEFT[self.left] or self.context or self.after)
 
     @property
     def span(self) -> bytes:

@@ -8,7 +8,8 @@ run and to :mod:`nomos_sanitizer.tree` how JSON is walked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -29,21 +30,28 @@ from nomos_sanitizer.edits import (
     marker_for,
     merge,
     opaque,
+    told,
 )
-from nomos_sanitizer.encodings import base64_edits, base64_runs, has_long_run, unescape
+from nomos_sanitizer.encodings import base64_edits, base64_readings, base64_runs, long_words
+from nomos_sanitizer.escapes import unescape
 from nomos_sanitizer.fingerprints import Fingerprint
 from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
-from nomos_sanitizer.matching import GATE_BASE64, GATE_ESCAPE, GATE_INVISIBLE, GATE_KEY, Matcher
+from nomos_sanitizer.matching import GATE_BASE64, GATE_BEGINNING, GATE_ESCAPE, GATE_INVISIBLE, Matcher
 
 NESTING_RULE: Final = "encoding-depth"
 _JSON_STARTS: Final = (b"{", b"[", b'"')
+_JSON_STARTS_TEXT: Final = ("{", "[", '"')
 _BLANK: Final = b" \t\r\n"
 #: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
 _TEXT_BYTES_MIN: Final = 6
 _FAN_OUT: Final = 6
-#: What may show in a body that turns out clean without being walked.
-_EASY: Final = frozenset({GATE_KEY, GATE_BASE64, GATE_ESCAPE})
-_ONLY_BASE64: Final = frozenset({GATE_BASE64})
+#: Between texts that are scanned as one: nothing that is decoded spans it.
+_BETWEEN: Final = "\n\n"
+_BETWEEN_BYTES: Final = _BETWEEN.encode()
+#: Escapes inside escapes that are decoded for many texts at once.
+_QUIET_DEPTH_MAX: Final = 2
+_ASCII: Final = bytes(range(0x80))
+_ONLY_INVISIBLE: Final = frozenset({GATE_INVISIBLE})
 _MARKERS: Final = frozenset(
     marker_for(rule) for rule in (credentials.RULE, NESTING_RULE, tree.NAMED_RULE, tree.DEPTH_RULE)
 )
@@ -74,16 +82,28 @@ class Scrubber:
         options: what else the call asks for.
     """
 
-    def __init__(self, matcher: Matcher, needles: Needles, budget: Budget, options: Options = PLAIN) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        needles: Needles,
+        budget: Budget,
+        options: Options = PLAIN,
+        clean: set[str] | None = None,
+    ) -> None:
         self._matcher = matcher
         self._needles = needles
         self._budget = budget
         self._fingerprint = options.fingerprint
         self._pii = options.pii
         # Clean at one depth is clean at every depth: to reach the limit of depth is itself a finding.
-        self._clean: set[str] = set()
+        self._clean: set[str] = set() if clean is None else clean
 
-    def prime(self, texts: set[str]) -> None:
+    @property
+    def matcher(self) -> Matcher:
+        """The compiled rules."""
+        return self._matcher
+
+    def prime(self, texts: Set[str]) -> None:
         """Scans many strings in few scans: where nothing at all fires on a group, each string of it is clean.
 
         No detection is anchored, so what fires on one string fires on any text that contains it.
@@ -91,53 +111,82 @@ class Scrubber:
         Raises:
             ResponseRefused: a limit of the pass is exceeded.
         """
-        groups = [[text for text in texts if text not in self._clean]]
+        groups = [[text for text in texts if text not in self._clean and not _may_be_json(text)]]
         while groups:
             group = groups.pop()
-            joined = "\n".join(group).encode("utf-8", "surrogatepass")
+            if len(group) <= 1:
+                continue  # It is searched alone in any case.
+            joined = _BETWEEN.join(group).encode("utf-8", "surrogatepass")
             self._budget.look(len(joined))
-            if self.is_plainly_clean(joined):
+            if self._is_quiet(joined, 0):
                 self._clean.update(group)
-            elif len(group) > 1:
+            else:
                 step = -(-len(group) // _FAN_OUT)
                 groups += [group[at : at + step] for at in range(0, len(group), step)]
 
-    def is_plainly_clean_json(self, data: bytes) -> bool:
-        """The same for a JSON text that has not been parsed: white space in its strings may be escaped.
+    def prime_runs(self, texts: Set[str]) -> None:
+        """The same for strings that are known to hold nothing but runs that may be base64.
 
-        Any other escape in it is a backslash that stays, for which a gate fires. Names of secrets with values that are
-        none, and percent signs and entities that stand for nothing that fires, leave it clean.
+        Raises:
+            ResponseRefused: a limit of the pass is exceeded.
         """
-        plain = data.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t")
-        fired = self._matcher.fired(plain)
-        if GATE_KEY in fired:
-            if fired - _EASY or not structure.holds_no_named_secret(plain):
-                return False
-            fired -= {GATE_KEY}
-        if GATE_ESCAPE in fired:
-            # Percent signs and entities only, for a backslash has a gate of its own: none spans two strings.
-            decoded = b"" if fired - _EASY else self._unescaped(plain)
-            if not decoded or not self._is_clean(decoded, self._matcher.fired(decoded) - {GATE_KEY}):
-                return False
-            fired -= {GATE_ESCAPE}
-        return self._is_clean(plain, fired)
+        if len(texts) <= 1:
+            return
+        joined = _BETWEEN.join(texts).encode("utf-8", "surrogatepass")
+        if not any(map(_may_be_json, texts)) and self._has_quiet_runs(joined):
+            self._clean.update(texts)
+        else:
+            self.prime(texts)
 
-    def is_untouched(self, data: bytes) -> bool:
-        """Whether a JSON text, or any other in UTF-8, would leave as it is: plainly clean, text, and not too deep."""
-        return self.is_plainly_clean_json(data) and _is_text(data) and structure.is_shallow(data)
-
-    def is_plainly_clean(self, data: bytes) -> bool:
-        """Whether a text is clean however it is read: no rule, no credential, and nothing that could hide one."""
-        return self._is_clean(data, self._matcher.fired(data))
-
-    def _is_clean(self, data: bytes, fired: frozenset[int]) -> bool:
+    def fires(self, data: bytes) -> frozenset[int] | None:
+        """The gates that fire on a text as it stands; None where a rule does, a credential or personal data shows."""
+        fired = self._matcher.gates(data)
+        if fired is None:
+            return None
         if self._needles and self._needles.remain(data):
-            return False
+            return None
         if self._pii and self._matcher.pii.fired(data, self._pii):
+            return None
+        return fired
+
+    def _is_quiet(self, data: bytes, depth: int) -> bool:
+        """Whether nothing can be found in any of the texts that stand in ``data``, none of which is JSON.
+
+        What cannot be told for all of them at once is not quiet: it is looked at again in fewer, and alone in the end.
+        """
+        fired = self.fires(data)
+        if fired is None or GATE_INVISIBLE in fired:
             return False
-        if fired == _ONLY_BASE64:
-            return not has_long_run(data) and not self._matcher.has_base64_beginning(data)
-        return not fired
+        if GATE_ESCAPE in fired:
+            plain = self._unescaped(data)
+            if depth >= _QUIET_DEPTH_MAX or not plain or (plain != data and not self._is_quiet(plain, depth + 1)):
+                return False
+        if GATE_BEGINNING in fired:
+            return False
+        return GATE_BASE64 not in fired or self._has_quiet_runs(data)
+
+    def _has_quiet_runs(self, data: bytes) -> bool:
+        """The same for what the base64 runs in ``data`` hold, in which no known beginning shows."""
+        if data.count(b"\n") == 2 * data.count(_BETWEEN_BYTES):
+            runs = long_words(data)
+        else:
+            runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
+        plains = [plain for run in runs for plain in base64_readings(run)]
+        joined = _BETWEEN_BYTES.join(plains)
+        if b'"' in joined and any(map(_may_be_json_bytes, plains)):
+            return False
+        # Most are binaries: paths, digests, pictures. What is printable there is looked at too, as in ``_in_binary``.
+        projection, _ = invisible.ascii_projection(joined)
+        self._budget.look(len(joined) + len(projection))
+        fired = self.fires(_BETWEEN_BYTES.join((joined, projection)))
+        if fired == _ONLY_INVISIBLE:
+            # In text beyond ASCII such a character would have to go, or could stand between the letters of a token.
+            return not any(map(_is_text_beyond_ascii, plains))
+        return fired == frozenset()
+
+    def _is_read(self, run: bytes) -> bool:
+        """Whether a short run is read as base64."""
+        return self._matcher.has_base64_beginning(run) or self._needles.in_base64(run)
 
     def _unescaped(self, data: bytes) -> bytes:
         """A text with its escapes decoded once; empty where that is not worth the while."""
@@ -172,7 +221,7 @@ class Scrubber:
             clean = decoded.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             clean = decoded.decode("utf-8", "replace")
-        return clean, tuple(found for edit in edits for found in edit.found)
+        return clean, told(edits)
 
     def names_credential(self, number: str) -> bool:
         """Whether the text of a JSON number holds a credential."""
@@ -203,7 +252,7 @@ class Scrubber:
         return self._search(data, 0, own_invisible=True)
 
     def _json(self, data: bytes, depth: int) -> Sequence[Edit]:
-        if depth >= ENCODING_DEPTH_MAX or b'"' not in data or not data.lstrip(_BLANK).startswith(_JSON_STARTS):
+        if depth >= ENCODING_DEPTH_MAX or not _may_be_json_bytes(data):
             return ()
         try:
             value = structure.parse(data.decode("utf-8", "surrogatepass"))
@@ -225,10 +274,9 @@ class Scrubber:
         if not fired and not self._needles and not self._pii:
             return ()
         edits = self._direct(data, fired)
-        visible = self._examine(data) if GATE_INVISIBLE in fired else None
+        visible = self._examine(data, own_invisible) if GATE_INVISIBLE in fired else None
         if visible is not None:
-            if own_invisible:
-                edits += self._invisible(visible)
+            edits += _invisible(visible)
             shadow = visible.shadow.data
             self._budget.look(len(shadow))
             fired = self._matcher.fired(shadow)
@@ -239,9 +287,9 @@ class Scrubber:
             edits += self._encoded(data, fired, depth)
         return merge(edits)
 
-    def _examine(self, data: bytes) -> invisible.Visible | None:
+    def _examine(self, data: bytes, own_invisible: bool) -> invisible.Visible | None:
         try:
-            return invisible.examine(data, self._budget)
+            return invisible.examine(data, self._budget, to_remove=own_invisible)
         except UnicodeDecodeError:
             return None  # a binary that came out of an encoding: nothing in it is invisible text
 
@@ -249,11 +297,10 @@ class Scrubber:
         """Secrets in a binary whose letters are apart; only formats that chance does not write are looked for."""
         projection, places = invisible.ascii_projection(data)
         self._budget.look(len(projection))
-        edits = self._direct(projection, self._matcher.fired(projection) & self._matcher.distinct)
+        edits = self._direct(projection, self._matcher.fired_distinct(projection))
         if not edits:
             return []
-        at = places()
-        return [msgspec.structs.replace(edit, start=at[edit.start], end=at[edit.end - 1] + 1) for edit in edits]
+        return places().back(edits)
 
     def _direct(self, data: bytes, fired: frozenset[int]) -> list[Edit]:
         edits = []
@@ -266,12 +313,22 @@ class Scrubber:
         for number in fired:
             if number < 0:
                 continue
-            rule = self._matcher.rules[number].id
-            for start, end in self._matcher.spans(number, data):
-                self._budget.span()
-                mark = self._fingerprint(data[start:end])
-                edits.append(opaque((start, end), Found("secret", rule, 1, mark), RANK_RULES + number))
+            edits += self._of_rule(number, data)
         return edits
+
+    def _of_rule(self, number: int, data: bytes) -> list[Edit]:
+        # One more than may be found is enough to refuse.
+        spans = list(islice(self._matcher.spans(number, data), self._budget.spans_left + 1))
+        self._budget.span(len(spans))
+        rule, rank = self._matcher.rules[number].id, RANK_RULES + number
+        marker = marker_for(rule).encode()
+        if self._fingerprint is fingerprints.none:
+            all_alike = (Found("secret", rule),)
+            return [Edit(start, end, marker, marker, rank, all_alike) for start, end in spans]
+        return [
+            Edit(start, end, marker, marker, rank, (Found("secret", rule, 1, self._fingerprint(data[start:end])),))
+            for start, end in spans
+        ]
 
     def _personal(self, data: bytes) -> list[Edit]:
         # Without fingerprints: most of it can be guessed.
@@ -281,19 +338,13 @@ class Scrubber:
             edits.append(opaque((start, end), Found("pii", pii.rule_of(name)), RANK_PII))
         return edits
 
-    def _invisible(self, visible: invisible.Visible) -> list[Edit]:
-        self._budget.span(len(visible.removed))
-        return [
-            Edit(run.start, run.end, b"", b"", RANK_INVISIBLE, (Found("invisible", run.name, run.count),))
-            for run in visible.removed
-        ]
-
     def _encoded(self, data: bytes, fired: frozenset[int], depth: int) -> list[Edit]:
         edits: list[Edit] = []
         if GATE_ESCAPE in fired:
             edits += self._escaped(data, depth)
         if GATE_BASE64 in fired or self._needles.in_base64(data):
-            edits += self._base64(data, depth)
+            short_too = GATE_BEGINNING in fired or self._needles.in_base64(data)
+            edits += self._base64(data, depth, short_too=short_too)
         return edits
 
     def _escaped(self, data: bytes, depth: int) -> Sequence[Edit]:
@@ -305,11 +356,10 @@ class Scrubber:
         # Invisible characters written as escapes are visible as they stand; they stay.
         return view.back(self._search(view.data, depth + 1, own_invisible=False))
 
-    def _base64(self, data: bytes, depth: int) -> list[Edit]:
+    def _base64(self, data: bytes, depth: int, *, short_too: bool) -> list[Edit]:
         edits: list[Edit] = []
-        for start, end in base64_runs(data):
-            run = data[start:end]
-            if end - start >= BASE64_RUN_MIN or self._matcher.has_base64_beginning(run) or self._needles.in_base64(run):
+        for start, end in base64_runs(data, short_too=short_too):
+            if end - start >= BASE64_RUN_MIN or self._is_read(data[start:end]):
                 self._budget.run()
                 for edit in base64_edits(data, start, end, lambda plain: self._decoded(plain, depth)):
                     self._budget.span()
@@ -327,11 +377,28 @@ class Scrubber:
         return opaque((0, size), Found("secret", NESTING_RULE), RANK_RULES)
 
 
-def _is_text(data: bytes) -> bool:
-    if data.isascii():
-        return True
+def _invisible(visible: invisible.Visible) -> list[Edit]:
+    return [
+        Edit(run.start, run.end, b"", b"", RANK_INVISIBLE, (Found("invisible", run.name, run.count),))
+        for run in visible.removed
+    ]
+
+
+def _may_be_json(text: str) -> bool:
+    return '"' in text and text.lstrip(_BLANK.decode()).startswith(_JSON_STARTS_TEXT)
+
+
+def _may_be_json_bytes(data: bytes) -> bool:
+    return b'"' in data and data.lstrip(_BLANK).startswith(_JSON_STARTS)
+
+
+def _is_text_beyond_ascii(data: bytes) -> bool:
+    beyond = data.lstrip(_ASCII)[:2]
+    # In most binaries already the first byte beyond ASCII begins no character (RFC 3629 section 4).
+    if not 0xC2 <= beyond[0] <= 0xF4 or not 0x80 <= beyond[1] <= 0xBF if len(beyond) > 1 else True:
+        return False
     try:
-        data.decode()
+        data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return False
     return True
@@ -344,7 +411,7 @@ class _Nested:
         self._scrubber = scrubber
         self._depth = depth
 
-    def prime(self, texts: set[str]) -> None:
+    def prime(self, texts: Set[str]) -> None:
         self._scrubber.prime(texts)
 
     def text(self, text: str) -> tuple[str, tuple[Found, ...]]:

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from nomos.errors import ResponseRefused
-from nomos_sanitizer import bodies, structure, tree
+from nomos_sanitizer import bodies, plain, tree
 from nomos_sanitizer.bodies import Places
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.injections import Injections
 from nomos_sanitizer.limits import PASSES_MAX, STREAM_LINE_BYTES_MAX
 from nomos_sanitizer.matching import Matcher
+from nomos_sanitizer.media import UTF_8, parse_media_type
 from nomos_sanitizer.report import Report, tally
 from nomos_sanitizer.scrub import PLAIN, Options, Scrubber
 from nomos_sanitizer.window import TextWindow
@@ -58,8 +59,8 @@ class Stream:
         credentials: Sequence[bytes] = (),
         options: Options = PLAIN,
     ) -> None:
-        self._media = bodies.parse_media_type(content_type)
-        if self._media.codec != bodies.UTF_8:
+        self._media = parse_media_type(content_type)
+        if self._media.codec != UTF_8:
             raise ResponseRefused("only UTF-8 can be sanitized in pieces")
         if self._media.is_json and not self._media.is_lines:
             raise ResponseRefused("a JSON document cannot be sanitized in pieces")
@@ -157,9 +158,7 @@ class Stream:
         if (
             events.count(b"\r") != events.count(b"\r\n")
             or self._injections.may_fire(events)
-            or not scrubber.is_untouched(events)
-            # a quotation mark in one line says nothing about the next
-            or not all(map(structure.is_shallow, events.split(b"\n")))
+            or not plain.are_clean_lines(events, scrubber)
         ):
             return 0
         self._line += ends
@@ -187,7 +186,7 @@ class Stream:
                     raise ResponseRefused("a line of JSON does not settle")
                 return None
             scrubber = Scrubber(self._matcher, self._needles, Budget(len(line)), self._options)
-            if not number and scrubber.is_untouched(line):
+            if not number and plain.is_clean_line(line, scrubber):
                 text = line.decode()
                 break
             rendered, found = tree.render(value, scrubber)

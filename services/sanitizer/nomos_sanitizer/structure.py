@@ -11,9 +11,11 @@ import json
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Final
 
+import numpy as np
 import re2
 
 from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.lexed import outline
 from nomos_sanitizer.limits import JSON_DEPTH_MAX
 
 _SEP: Final = rb"[-_. ]{0,2}"
@@ -40,7 +42,7 @@ _WHOLE: Final = (
     + rb"phrase)"
 )
 #: Says of a JSON text whether a key, or the name in a name and value pair, can name a secret. Never narrower.
-KEY_GATE: Final = rb"(?i:" + _ENDING + rb"|" + _WHOLE + rb")" + _SEP + rb"\"|\"kty" + rb"\""
+KEY_GATE: Final = rb"(?i:" + _ENDING + rb"|" + _WHOLE + rb")" + _SEP + rb"[ \t\r\n\f\v]*\"|\"kty" + rb"\""
 _BLANK: Final = b" \t\r\n\f\v"
 #: Private members of a JSON Web Key (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1).
 JWK_TYPE: Final = "kty"
@@ -94,8 +96,6 @@ def _no_constant(text: str) -> Json:
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=Members, parse_int=Number, parse_float=Number, parse_constant=_no_constant, strict=False
 )
-_QUOTE: Final = 0x22
-_BACKSLASH: Final = 0x5C
 
 
 def names_secret(key: str) -> bool:
@@ -110,7 +110,10 @@ def is_harmless(value: str) -> bool:
 
 
 def holds_no_named_secret(data: bytes) -> bool:
-    """Whether each name of a secret in a JSON text without escapes is that of a member whose value is plainly none."""
+    """Whether each name of a secret in a JSON text is that of a member whose value is plainly none.
+
+    Names in which escapes stand are not seen.
+    """
     for match in _KEY_HIT.finditer(data):
         # The name in a name and value pair is no member's name, so it is not taken for harmless here.
         if match.group(0) == _JWK_MARK or _HARMLESS_MEMBER.match(data, match.end()) is None:
@@ -147,60 +150,22 @@ def _read(text: str) -> Json:
 def _cut_deep(text: str) -> str:
     """The text with an empty array in place of what lies far below the depth that is kept."""
     data = text.encode("utf-8", "surrogatepass")
-    parts: list[bytes] = []
-    depth = at = index = 0
+    found = outline(data)
+    depths = np.cumsum(found.steps, dtype=np.int64)
     floor = JSON_DEPTH_MAX + 2
-    while index < len(data):
-        mark = data[index]
-        index += 1
-        if mark == _QUOTE:
-            index = _string_end(data, index)
-        elif mark in b"[{":
-            depth += 1
-            if depth == floor:
-                parts.append(data[at : index - 1])
-        elif mark in b"]}":
-            depth -= 1
-            if depth == floor - 1:
-                parts.append(b"[]")
-                at = index
-    if depth >= floor:
+    if len(depths) and depths[-1] >= floor:
         raise NotJson("unclosed")
+    opens = found.brackets[(found.steps > 0) & (depths == floor)]
+    closes = found.brackets[(found.steps < 0) & (depths == floor - 1)]
+    if len(opens) != len(closes):
+        raise NotJson("unclosed")
+    parts: list[bytes] = []
+    at = 0
+    for start, end in zip(opens.tolist(), closes.tolist(), strict=True):
+        parts += (data[at:start], b"[]")
+        at = end + 1
     parts.append(data[at:])
     return b"".join(parts).decode("utf-8", "surrogatepass")
-
-
-def _string_end(data: bytes, start: int) -> int:
-    """The place after the quotation mark that closes the string whose text begins at ``start``."""
-    at = data.find(b'"', start)
-    while at >= 0:
-        slashes = at
-        while slashes > start and data[slashes - 1] == _BACKSLASH:
-            slashes -= 1
-        if (at - slashes) % 2 == 0:
-            return at + 1
-        at = data.find(b'"', at + 1)
-    raise NotJson("unclosed")
-
-
-def is_shallow(data: bytes) -> bool:
-    """Whether the containers of a JSON text are within ``JSON_DEPTH_MAX``.
-
-    The text holds no escaped quotation mark, so that each one opens or closes a string.
-    """
-    kept = data.translate(None, _NOT_STRUCTURE)
-    depth = 0
-    for mark in b"".join(kept.split(b'"')[::2]):
-        if mark in b"[{":
-            depth += 1
-            if depth > JSON_DEPTH_MAX:
-                return False
-        else:
-            depth -= 1
-    return True
-
-
-_NOT_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 
 
 def quote(text: str) -> str:

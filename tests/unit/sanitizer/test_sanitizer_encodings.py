@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos_sanitizer.budget import Budget
-from nomos_sanitizer.encodings import unescape
+from nomos_sanitizer.escapes import unescape
 
 _ascii = st.integers(10, 126)
 _spelling = st.sampled_from(["&#{0:d};", "&#x{0:x};", "&#X{0:X};", "%{0:02x}", "\\x{0:02x}", "\\u{0:04x}"])

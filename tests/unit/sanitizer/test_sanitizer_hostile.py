@@ -18,7 +18,7 @@ from nomos.errors import Malformed, ResponseRefused
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.edits import RANK_RULES, Found, apply, merge, opaque
-from nomos_sanitizer.encodings import unescape
+from nomos_sanitizer.escapes import unescape
 from nomos_sanitizer.limits import BODY_BYTES_MAX, ENCODING_DEPTH_MAX, ESCAPES_MAX, REPORT_LINES_MAX, SPANS_MAX
 
 from .conftest import Clean

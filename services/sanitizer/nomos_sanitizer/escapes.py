@@ -1,0 +1,108 @@
+"""Escape sequences: what percent signs, HTML entities and backslashes stand for.
+
+Decides what an escape is and stands for: RFC 3986 section 2.1; HTML, section Named character references; RFC 8259
+section 7 and the escapes that programming languages share. There are two ways to one answer: a loop, for texts with
+few escapes, and arrays, for texts with many (:mod:`nomos_sanitizer.escape_arrays`); a test holds them to be the same.
+Leaves to :mod:`nomos_sanitizer.scrub` what is searched for in the decoded text.
+"""
+
+from __future__ import annotations
+
+from html.entities import html5
+from typing import Final
+
+from nomos_sanitizer import escape_arrays
+from nomos_sanitizer.budget import Budget
+from nomos_sanitizer.edits import View
+from nomos_sanitizer.engine import Spans
+from nomos_sanitizer.masks import MaskView
+
+#: One escape sequence. As the gate of a scan, and as the step of the loop below.
+ESCAPE_PATTERN: Final = (
+    rb"%[0-9A-Fa-f]{2}"
+    rb"|\\u[0-9A-Fa-f]{4}|\\u\{[0-9A-Fa-f]{1,6}\}|\\U[0-9A-Fa-f]{8}|\\x[0-9A-Fa-f]{2}|\\[0-7]{1,3}|\\[nrtbfv\"'/\\]"
+    rb"|&#[0-9]{1,7};?|&#[xX][0-9A-Fa-f]{1,6};?|&[A-Za-z][A-Za-z0-9]{1,31};"
+)
+#: Each begins with one of these.
+_MARKS: Final = (b"%", b"&", b"\\")
+#: Up to so many escapes, and one more for so many bytes, the loop costs less than the arrays.
+_FEW: Final = 64
+_BYTES_FOR_EACH: Final = 512
+_ESCAPE: Final = Spans(ESCAPE_PATTERN)
+_SIMPLE: Final = {110: b"\n", 114: b"\r", 116: b"\t", 98: b"\b", 102: b"\f", 118: b"\v"}
+_SCALAR_MAX: Final = 0x10FFFF
+
+
+def may_hold_escape(data: bytes) -> bool:
+    """Whether there is anything in a text with which an escape begins."""
+    return any(mark in data for mark in _MARKS)
+
+
+def unescape(data: bytes, budget: Budget) -> View | MaskView:
+    """A view of ``data`` with every escape sequence decoded once.
+
+    Raises:
+        ResponseRefused: more runs of escape sequences than the budget allows.
+    """
+    few = unescape_each(data, budget, most=_FEW + len(data) // _BYTES_FOR_EACH)
+    # An escape that stands for more bytes than it has is for the loop, however many there are.
+    return few or escape_arrays.unescape(data, budget) or _certain(unescape_each(data, budget, most=len(data)))
+
+
+def unescape_each(data: bytes, budget: Budget, *, most: int) -> View | None:
+    """The same as :func:`unescape`, one escape after the other; None where there are more than ``most``."""
+    view = View()
+    at = runs = number = 0
+    high = -1  # a high surrogate that waits for the low one right after it
+    for number, (start, end) in enumerate(_ESCAPE.all(data), 1):
+        if number > most:
+            return None
+        runs += number == 1 or start > at
+        view.copy(data, at, start)
+        escape = data[start:end]
+        point = _code_unit(escape)
+        if high >= 0 and start == at and 0xDC00 <= point <= 0xDFFF:
+            # The pair is one character; its first half is written as nothing, so an edit of it takes the second half.
+            view.replace(chr(0x10000 + ((high - 0xD800) << 10) + point - 0xDC00).encode(), start, end)
+        elif point < 0:
+            view.replace(_decode(escape), start, end)
+        elif not 0xD800 <= point <= 0xDBFF:
+            view.replace(chr(point).encode("utf-8", "surrogatepass"), start, end)
+        high = point if 0xD800 <= point <= 0xDBFF else -1
+        at = end
+    budget.escape(runs)
+    view.copy(data, at, len(data))
+    return view.close()
+
+
+def _certain(view: View | None) -> View:
+    assert view is not None, "no text has more escapes than bytes"
+    return view
+
+
+def _code_unit(escape: bytes) -> int:
+    """The code point of an escape that gives one by number, else -1."""
+    if escape[:2] in (b"\\u", b"\\U"):
+        return _scalar(int(escape[2:].strip(b"{}"), 16))
+    if escape[:2] == b"&#":
+        number = escape[2:].rstrip(b";")
+        return _scalar(int(number[1:], 16) if number[:1] in b"xX" else int(number))
+    return -1
+
+
+def _scalar(number: int) -> int:
+    return number if number <= _SCALAR_MAX else 0xFFFD
+
+
+def _decode(escape: bytes) -> bytes:
+    """What an escape that gives no code point stands for."""
+    mark, kind = escape[0], escape[1]
+    if mark == 0x25:  # %
+        return bytes.fromhex(escape[1:].decode("ascii"))
+    if mark == 0x26:  # &
+        return html5.get(escape[1:].decode("ascii"), escape.decode("ascii")).encode()
+    if kind == 0x78:  # \x
+        return bytes.fromhex(escape[2:].decode("ascii"))
+    if 0x30 <= kind <= 0x37:  # octal
+        return bytes((int(escape[1:], 8) & 0xFF,))
+    return _SIMPLE.get(kind, escape[1:])
