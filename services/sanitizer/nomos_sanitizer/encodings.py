@@ -8,7 +8,7 @@ its four possible beginnings. Leaves to :mod:`nomos_sanitizer.scrub` what is sea
 from __future__ import annotations
 
 import base64
-import binascii
+from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -58,7 +58,7 @@ def base64_runs(data: bytes, *, short_too: bool) -> Iterator[tuple[int, int]]:
         short_too: whether runs are asked for that are shorter than ``BASE64_RUN_MIN``.
     """
     least = 0 if short_too else BASE64_RUN_MIN
-    if least and b"\n" not in data:
+    if least and len(data) > _LONG_RUN and b"\n" not in data:
         yield from _runs_of_one_line(data)
         return
     for start, end in _RUN.all(data):
@@ -91,8 +91,11 @@ def base64_readings(run: bytes) -> list[bytes]:
 
 
 def _all_readings(symbols: bytes) -> list[bytes]:
-    if len(symbols) < _LONG_RUN:
-        return [_reading(symbols, offset) for offset in range(min(_QUAD, len(symbols)))]
+    size = len(symbols)
+    if size < _LONG_RUN:
+        # As :func:`_usable` says, in one place for speed: most runs are short.
+        ends = [size - ((size - offset) % _QUAD == 1) for offset in range(min(_QUAD, size))]
+        return [a2b_base64(symbols[o:end] + _PADDING[(end - o) % _QUAD]) for o, end in enumerate(ends)]
     # The three bytes of the group that begins at each place, whether one does or not, and then those of each reading.
     sextets = as_bytes(symbols.translate(_SEXTETS))
     triples = (
@@ -102,7 +105,7 @@ def _all_readings(symbols: bytes) -> list[bytes]:
     )
     readings = []
     for offset in range(_QUAD):
-        groups = (len(symbols) - offset) // _QUAD
+        groups = (size - offset) // _QUAD
         plain: Bytes = np.empty((groups, 3), np.uint8)
         for index, column in enumerate(triples):
             plain[:, index] = column[offset::_QUAD]
@@ -112,7 +115,7 @@ def _all_readings(symbols: bytes) -> list[bytes]:
 
 def _reading(symbols: bytes, offset: int) -> bytes:
     usable = _usable(len(symbols), offset)
-    return binascii.a2b_base64(symbols[offset:usable] + _PADDING[(usable - offset) % _QUAD])
+    return a2b_base64(symbols[offset:usable] + _PADDING[(usable - offset) % _QUAD])
 
 
 def _usable(size: int, offset: int) -> int:

@@ -101,13 +101,11 @@ class Matcher:
         self._together = Search([*((n, rule.detection) for n, rule in numbered if not rule.needs), *beginnings])
         self._apart = tuple(_Apart(number, rule) for number, rule in numbered if rule.needs)
         self._apart_distinct = tuple(rule for rule in self._apart if rule.number in self.distinct)
-        self._gates = Search(
-            [
-                (_GATES + GATE_INVISIBLE, invisible.gate_pattern()),
-                (_GATES + GATE_BASE64, b"[A-Za-z0-9+/]{%d}" % BASE64_RUN_MIN),
-                (_GATES + GATE_BASE64, b"[A-Za-z0-9_-]{%d}" % BASE64_RUN_MIN),
-            ]
-        )
+        runs = [
+            (_GATES + GATE_BASE64, b"[A-Za-z0-9+/]{%d}" % BASE64_RUN_MIN),
+            (_GATES + GATE_BASE64, b"[A-Za-z0-9_-]{%d}" % BASE64_RUN_MIN),
+        ]
+        self._gates = Search([(_GATES + GATE_INVISIBLE, invisible.gate_pattern()), *runs])
         self._escapes = Search([(_GATES + GATE_ESCAPE, ESCAPE_PATTERN)])
         self._beginnings = Search(beginnings)
         self._keys = Search([(0, KEY_GATE)])

@@ -48,6 +48,8 @@ _FAN_OUT: Final = 6
 #: Between texts that are scanned as one: nothing that is decoded spans it.
 _BETWEEN: Final = "\n\n"
 _BETWEEN_BYTES: Final = _BETWEEN.encode()
+#: A longer text that is alone in its group is searched at once: to look whether it is quiet would cost as much.
+_ALONE: Final = 4_096
 #: Escapes inside escapes that are decoded for many texts at once.
 _QUIET_DEPTH_MAX: Final = 2
 _ASCII: Final = bytes(range(0x80))
@@ -114,13 +116,13 @@ class Scrubber:
         groups = [[text for text in texts if text not in self._clean and not _may_be_json(text)]]
         while groups:
             group = groups.pop()
-            if len(group) <= 1:
-                continue  # It is searched alone in any case.
+            if not group or (len(group) == 1 and len(group[0]) > _ALONE):
+                continue
             joined = _BETWEEN.join(group).encode("utf-8", "surrogatepass")
             self._budget.look(len(joined))
             if self._is_quiet(joined, 0):
                 self._clean.update(group)
-            else:
+            elif len(group) > 1:
                 step = -(-len(group) // _FAN_OUT)
                 groups += [group[at : at + step] for at in range(0, len(group), step)]
 
@@ -130,10 +132,9 @@ class Scrubber:
         Raises:
             ResponseRefused: a limit of the pass is exceeded.
         """
-        if len(texts) <= 1:
-            return
         joined = _BETWEEN.join(texts).encode("utf-8", "surrogatepass")
-        if not any(map(_may_be_json, texts)) and self._has_quiet_runs(joined):
+        small = len(texts) > 1 or len(joined) <= _ALONE
+        if small and not any(map(_may_be_json, texts)) and self._has_quiet_runs(joined):
             self._clean.update(texts)
         else:
             self.prime(texts)

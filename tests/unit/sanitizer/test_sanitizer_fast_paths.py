@@ -154,6 +154,7 @@ def test_runs_that_may_be_base64_are_those_of_the_pattern(data: bytes) -> None:
     long = [(start, end) for start, end in runs if end - start >= BASE64_RUN_MIN]
     assert list(encodings.base64_runs(data, short_too=False)) == long
     if b"\n" not in data:
+        assert encodings._runs_of_one_line(data) == long
         assert len(encodings.long_words(data)) <= len(long)
         assert all(any(word in data[start:end] for word in encodings.long_words(data)) for start, end in long
                    if len(data[start:end].rstrip(b"=")) >= BASE64_RUN_MIN)  # fmt: skip
