@@ -1601,6 +1601,19 @@ def test_bench_measures_what_the_broker_adds_to_a_call(shell: Shell) -> None:
     assert {"proxy", "sanitizer", "upstream"} <= set(call["cpu_us"])
 
 
+def test_bench_measures_live_answers(shell: Shell) -> None:
+    folders = ("--connectors", str(ROOT / "connectors"), "--bodies", str(ROOT / "tests" / "fixtures" / "github"))
+    report = shell.ok("bench", "stream", "--json", "--seconds", "1", "--in-flight", "2", *folders).json
+    cases = {row["case"]: row for row in report["rows"]}
+    assert list(cases) == ["direct, paced", "broker, paced", "direct, full", "broker, full"]
+    for row in cases.values():
+        assert row["streams"] == 2
+        assert row["errors"] == {}
+        assert row["events_per_second"] > 0
+        assert 0 < row["late_p50_ms"] <= row["late_p99_ms"]
+    assert {"proxy", "sanitizer", "events", "reader"} <= set(cases["broker, full"]["cpu_us"])
+
+
 def test_bench_measures_the_verifier(shell: Shell) -> None:
     report = shell.ok("bench", "verify", "--json", "--records", "300", "--connectors", str(ROOT / "connectors")).json
     assert (report["schema"], report["name"]) == ("nomos.bench/1", "verify")
@@ -1611,7 +1624,7 @@ def test_bench_measures_the_verifier(shell: Shell) -> None:
 def test_bench_says_which_measurements_exist(shell: Shell) -> None:
     said = shell.nomos("bench", "everything")
     assert (said.code, said.out) == (USAGE, "")
-    assert "there is: audit, authorize, call, policy, sanitize, verify" in said.err
+    assert "there is: audit, authorize, call, policy, sanitize, stream, verify" in said.err
     for text in ("0", "", "x", "1,,2", "-1", "9999"):
         with pytest.raises(Misconfigured):
             parse_in_flight(text)
