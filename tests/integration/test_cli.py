@@ -735,6 +735,8 @@ def test_a_connection_to_a_host_or_to_files_is_added_with_what_it_needs(shell: S
     assert (shown["method"], shown["host"]) == ("key", "build.example.com")
     assert (shown["ssh"]["user"], shown["ssh"]["port"], shown["ssh"]["roots"]) == ("deploy", 2222, ["/data/app"])
     assert "build: key of ssh, ready" in shell.ok("connection", "show", *here, "build").out
+    assert "other host keys" in shell.ok("connection", "replace", *here, "build", "--host-key", "host.pub").out
+    assert shell.nomos("connection", "replace", *here, "build").code == USAGE
     for words, says in ((("--token-file", "id"), "pinned key"), (("--host-key", "host.pub"), "has a credential"),
                         (("--host-key", "missing", "--token-file", "id"), "missing"),
                         (("--host-key", "host.pub", "--token-file", "token"), "Ed25519")):  # fmt: skip

@@ -112,6 +112,20 @@ async def test_a_changed_host_key_is_refused_and_recorded(scene: Any, server: Se
     assert (end.event["outcome"], end.event["code"]) == ("failed", "host_key_changed")
     assert ("invoke", "host_key_changed") in await scene.refusals(tenant)
     assert server.users == []
+    # until an operator says that the host has this key now, which the log keeps
+    other = await scene.tenant(policy=policy(root))
+    for of, params, says in (
+        (tenant, {"name": "ssh", "host_keys": ["ssh-ed25519 AAAA"]}, "a host key is one line"),
+        (tenant, {"name": "ssh"}, "has a credential"),
+        (other, {"name": "github", "host_keys": [server.public_key]}, "hosts of SSH"),
+    ):
+        with pytest.raises(Malformed, match=says):
+            await scene.operator.ask("proxy", "connection-replace", of, **params)
+    await scene.operator.ask("proxy", "connection-replace", tenant, name="ssh", host_keys=[server.public_key])
+    read = await bot.agent.call("ssh:files.read", f"ssh:file/{HOST}{root}/app/f")
+    assert isinstance(read, Allowed)
+    (replaced,) = await scene.events(tenant, "connection.replaced")
+    assert replaced.event == {"name": "ssh", "host_keys": [server.public_key]}
 
 
 async def test_a_connection_to_a_host_says_all_that_it_must_and_its_key_stays(

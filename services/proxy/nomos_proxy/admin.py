@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -47,10 +47,11 @@ class AddParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ReplaceParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A connection's name, and the bearer that takes the place of its own, sealed to ``sealing-key``."""
+    """A connection's name, and what takes the place of its own: a bearer, sealed to ``sealing-key``, or host keys."""
 
     name: str
-    sealed_bearer: str
+    sealed_bearer: str = ""
+    host_keys: list[str] = []
 
 
 class ProxyAdmin:
@@ -129,6 +130,14 @@ class ProxyAdmin:
             host_key(line)
         return target
 
+    def _host_keys(self, connection: ConnectionFacts, lines: Sequence[str]) -> tuple[str, ...]:
+        """The keys that a host is to have from now on; none where nothing is said."""
+        if not lines:
+            return ()
+        if connection.ssh is None:
+            raise Malformed("host keys are of connections to hosts of SSH")
+        return self._target(connection.ssh.members() | {"host_keys": [*lines]}).host_keys
+
     async def _add_files(self, by: Operator, connector: Connector, p: AddParams) -> None:
         if p.sealed_bearer or p.auth or p.base_url:
             raise Malformed("a connection to files has a volume (host), and no credential and no other origin")
@@ -146,7 +155,7 @@ class ProxyAdmin:
         return {"connections": [listed(c) for c in found]}
 
     async def replace(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """Puts another bearer in place of a connection's."""
+        """Puts another bearer, or other host keys, in place of a connection's."""
         p = msgspec.convert(params, ReplaceParams)
         await self._refresh()
         connection = self._connections.find(by.tenant, p.name)
@@ -155,8 +164,9 @@ class ProxyAdmin:
         if connection.connector not in self._catalogue.connectors:
             raise NotFound("the connector of this connection is not in the catalogue any more")
         auth = connection.auth or self._catalogue.connectors[connection.connector].auth
-        bearer = self._bearer(auth, p.sealed_bearer)
-        await self._credentials.replace(connection, bearer, actor=by.actor, corr=by.request)
+        keys = self._host_keys(connection, p.host_keys)
+        bearer = self._bearer(auth, p.sealed_bearer) if p.sealed_bearer or not keys else None
+        await self._credentials.replace(connection, bearer, host_keys=keys, actor=by.actor, corr=by.request)
         await self._refresh()
         return {"tenant": by.tenant, "connector": connection.connector, "name": p.name}
 

@@ -90,12 +90,16 @@ class Connections:
             return
         known = self._facts[at]
         if fact.type == CONNECTION_REPLACED:
+            ssh = known.ssh
+            if ssh is not None and event.get("host_keys"):
+                ssh = structs.replace(ssh, host_keys=_texts(event["host_keys"]))
             self._facts[at] = structs.replace(
                 known,
                 revision=known.revision + 1,
                 is_lost=False,
                 scopes=_texts(event.get("scopes")),
                 is_shared=bool(event.get("shared")),
+                ssh=ssh,
             )
         elif fact.type == CONNECTION_LOST:
             self._facts[at] = structs.replace(known, is_lost=True)
@@ -268,8 +272,16 @@ class CredentialStore:
 
         await self.change(tenant, decide, actor=actor, corr=corr)
 
-    async def replace(self, connection: ConnectionFacts, bearer: Secret, *, actor: Actor, corr: str) -> None:
-        """Puts another bearer in place of a connection's.
+    async def replace(
+        self,
+        connection: ConnectionFacts,
+        bearer: Secret | None,
+        *,
+        host_keys: Sequence[str] = (),
+        actor: Actor,
+        corr: str,
+    ) -> None:
+        """Puts another bearer in place of a connection's, or other host keys in place of those that it pins; or both.
 
         Raises:
             NotFound: there is no such connection.
@@ -281,9 +293,9 @@ class CredentialStore:
         def decide(history: Sequence[StoredEvent]) -> tuple[str, dict[str, object]]:
             if added(history, name).get("method") in ("oauth", "federation"):
                 raise Conflict("the credential of this connection comes from the provider")
-            return CONNECTION_REPLACED, {"name": name}
+            return CONNECTION_REPLACED, {"name": name} | ({"host_keys": [*host_keys]} if host_keys else {})
 
-        seals = _bearer_at(connection.tenant, name, connection.connector, bearer)
+        seals = {} if bearer is None else _bearer_at(connection.tenant, name, connection.connector, bearer)
         await self.change(connection.tenant, decide, seals=seals, actor=actor, corr=corr)
 
     async def remove(

@@ -61,7 +61,8 @@ CALL_FINISHED: Final = "proxy.finished"
 #: needed; ``host`` and ``auth`` where the connector leaves them open; ``ssh`` {user, port, host_keys, roots} of a host
 #: of SSH; ``shared`` where the account came through the installation's client.
 CONNECTION_ADDED: Final = "connection.added"
-#: {name, key_id, scopes, shared}: a person put another credential in place of a connection's.
+#: {name, key_id, scopes, shared, host_keys}: a person put another credential, or other host keys, in place of those of
+#: a connection.
 CONNECTION_REPLACED: Final = "connection.replaced"
 #: {name, code}: the provider refuses to renew; somebody must connect the account again.
 CONNECTION_LOST: Final = "connection.lost"

@@ -84,7 +84,7 @@ _SPELLED: Final[Mapping[str, str]] = {
         "connector: text, name: text, key_id: text, base_url: text?, method: text?, scopes: list?, host: text?, "
         "auth: text?, federation: object?, exchange: text?, ssh: object?, shared: flag?"
     ),
-    events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?, shared: flag?",
+    events.CONNECTION_REPLACED: "name: text, key_id: text?, scopes: list?, shared: flag?, host_keys: list?",
     events.CONNECTION_LOST: "name: text, code: text",
     events.CONNECTION_REMOVED: "name: text",
     events.OAUTH_CLIENT_SET: (

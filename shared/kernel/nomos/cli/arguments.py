@@ -232,10 +232,12 @@ def connections(words: Words) -> None:
     sub.add_argument("--root", action="append", default=[], metavar="DIR", help=about)
     sub.add_argument("--auth", default="", metavar="HOW", help=f"where the connector leaves it open: {kinds}")
     sub.add_argument("--base-url", default="", help=elsewhere)
-    doing = "put another bearer in place of a connection's"
+    doing = "put another bearer, or other host keys, in place of a connection's"
     sub = words.add("replace", doing, lazy("connections", "connection_replace"), group=group, tenant=True)
     sub.add_argument("name")
-    sub.add_argument("--token-file", required=True, metavar="FILE")
+    sub.add_argument("--token-file", metavar="FILE")
+    about = "public key file of a host of SSH, instead of those that are pinned (again for more)"
+    sub.add_argument("--host-key", action="append", default=[], metavar="FILE", help=about)
     words.add("list", "list connections", lazy("connections", "connection_list"), group=group, tenant=True)
     doing = "show a connection's state; exit 1 where it cannot be used"
     sub = words.add("show", doing, lazy("connections", "connection_show"), group=group, tenant=True)

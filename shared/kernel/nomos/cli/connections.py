@@ -28,14 +28,16 @@ def _sealed(args: Namespace, path: str, what: str) -> str:
     return seal_bearer(ask(args, "proxy", "sealing-key")["public_key"], content)
 
 
+def _host_keys(paths: list[str]) -> list[str]:
+    """The lines of public key files."""
+    return [line for path in paths for line in read_text(path, "host key file").splitlines() if line.strip()]
+
+
 def connection_add(args: Namespace) -> int:
     """``nomos connection add``."""
     ssh: dict[str, object] = {}
     if args.user or args.host_key or args.root or args.port:
-        keys = [
-            line for path in args.host_key for line in read_text(path, "host key file").splitlines() if line.strip()
-        ]
-        ssh = {"user": args.user, "port": args.port, "host_keys": keys, "roots": args.root}
+        ssh = {"user": args.user, "port": args.port, "host_keys": _host_keys(args.host_key), "roots": args.root}
     made = ask(
         args,
         "proxy",
@@ -55,10 +57,14 @@ def connection_add(args: Namespace) -> int:
 
 
 def connection_replace(args: Namespace) -> int:
-    """``nomos connection replace``: the next call uses the new bearer."""
-    sealed = _sealed(args, args.token_file, "token file")
-    made = ask(args, "proxy", "connection-replace", args.tenant, name=args.name, sealed_bearer=sealed)
-    result(args, "connection replace", made, [f"connection {made['name']} has another bearer"])
+    """``nomos connection replace``: the next call uses the new bearer, or believes the new host keys."""
+    if not args.token_file and not args.host_key:
+        raise Misconfigured("say what is replaced: --token-file FILE or --host-key FILE")
+    sealed = _sealed(args, args.token_file, "token file") if args.token_file else ""
+    keys = _host_keys(args.host_key)
+    made = ask(args, "proxy", "connection-replace", args.tenant, name=args.name, sealed_bearer=sealed, host_keys=keys)
+    what = " and ".join(["another bearer"] * bool(sealed) + ["other host keys"] * bool(keys))
+    result(args, "connection replace", made, [f"connection {made['name']} has {what}"])
     return Exit.YES
 
 
