@@ -734,7 +734,9 @@ def test_a_connection_to_a_host_or_to_files_is_added_with_what_it_needs(shell: S
     (shown,) = shell.ok("connection", "list", *here, "--json").json["connections"]
     assert (shown["method"], shown["host"]) == ("key", "build.example.com")
     assert (shown["ssh"]["user"], shown["ssh"]["port"], shown["ssh"]["roots"]) == ("deploy", 2222, ["/data/app"])
-    assert "build: key of ssh, ready" in shell.ok("connection", "show", *here, "build").out
+    said = shell.ok("connection", "show", *here, "build").out
+    assert said.startswith("build: key of ssh, ready\n  host     build.example.com, as deploy, 1 pinned keys\n")
+    assert "/data/app" in said
     assert "other host keys" in shell.ok("connection", "replace", *here, "build", "--host-key", "host.pub").out
     assert shell.nomos("connection", "replace", *here, "build").code == USAGE
     for words, says in ((("--token-file", "id"), "pinned key"), (("--host-key", "host.pub"), "has a credential"),

@@ -84,6 +84,10 @@ def connection_show(args: Namespace) -> int:
         at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found["renew_at"])) if found["renew_at"] else "never"
         lines += [f"  granted  {' '.join(found['scopes']) or 'what the provider grants by itself'}"]
         lines += [f"  renewed  {max(found['generation'] - 1, 0)} times, next {at}"]
+    if "ssh" in found:
+        ssh = found["ssh"]
+        lines += [f"  host     {found['host']}, as {ssh['user']}, {len(ssh['host_keys'])} pinned keys"]
+        lines += [f"  roots    {' '.join(ssh['roots']) or 'none: commands only'}"]
     if found["state"] == "lost":
         lines += ["  the provider does not renew it any more: connect the account again, under the same name"]
     result(args, "connection show", found, lines)
