@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from html.entities import html5
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.masks import Bytes, Mask, MaskView, Places, as_bytes
 
 Points = npt.NDArray[np.int64]
+_Number = TypeVar("_Number", np.int64, np.uint8)
 Kinds = npt.NDArray[np.int8]
 
 _PERCENT, _AMPERSAND, _BACKSLASH, _HASH, _SEMICOLON = 0x25, 0x26, 0x5C, 0x23, 0x3B
@@ -28,6 +29,8 @@ _SCALAR_MAX: Final = 0x10FFFF
 #: Names up to this length are looked up together, longer ones one by one.
 _NAME_MAX: Final = 8
 _LONG_NAME_MAX: Final = 32
+#: The most bytes that an escape stands for: two characters, of some names.
+_MEANING_MAX: Final = 6
 _DECIMALS_MAX, _HEX_MAX = 7, 6
 
 
@@ -110,10 +113,9 @@ def _percent(text: Bytes, body: Bytes) -> _Escapes:
 
 
 def _two_digits(text: Bytes, starts: Places, lead: int) -> _Escapes:
-    high, low = _HEX.values[text[starts + lead]], _HEX.values[text[starts + lead + 1]]
+    high, low = _HEX.values.take(text.take(starts + lead)), _HEX.values.take(text.take(starts + lead + 1))
     good = (high != _NO_DIGIT) & (low != _NO_DIGIT)
-    starts = starts[good]
-    points = high[good].astype(np.int64) * 16 + low[good]
+    starts, points = _those(starts, good), (_those(high, good) << 4 | _those(low, good)).astype(np.int64)
     return _Escapes(starts, np.full(len(starts), lead + 2), points)
 
 
@@ -147,12 +149,12 @@ def _backslashes(text: Bytes, body: Bytes) -> list[tuple[int, _Escapes]]:
 
 def _number(text: Bytes, starts: Places, lead: int, digits: _Digits, most: int) -> tuple[Places, Places, Points]:
     """Of ``starts`` those with a digit ``lead`` bytes on, how many digits stand there and what number they are."""
-    starts = starts[digits.values[text[starts + lead]] != _NO_DIGIT]
+    starts = _those(starts, digits.values.take(text.take(starts + lead)) != _NO_DIGIT)
     sizes = np.zeros(len(starts), np.int64)
     points = np.zeros(len(starts), np.int64)
     going = np.ones(len(starts), np.bool_)
     for index in range(most):
-        digit = digits.values[text[starts + lead + index]]
+        digit = digits.values.take(text.take(starts + lead + index))
         going &= digit != _NO_DIGIT
         if not going.any():
             break
@@ -214,16 +216,18 @@ def _write(data: bytes, kinds: Kinds, starts: Places, ends: Places, points: Poin
     buffer = as_bytes(data).copy()
     for index in range(written.shape[1]):
         longer = (sizes > index) & ~unknown
-        if not longer.any():
-            break
-        buffer[starts[longer] + index] = written[longer, index]
+        buffer[_those(starts, longer) + index] = _those(written[:, index], longer)
     # What an escape has more than it stands for is left out.
     mask = np.ones(len(data), np.bool_)
     behind = starts + sizes
     for index in range(int(gaps.max())):
-        longer = gaps > index
-        mask[behind[longer] + index] = False
-    return MaskView(buffer[mask].tobytes(), mask, starts, ends)
+        mask[_those(behind, gaps > index) + index] = False
+    return MaskView(buffer.compress(mask).tobytes(), mask, starts, ends)
+
+
+def _those(values: npt.NDArray[_Number], which: Mask) -> npt.NDArray[_Number]:
+    """The values for which ``which`` says so; mostly it says so of all, and then nothing is copied."""
+    return values if which.all() else values.compress(which)
 
 
 def _encoded(kinds: Kinds, points: Points, joined: Mask) -> tuple[npt.NDArray[np.uint8], Places]:
@@ -231,10 +235,10 @@ def _encoded(kinds: Kinds, points: Points, joined: Mask) -> tuple[npt.NDArray[np
 
     A high surrogate stands for nothing, and the low one right behind it for the character of the pair.
     """
-    _, names = _known_names()
-    written = np.zeros((len(points), names.shape[1] - 1), np.uint8)
-    sizes = np.ones(len(points), np.int64)
     numeric = np.flatnonzero((kinds == _Kind.POINT) & (points >= 0x80))
+    named = np.flatnonzero((kinds == _Kind.NAME) & (points >= 0))
+    written = np.zeros((len(points), _MEANING_MAX if len(numeric) or len(named) else 1), np.uint8)
+    sizes = np.ones(len(points), np.int64)
     written[:, 0] = points & 0xFF
     if len(numeric):
         wide = points[numeric]
@@ -246,8 +250,8 @@ def _encoded(kinds: Kinds, points: Points, joined: Mask) -> tuple[npt.NDArray[np
         wide = np.where(paired, 0x10000 + ((before - 0xD800) << 10) + wide - 0xDC00, wide)
         written[numeric], sizes[numeric] = _utf8(wide, written.shape[1])
         sizes[numeric[high]] = 0
-    named = np.flatnonzero((kinds == _Kind.NAME) & (points >= 0))
     if len(named):
+        _, names = _known_names()
         written[named] = names[points[named], 1:]
         sizes[named] = names[points[named], 0]
     return written, sizes
@@ -277,8 +281,7 @@ def _known_names() -> tuple[npt.NDArray[np.uint64], Bytes]:
     )
     ordered = [name for _, name in short] + list(_long_names())
     meanings = [html5[name + ";"].encode() for name in ordered]
-    longest = max(map(len, meanings))
-    rows = np.zeros((len(meanings), longest + 1), np.uint8)
+    rows = np.zeros((len(meanings), _MEANING_MAX + 1), np.uint8)
     for row, meaning in zip(rows, meanings, strict=True):
         row[0] = len(meaning)
         row[1 : 1 + len(meaning)] = as_bytes(meaning)

@@ -8,6 +8,7 @@ Leaves to :mod:`nomos_sanitizer.scrub` what is searched for in the decoded text.
 
 from __future__ import annotations
 
+import sys
 from html.entities import html5
 from typing import Final
 
@@ -42,18 +43,30 @@ def unescape(data: bytes, budget: Budget) -> View | MaskView:
     Raises:
         ResponseRefused: more runs of escape sequences than the budget allows.
     """
-    few = unescape_each(data, budget, most=_FEW + len(data) // _BYTES_FOR_EACH)
+    few = unescape_each(data, budget, most=_FEW, bytes_for_each=_BYTES_FOR_EACH)
     # An escape that stands for more bytes than it has is for the loop, however many there are.
-    return few or escape_arrays.unescape(data, budget) or _certain(unescape_each(data, budget, most=len(data)))
+    return few or escape_arrays.unescape(data, budget) or _certain(unescape_each(data, budget))
 
 
-def unescape_each(data: bytes, budget: Budget, *, most: int) -> View | None:
-    """The same as :func:`unescape`, one escape after the other; None where there are more than ``most``."""
+def unescape_each(
+    data: bytes, budget: Budget, *, most: int = sys.maxsize, bytes_for_each: int = sys.maxsize
+) -> View | None:
+    """The same as :func:`unescape`, one escape after the other.
+
+    Args:
+        data: the text.
+        budget: what the pass may spend.
+        most: so many escapes may stand in any beginning of the text,
+        bytes_for_each: and one more for each so many bytes of it.
+
+    Returns:
+        The view; None as soon as there are more.
+    """
     view = View()
     at = runs = number = 0
     high = -1  # a high surrogate that waits for the low one right after it
     for number, (start, end) in enumerate(_ESCAPE.all(data), 1):
-        if number > most:
+        if number > most + start // bytes_for_each:
             return None
         runs += number == 1 or start > at
         view.copy(data, at, start)
@@ -74,7 +87,7 @@ def unescape_each(data: bytes, budget: Budget, *, most: int) -> View | None:
 
 
 def _certain(view: View | None) -> View:
-    assert view is not None, "no text has more escapes than bytes"
+    assert view is not None, "without a bound there is always a view"
     return view
 
 

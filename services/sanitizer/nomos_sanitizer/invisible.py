@@ -134,7 +134,7 @@ def examine(data: bytes, budget: Budget, *, to_remove: bool = True) -> Visible:
 def _without_controls(data: bytes, budget: Budget) -> Visible:
     shadow = data.translate(None, _ASCII_CONTROLS)
     budget.invisible(len(data) - len(shadow))
-    return Visible((), MaskView(shadow, _IS_KEPT_ASCII[as_bytes(data)]))
+    return Visible((), MaskView(shadow, _IS_KEPT_ASCII.take(as_bytes(data))))
 
 
 def examine_each(data: bytes, text: str, budget: Budget, *, to_remove: bool) -> Visible:
@@ -169,17 +169,17 @@ def examine_arrays(data: bytes, text: str, budget: Budget, *, to_remove: bool) -
     """The same again, for many characters at once; only those that may belong are looked at one by one."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     classes, neighbours = _tables()
-    names = classes[points]
+    names = classes.take(points)
     hidden = np.flatnonzero(names)
     budget.invisible(len(hidden))
     sizes = 1 + (points >= 0x80).astype(np.int8) + (points >= 0x800) + (points >= 0x10000)
     mask = np.repeat(names == 0, sizes)
-    shadow = MaskView(as_bytes(data)[mask].tobytes(), mask)
+    shadow = MaskView(as_bytes(data).compress(mask).tobytes(), mask)
     if not to_remove:
         return Visible((), shadow)
     goes = names[hidden] != _NUMBERS[_CONTROL]
     # Beside a character that wants nothing invisible, an invisible one has no reason; it wants none itself.
-    wants = np.concatenate([[False], neighbours[points], [False]])
+    wants = np.concatenate([[False], neighbours.take(points), [False]])
     kept_until = 0
     for place in np.flatnonzero(goes & (wants[hidden] | wants[hidden + 2])).tolist():
         index = int(hidden[place])

@@ -68,7 +68,7 @@ def assert_same(one: View | MaskView, other: View | MaskView) -> None:
 @given(ESCAPED | MARKS | st.binary(max_size=60))
 def test_escapes_say_the_same_one_by_one_and_all_at_once(data: bytes) -> None:
     slow_budget, fast_budget = Budget(1), Budget(1)
-    slow = escapes.unescape_each(data, slow_budget, most=len(data))
+    slow = escapes.unescape_each(data, slow_budget)
     fast = escape_arrays.unescape(data, fast_budget)
     assert slow is not None
     assert fast is not None
@@ -85,7 +85,7 @@ def test_an_escape_that_stands_for_more_bytes_than_it_has_is_decoded_too() -> No
 @pytest.mark.parametrize("unit", [b"%41", b"&#65;&#100;", b"\\u0041\\n", b"&lt;&CounterClockwiseContourIntegral;"])
 def test_many_escapes_say_what_each_says(unit: bytes) -> None:
     fast = escapes.unescape(unit * 3_000, Budget(1))
-    slow = escapes.unescape_each(unit * 3_000, Budget(1), most=10_000)
+    slow = escapes.unescape_each(unit * 3_000, Budget(1))
     assert isinstance(fast, MaskView)
     assert slow is not None
     assert_same(slow, fast)
@@ -96,7 +96,7 @@ def test_runs_of_escapes_over_the_limit_are_refused_by_both_ways() -> None:
     with pytest.raises(ResponseRefused):
         escape_arrays.unescape(text, Budget(len(text)))
     with pytest.raises(ResponseRefused):
-        escapes.unescape_each(text, Budget(len(text)), most=len(text))
+        escapes.unescape_each(text, Budget(len(text)))
     # As one run they are one.
     escape_arrays.unescape(b"%41" * (ESCAPES_MAX + 1), Budget(1))
 
