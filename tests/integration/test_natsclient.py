@@ -22,7 +22,8 @@ from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nomos.natsclient import WRITE_AHEAD_BYTES, LeanClient
+from nomos.natsclient import LeanClient
+from nomos.natslink import WRITE_AHEAD_BYTES
 from nomos_runtime.embedded.nats import server_binary
 from nomos_runtime.embedded.process import ServerProcess
 

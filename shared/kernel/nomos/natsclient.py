@@ -2,9 +2,10 @@
 
 nats-py reads a stream in a task, puts each message into a queue of its subscription, and writes from a third task: six
 turns of the event loop for a request that is answered. Here the connection's protocol cuts messages as bytes arrive
-(:mod:`nomos.natsparser`), gives an answer to whoever waits for it, and sends what was written in one turn of the loop
-with one system call. Once connected the link takes the place of nats-py's own reader; when the connection is lost it is
-gone, and what is published meanwhile waits in nats-py's buffer, as before. A WebSocket keeps nats-py's way.
+(:mod:`nomos.natslink`, :mod:`nomos.natsparser`), gives an answer to whoever waits for it, and sends what was written in
+one turn of the loop with one system call. Once connected the link takes the place of nats-py's own reader; when the
+connection is lost it is gone, and what is published meanwhile waits in nats-py's buffer, as before. A WebSocket keeps
+nats-py's way.
 
 It reaches into nats-py, whose version the lock files fix; ``tests/integration/test_natsclient.py`` holds both to the
 same behaviour on the real server.
@@ -16,7 +17,6 @@ and costs no other message anything.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -29,13 +29,11 @@ from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
 from nomos.errors import Malformed
-from nomos.natsparser import Parser, parse_headers
+from nomos.natslink import Link
+from nomos.natsparser import parse_headers
 
-#: Bytes that wait for the socket before a publisher waits too.
-WRITE_AHEAD_BYTES: Final = 2 * 1024 * 1024
 #: Random bytes in the name of a request's inbox: who learned one inbox cannot answer for another.
 TOKEN_BYTES: Final = 9
-_PONG: Final = b"PONG\r\n"
 _NO_RESPONDERS: Final = "503"
 _SPACE: Final = re.compile(r"[ \t\r\n]")
 
@@ -49,7 +47,7 @@ class LeanClient(Client):
     def __init__(self) -> None:
         """Prepares a client; :meth:`connect` as in nats-py."""
         super().__init__()
-        self._link: _Link | None = None
+        self._link: Link | None = None
         #: Whether there was a link and it is gone: what is published then waits for the next one.
         self._is_cut = False
         self._receivers: dict[int, Receiver] = {}
@@ -143,7 +141,7 @@ class LeanClient(Client):
         assert streams._io_reader is not None
         assert streams._io_writer is not None
         reader, transport = streams._io_reader, streams._io_writer.transport
-        link = _Link(self, transport)
+        link = Link(self, transport)
         self._link, self._is_cut = link, False
         if transport.is_closing() or reader.at_eof():
             # Over before it began; nobody would tell the link.
@@ -219,7 +217,7 @@ class LeanClient(Client):
 
     # -- what the link calls -----------------------------------------------------------------------------------------
 
-    def cut(self, link: _Link) -> None:
+    def cut(self, link: Link) -> None:
         """The link is over: nothing more is written to it."""
         if self._link is link:
             self._link, self._is_cut = None, True
@@ -253,7 +251,7 @@ class LeanClient(Client):
             slow = nats.errors.SlowConsumerError(
                 subject=message.subject, reply=message.reply, sid=subscription._id, sub=subscription
             )
-            self.beside(self._error_cb(slow))
+            self._beside_reading(self._error_cb(slow))
             return
         subscription._pending_size = size
         subscription._pending_queue.put_nowait(message)
@@ -267,145 +265,30 @@ class LeanClient(Client):
             if not waiting.done():
                 waiting.set_result(True)
 
+    def take_info(self, said: dict[str, Any]) -> None:
+        """The server says something of itself."""
+        self._beside_reading(self._process_info(said))
+
+    def take_refusal(self, text: str) -> None:
+        """The server refuses something, or the whole connection."""
+        self._beside_reading(self._process_err(text.lower()))
+
     def complain(self, error: Exception) -> None:
         """Tells the error callback."""
-        self.beside(self._error_cb(error))
+        self._beside_reading(self._error_cb(error))
 
-    def beside(self, work: Awaitable[None]) -> None:
+    def _beside_reading(self, work: Awaitable[None]) -> None:
         """Runs what nats-py does in coroutines, outside of the reading."""
         task = asyncio.ensure_future(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
 
-    async def _wait_for_room(self, link: _Link) -> None:
+    async def _wait_for_room(self, link: Link) -> None:
         try:
             async with asyncio.timeout(self._flush_timeout):
                 await link.room()
         except TimeoutError:
             await self._error_cb(nats.errors.FlushTimeoutError())
-
-
-class _Link(asyncio.Protocol):
-    """One connection while it stands: takes bytes to the parser and operations to the client."""
-
-    def __init__(self, client: LeanClient, transport: asyncio.WriteTransport) -> None:
-        """Takes the transport over from the protocol that did the handshake."""
-        self._client = client
-        self._transport = transport
-        self._parser = Parser(self)
-        self._loop = asyncio.get_running_loop()
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._rooms: list[asyncio.Future[None]] = []
-        #: Whether so much waits for the socket that a publisher should wait.
-        self.is_full = False
-        #: Done when the connection is over, with why.
-        self.ended: asyncio.Future[Exception] = self._loop.create_future()
-        #: nats-py waits for its end through its own stream.
-        self._stream = transport.get_protocol()
-        transport.set_protocol(self)
-        transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
-
-    def write(self, command: bytes) -> None:
-        """Sends one command, together with all others of this turn of the loop: one write is one system call."""
-        if not self._out:
-            self._loop.call_soon(self._send)
-        self._out.append(command)
-        self._out_bytes += len(command)
-        if self._out_bytes > WRITE_AHEAD_BYTES:
-            # A publisher that never rests would keep the loop from its turn; the transport says when it is full.
-            self._send()
-
-    def _send(self) -> None:
-        out, self._out, self._out_bytes = self._out, [], 0
-        if out and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-
-    def flush(self) -> None:
-        """Hands what was written to the transport now: nats-py is about to write to it itself, or to close it."""
-        self._send()
-
-    async def room(self) -> None:
-        """Waits until less waits for the socket."""
-        if self.is_full:
-            room: asyncio.Future[None] = self._loop.create_future()
-            self._rooms.append(room)
-            await room
-
-    def leave(self, why: Exception) -> None:
-        """Ends the link: nothing more is given to the client."""
-        self._end(why)
-
-    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes arrived."""
-        if self.ended.done():
-            return
-        try:
-            self._parser.feed(data)
-        except Malformed as e:
-            self._client.complain(e)
-            self._end(nats.errors.ProtocolError())
-
-    def pause_writing(self) -> None:
-        """The socket is behind."""
-        self.is_full = True
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        """The socket has caught up."""
-        self._stream.resume_writing()
-        self._make_room()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over."""
-        self._end(exc if exc is not None else nats.errors.UnexpectedEOF())
-        self._stream.connection_lost(exc)
-
-    def _make_room(self) -> None:
-        self.is_full = False
-        for room in self._rooms:
-            if not room.done():
-                room.set_result(None)
-        self._rooms.clear()
-
-    def _end(self, error: Exception) -> None:
-        if not self.ended.done():
-            self.ended.set_result(error)
-            self._client.cut(self)
-        self._make_room()
-
-    # -- nomos.natsparser.Operations ---------------------------------------------------------------------------------
-
-    def message(self, sid: bytes, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
-        """A message for a subscription."""
-        try:
-            self._client.take(int(sid), subject, reply, headers, payload)
-        except (ValueError, Malformed) as e:
-            # A subject that is no text (UnicodeDecodeError is a ValueError), headers that are none.
-            self._client.complain(e)
-
-    def ping(self) -> None:
-        """The server asks whether this client lives."""
-        self.write(_PONG)
-
-    def pong(self) -> None:
-        """The server answers a ping."""
-        self._client.take_pong()
-
-    def info(self, document: bytes) -> None:
-        """The server says something of itself."""
-        try:
-            said = json.loads(document)
-        except ValueError as e:
-            self._client.complain(e)
-            return
-        self._client.beside(self._client._process_info(said))
-
-    def error(self, text: str) -> None:
-        """The server refuses something, or the whole connection."""
-        self._client.beside(self._client._process_err(text.lower()))
 
 
 def _give_up(future: asyncio.Future[Msg]) -> None:
