@@ -280,11 +280,11 @@ def test_a_graphql_document_is_fixed_and_the_resource_is_one_of_its_variables() 
 def test_what_an_action_fixes_tells_it_from_its_neighbour() -> None:
     page = f"notion:page/{UUID}"
     trash, restore = call("notion:pages.trash", page), call("notion:pages.restore", page)
-    assert (trash.body, restore.body) == (b'{"archived":true}', b'{"archived":false}')
+    assert (trash.body, restore.body) == (b'{"in_trash":true}', b'{"in_trash":false}')
     with pytest.raises(NotCovered):
         derive_resource(CATALOGUE.connectors["notion"], CATALOGUE.action("notion:pages.restore"), trash)
     # 1 is not true, whatever Python thinks
-    one = msgspec.structs.replace(trash, body=b'{"archived":1}')
+    one = msgspec.structs.replace(trash, body=b'{"in_trash":1}')
     with pytest.raises(NotCovered):
         derive_resource(CATALOGUE.connectors["notion"], CATALOGUE.action("notion:pages.trash"), one)
 
