@@ -109,6 +109,9 @@ async def _authenticated(
             sock=sock,
             config=None,
             known_hosts=(pinned, [], []),
+            # where the library can do X.509, it would read whom this machine trusts
+            x509_trusted_certs=None,
+            x509_trusted_cert_paths=[],
             username=target.user,
             client_keys=[private_key(credential)],
             client_version=_CLIENT_VERSION,
@@ -139,5 +142,8 @@ async def _authenticated(
         raise UpstreamFailed("the host and we have no algorithm in common", cause=error.reason[:200]) from error
     except asyncssh.PermissionDenied as error:
         raise UpstreamFailed("the host does not take the connection's key", cause=error.reason[:200]) from error
-    except (asyncssh.Error, OSError, ValueError) as error:
+    except ValueError as error:
+        # the library found fault with a setting before it said anything
+        raise UpstreamFailed("the connection to the host could not be prepared", cause=str(error)[:200]) from error
+    except (asyncssh.Error, OSError) as error:
         raise UpstreamFailed("the host broke off before anything was asked", cause=str(error)[:200]) from error
