@@ -97,7 +97,7 @@ async def test_a_command_runs_once_a_person_has_released_exactly_that_one(
     assert isinstance(done, Allowed)
     answer = msgspec.json.decode(done.body)
     assert (answer["exit_status"], answer["stdout"]) == (0, "     1\ta\n     2\tb\n")
-    assert server.commands == ["cat -n"]
+    assert server.commands == ["'cat' '-n'"]
 
 
 async def test_a_changed_host_key_is_refused_and_recorded(scene: Any, server: Server, root: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,6 +16,8 @@ from pathlib import Path
 import asyncssh
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nomos.catalogue import OutgoingRequest, build_request, load_catalogue
 from nomos.errors import (
@@ -541,7 +546,8 @@ async def test_a_host_that_does_not_answer_is_an_unknown_outcome_in_time(client:
 # --- commands --------------------------------------------------------------------------------------------------------
 NASTY = [
     "a b", "", "'", '"', "\\", "\\'", "$(id)", "`id`", "$HOME", "; id", "&& id", "| id", "> x", "*", "~", "!x", "#",
-    "-n",    "a\nb", "\t", "ü", "'; id; '", "%s", "\\n", "{a,b}", "a" * 4000,
+    "-n", "=ls", "\\'; id; '", "a\\", "''", "time", "%1", "\\\n", "a\nb", "\t", "ü", "'; id; '", "%s", "\\n", "{a,b}",
+    "[a]", "^x", "?", "a" * 4000,
 ]  # fmt: skip
 
 
@@ -550,6 +556,18 @@ async def test_each_word_of_a_command_arrives_as_it_is(either: Client) -> None:
     answer = told(await either.do("commands.run", program=sys.executable, arguments=["-c", script, *NASTY]))
     assert (answer["exit_status"], answer["stderr"]) == (0, "")
     assert str(answer["stdout"]).split("\0") == NASTY
+
+
+@pytest.mark.parametrize("name", ["sh", "bash", "dash", "ksh", "zsh", "fish"])
+@settings(max_examples=25, deadline=None)
+@given(words=st.lists(st.text("'\\\"$`;!\n=~*a {}()[]%#&|<>^?-", max_size=8), min_size=1, max_size=30))
+def test_no_shell_reads_a_word_of_a_command_as_anything_else(name: str, words: list[str]) -> None:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name}")
+    line = commands.command_line((sys.executable, "-c", "import sys; print(ascii(sys.argv[1:]))", *words))
+    done = subprocess.run([found, "-c", line], capture_output=True, text=True, timeout=30, check=True)
+    assert ast.literal_eval(done.stdout) == words
 
 
 async def test_a_command_reads_its_input_and_says_how_it_ended(either: Client) -> None:
@@ -628,7 +646,7 @@ def test_a_command_has_its_limits_and_is_no_option() -> None:
         asked(program="id", args=["x" * 4000] * 5)
     with pytest.raises(NotCovered):
         read_asked("ssh", OutgoingRequest(method="POST", path="/run/a", body=b'{"program":"id"}'))
-    assert commands.command_line(("a", "b c", "it's")) == "a 'b c' 'it'\"'\"'s'"
+    assert commands.command_line(("a", "b c", "it's", "\\\\", "")) == "'a' 'b c' 'it'\"'\"'s' \"\\\\\\\\\" ''"
 
 
 async def test_a_tenant_has_so_many_connections_and_holds_up_no_other(client: Client, server: Server) -> None:
@@ -667,7 +685,7 @@ async def test_nothing_is_opened_towards_us(client: Client, server: Server) -> N
 
     server.answer(look)
     assert told(await client.do("commands.run", program="id"))["exit_status"] == 0
-    assert seen == [None, {}, "id"]
+    assert seen == [None, {}, "'id'"]
 
 
 def test_addresses_are_checked_with_the_port_of_the_connection() -> None:

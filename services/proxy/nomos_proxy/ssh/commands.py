@@ -1,7 +1,8 @@
 """Runs one command on a host: words in, exit status and output out.
 
 SSH carries a command as one string, which the user's login shell reads. The string is made here and nowhere else: each
-word in single quotes, as a POSIX shell takes them, so that no word is more than one word and none is read as syntax.
+word is quoted, also where it looks harmless (``time`` is a word of bash's own, ``=ls`` a path in zsh), so that no word
+is more than one word and none is read as syntax. A backslash never stands in single quotes, where fish would read it.
 No terminal, no environment, no forwarding.
 
 Source: RFC 4254, section 6.5; POSIX.1-2024, Shell Command Language, 2.2.2.
@@ -10,7 +11,7 @@ Source: RFC 4254, section 6.5; POSIX.1-2024, Shell Command Language, 2.2.2.
 from __future__ import annotations
 
 import asyncio
-import shlex
+import re
 from typing import Final
 
 import asyncssh
@@ -24,6 +25,7 @@ from nomos_proxy.ssh.dial import WINDOW_BYTES
 #: Bytes of a command's standard output and of its errors, each.
 OUTPUT_BYTES_MAX: Final = 262_144
 _PIECE_BYTES: Final = 65_536
+_RUNS: Final = re.compile(r"[^'\\]+|'+|\\+")
 
 
 async def run(connection: asyncssh.SSHClientConnection, asked: Asked, body_bytes_max: int) -> UpstreamResponse:
@@ -60,8 +62,21 @@ async def run(connection: asyncssh.SSHClientConnection, asked: Asked, body_bytes
 
 
 def command_line(argv: tuple[str, ...]) -> str:
-    """The one string that a POSIX shell reads as exactly these words."""
-    return " ".join(shlex.quote(word) for word in argv)
+    """The one string that a POSIX shell, zsh or fish reads as exactly these words."""
+    return " ".join(_quoted(word) for word in argv)
+
+
+def _quoted(word: str) -> str:
+    """A word in quotes: single ones around everything but themselves and backslashes, which stand in double ones."""
+    pieces = []
+    for run in _RUNS.findall(word):
+        if run.startswith("'"):
+            pieces.append(f'"{run}"')
+        elif run.startswith("\\"):
+            pieces.append('"' + run * 2 + '"')
+        else:
+            pieces.append(f"'{run}'")
+    return "".join(pieces) or "''"
 
 
 async def _outputs(process: asyncssh.SSHClientProcess[bytes]) -> tuple[bytes, bytes]:
