@@ -121,11 +121,14 @@ class Accounts:
             NotFound: its tokens have been destroyed.
             Unavailable: no good token can be had now.
         """
-        if connection.is_lost:
-            # also while a token without an end, or another process, still lies in memory
-            raise _lost()
         known = self._opened.get(_at(connection))
-        if known is not None and known.revision == connection.revision and not self._is_over(known.until):
+        # One that is lost is looked up anew: a token without an end may still lie in memory here.
+        if (
+            known is not None
+            and not connection.is_lost
+            and known.revision == connection.revision
+            and not self._is_over(known.until)
+        ):
             return known.credential
         return (await self._newer(connection, 0, within_seconds)).credential
 
