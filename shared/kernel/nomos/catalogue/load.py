@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from nomos.catalogue.apart import may_meet
 from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
+from nomos.catalogue.kinds import ResourceFile, build_kind, check_pattern
 from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
     ANY_NAME,
@@ -51,12 +52,9 @@ from nomos.ids import parse_slug
 ACTIONS_MAX: Final = 500
 #: Files in the connector directory.
 CONNECTORS_MAX: Final = 200
-#: Characters of one pattern.
-PATTERN_LENGTH_MAX: Final = 200
 
 _ACTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,39}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_CEDAR_TYPE: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,39}(?:::[A-Z][A-Za-z0-9]{0,39}){1,3}")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TEMPLATE: Final = re.compile(
     r"(?:/(?:[A-Za-z0-9_@-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
@@ -83,16 +81,6 @@ class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
     maximum: int = 2**53 - 1
     enum: tuple[str, ...] = ()
     pattern: str = ""
-
-
-class _SegmentsFile(Struct, frozen=True, forbid_unknown_fields=True):
-    segments: str
-
-
-class _ResourceFile(Struct, frozen=True, forbid_unknown_fields=True):
-    cedar: str
-    fields: dict[str, str | _SegmentsFile]
-    within: tuple[str, ...] = ()
 
 
 class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,7 +138,7 @@ class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
     scheme: Scheme
     host: str | _HostFile
     auth: Literal["bearer", "basic", "signature", "chosen", "key", "none"] | _AuthFile
-    resource_types: dict[str, _ResourceFile]
+    resource_types: dict[str, ResourceFile]
     actions: dict[str, _ActionFile]
     port: int = 0
     headers: dict[str, str] = {}
@@ -226,7 +214,7 @@ def build_connector(members: object) -> Connector:
     _check_origin(file)
     if len(file.actions) > ACTIONS_MAX:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(file.actions))
-    types = {kind: _resource_type(file, kind) for kind in file.resource_types}
+    types = {kind: build_kind(file.connector, file.resource_types, kind) for kind in file.resource_types}
     actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
     _check_unambiguous(actions)
     of_hosts = [action.id for action in actions if any(source.where == "host" for source in action.sources)]
@@ -278,7 +266,7 @@ def _check_origin(file: _ConnectorFile) -> None:
     except Malformed as error:
         raise MalformedCatalogue(error.detail) from error
     if isinstance(file.host, _HostFile):
-        _check_pattern(file.host.pattern, "the host")
+        check_pattern(file.host.pattern, "the host")
         if file.oauth is not None:
             raise MalformedCatalogue("accounts are connected where the connector has one host for all")
     elif not is_host(file.host):
@@ -303,60 +291,6 @@ def _check_scheme(file: _ConnectorFile) -> None:
             raise MalformedCatalogue("auth is key for ssh, none for file, and neither for https")
     elif file.auth != wanted or isinstance(file.host, str) or file.headers:
         raise MalformedCatalogue(f"with the scheme {file.scheme} auth is {wanted}, host a pattern, and no header set")
-
-
-def _resource_type(connector: _ConnectorFile, kind: str) -> ResourceType:
-    file = connector.resource_types[kind]
-    if _NAME.fullmatch(kind) is None:
-        raise MalformedCatalogue(f"resource type {kind!r} must be lower-case letters, digits and underscores")
-    if _CEDAR_TYPE.fullmatch(file.cedar) is None:
-        raise MalformedCatalogue(f"resource type {kind}: cedar must be a namespaced entity type such as GitHub::Repo")
-    if not file.fields:
-        raise MalformedCatalogue(f"resource type {kind} needs at least one field")
-    patterns = []
-    for name, declared in file.fields.items():
-        if _NAME.fullmatch(name) is None:
-            raise MalformedCatalogue(f"field {name!r} of {kind} must be lower-case letters, digits and underscores")
-        patterns.append(declared.segments if isinstance(declared, _SegmentsFile) else declared)
-        _check_pattern(patterns[-1], f"field {name} of {kind}")
-    return ResourceType(
-        connector=connector.connector,
-        kind=kind,
-        cedar=file.cedar,
-        fields=tuple(file.fields),
-        field_patterns=tuple(patterns),
-        within=_within(connector, kind),
-    )
-
-
-def _within(connector: _ConnectorFile, kind: str) -> tuple[str, str] | None:
-    """The Cedar types of what holds a resource with a path; each has the same fields, as far as it has them."""
-    file = connector.resource_types[kind]
-    *others, last = file.fields.items()
-    if any(isinstance(declared, _SegmentsFile) for _, declared in others):
-        raise MalformedCatalogue(f"only the last field of {kind} may be a path")
-    if isinstance(last[1], _SegmentsFile) != bool(file.within):
-        raise MalformedCatalogue(f"resource type {kind}: a path, and only a path, lies within something")
-    if not file.within:
-        return None
-    found = [connector.resource_types.get(name) for name in file.within]
-    wanted = [file.fields, dict(others)]
-    if not others or [None if one is None else one.fields for one in found] != wanted:
-        raise MalformedCatalogue(
-            f"resource type {kind} lies within two others: the one of a shorter path, with the same fields, "
-            "and the one without a path"
-        )
-    shorter, top = (one.cedar for one in found if one is not None)
-    return shorter, top
-
-
-def _check_pattern(pattern: str, what: str) -> None:
-    if not 0 < len(pattern) <= PATTERN_LENGTH_MAX:
-        raise LimitExceeded(f"pattern_length_max of {what}", PATTERN_LENGTH_MAX, len(pattern))
-    try:
-        re.compile(pattern, re.ASCII)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise MalformedCatalogue(f"{what}: the pattern is not a regular expression") from error
 
 
 def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapping[str, ResourceType]) -> Action:
@@ -471,7 +405,7 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
     if file.repeats and (file.where, file.type) != ("query", "string_list"):
         raise MalformedCatalogue(f"{what}: only a list in the query repeats its name")
     if file.pattern:
-        _check_pattern(file.pattern, f"{what}: {name}")
+        check_pattern(file.pattern, f"{what}: {name}")
     is_whole = file.where == "body" and file.wire == _WHOLE_IN_FILE
     return Parameter(
         name=name,
