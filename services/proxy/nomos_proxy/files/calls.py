@@ -1,7 +1,7 @@
 """Calls about files of this machine, each in a thread: bounded in number for all and for a tenant, and in time.
 
 A thread that the filesystem holds (a network mount that hangs) cannot be ended. It keeps its place until it ends by
-itself, so a tenant whose volume hangs uses up its own places and nobody else's.
+itself, so a tenant whose volume hangs uses up its own places and nobody else's. The process ends no sooner either.
 """
 
 from __future__ import annotations
