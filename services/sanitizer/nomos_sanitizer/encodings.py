@@ -1,8 +1,8 @@
-"""Encodings that hide text: escape sequences and base64. Decoding keeps the way back, so that only what must go goes.
+"""Base64 that hides text. Decoding keeps the way back, so that only what must go goes.
 
-Decides what an escape stands for (RFC 3986 section 2.1; HTML, section Named character references; RFC 8259 section 7
-and the escapes that programming languages share) and how a base64 run (RFC 4648 sections 4 and 5) is read at each of
-its four possible beginnings. Leaves to :mod:`nomos_sanitizer.scrub` what is searched for in the decoded text.
+Decides where base64 may stand and how a run of it (RFC 4648 sections 4 and 5) is read at each of its four possible
+beginnings. Leaves escape sequences to :mod:`nomos_sanitizer.escapes`, and to :mod:`nomos_sanitizer.scrub` what is
+searched for in the decoded text.
 """
 
 from __future__ import annotations
@@ -86,8 +86,7 @@ def base64_readings(run: bytes) -> list[bytes]:
     """What a run says when it is read from each of the four places at which a group of four characters can begin."""
     if b"\n" in run:
         run = b"".join(run[start:end] for start, end in _lines(run, 0, len(run)))
-    symbols = run.rstrip(b"=").translate(_TO_STANDARD)
-    return _all_readings(symbols)
+    return _all_readings(run.rstrip(b"=").translate(_TO_STANDARD))
 
 
 def _all_readings(symbols: bytes) -> list[bytes]:

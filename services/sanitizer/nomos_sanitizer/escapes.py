@@ -8,7 +8,6 @@ Leaves to :mod:`nomos_sanitizer.scrub` what is searched for in the decoded text.
 
 from __future__ import annotations
 
-import sys
 from html.entities import html5
 from typing import Final
 
@@ -27,6 +26,7 @@ ESCAPE_PATTERN: Final = (
 #: Up to so many escapes, and one more for so many bytes, the loop costs less than the arrays.
 _FEW: Final = 64
 _BYTES_FOR_EACH: Final = 512
+_NO_BOUND: Final = 1 << 62
 _ESCAPE: Final = Spans(ESCAPE_PATTERN)
 _SIMPLE: Final = {110: b"\n", 114: b"\r", 116: b"\t", 98: b"\b", 102: b"\f", 118: b"\v"}
 _SCALAR_MAX: Final = 0x10FFFF
@@ -49,7 +49,7 @@ def unescape(data: bytes, budget: Budget) -> View | MaskView:
 
 
 def unescape_each(
-    data: bytes, budget: Budget, *, most: int = sys.maxsize, bytes_for_each: int = sys.maxsize
+    data: bytes, budget: Budget, *, most: int = _NO_BOUND, bytes_for_each: int = _NO_BOUND
 ) -> View | None:
     """The same as :func:`unescape`, one escape after the other.
 

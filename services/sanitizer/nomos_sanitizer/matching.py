@@ -46,7 +46,7 @@ class _Apart:
         # Of longer needs Hyperscan tells faster than Python does whether they are there.
         self._bytes = tuple(need.encode() for need in rule.needs if len(need) == 1)
         self._texts = tuple(need.encode() for need in rule.needs if len(need) > 1)
-        self._needs = Search([(index, _quote(text)) for index, text in enumerate(self._texts)] or [(0, b".")])
+        self._needs = Search([(index, _quote(text)) for index, text in enumerate(self._texts)]) if self._texts else None
         self._ends = rule.ends.encode()
         self._longest = rule.longest
 
@@ -55,7 +55,7 @@ class _Apart:
         for byte in self._bytes:
             if byte not in data:
                 return []
-        if self._texts and len(self._needs.hits(data)) < len(self._texts):
+        if self._needs is not None and len(self._needs.hits(data)) < len(self._texts):
             return []
         return self._search.hits(self._around(data))
 

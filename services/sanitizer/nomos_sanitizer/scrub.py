@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 
-from nomos.errors import ResponseRefused
 from nomos.pii import PiiClass
 from nomos_sanitizer import credentials, fingerprints, invisible, pii, structure, tree
 from nomos_sanitizer.budget import Budget
@@ -32,28 +31,19 @@ from nomos_sanitizer.edits import (
     opaque,
     told,
 )
-from nomos_sanitizer.encodings import base64_edits, base64_readings, base64_runs, long_words
+from nomos_sanitizer.encodings import base64_edits, base64_runs
 from nomos_sanitizer.escapes import unescape
 from nomos_sanitizer.fingerprints import Fingerprint
 from nomos_sanitizer.limits import BASE64_RUN_MIN, ENCODING_DEPTH_MAX
 from nomos_sanitizer.matching import GATE_BASE64, GATE_BEGINNING, GATE_ESCAPE, GATE_INVISIBLE, Matcher
+from nomos_sanitizer.quiet import BETWEEN, Quiet, may_be_json
 
 NESTING_RULE: Final = "encoding-depth"
-_JSON_STARTS: Final = (b"{", b"[", b'"')
-_JSON_STARTS_TEXT: Final = ("{", "[", '"')
-_BLANK: Final = b" \t\r\n"
 #: Below this many ASCII bytes a text can hold neither a secret nor an encoding of one.
 _TEXT_BYTES_MIN: Final = 6
 _FAN_OUT: Final = 6
-#: Between texts that are scanned as one: nothing that is decoded spans it.
-_BETWEEN: Final = "\n\n"
-_BETWEEN_BYTES: Final = _BETWEEN.encode()
 #: A longer text that is alone in its group is searched at once: to look whether it is quiet would cost as much.
 _ALONE: Final = 4_096
-#: Escapes inside escapes that are decoded for many texts at once.
-_QUIET_DEPTH_MAX: Final = 2
-_ASCII: Final = bytes(range(0x80))
-_ONLY_INVISIBLE: Final = frozenset({GATE_INVISIBLE})
 _MARKERS: Final = frozenset(
     marker_for(rule) for rule in (credentials.RULE, NESTING_RULE, tree.NAMED_RULE, tree.DEPTH_RULE)
 )
@@ -97,6 +87,7 @@ class Scrubber:
         self._budget = budget
         self._fingerprint = options.fingerprint
         self._pii = options.pii
+        self._quiet = Quiet(matcher, needles, budget, options.pii)
         # Clean at one depth is clean at every depth: to reach the limit of depth is itself a finding.
         self._clean: set[str] = set() if clean is None else clean
 
@@ -113,14 +104,20 @@ class Scrubber:
         Raises:
             ResponseRefused: a limit of the pass is exceeded.
         """
-        groups = [[text for text in texts if text not in self._clean and not _may_be_json(text)]]
+        groups = [
+            [
+                text
+                for text in texts
+                if text not in self._clean and not may_be_json(text.encode("utf-8", "surrogatepass"))
+            ]
+        ]
         while groups:
             group = groups.pop()
             if not group or (len(group) == 1 and len(group[0]) > _ALONE):
                 continue
-            joined = _BETWEEN.join(group).encode("utf-8", "surrogatepass")
+            joined = BETWEEN.join(group).encode("utf-8", "surrogatepass")
             self._budget.look(len(joined))
-            if self._is_quiet(joined, 0):
+            if self._quiet.is_quiet(joined):
                 self._clean.update(group)
             elif len(group) > 1:
                 step = -(-len(group) // _FAN_OUT)
@@ -132,69 +129,20 @@ class Scrubber:
         Raises:
             ResponseRefused: a limit of the pass is exceeded.
         """
-        joined = _BETWEEN.join(texts).encode("utf-8", "surrogatepass")
+        joined = BETWEEN.join(texts).encode("utf-8", "surrogatepass")
         small = len(texts) > 1 or len(joined) <= _ALONE
-        if small and not any(map(_may_be_json, texts)) and self._has_quiet_runs(joined):
+        if small and not any(map(_may_be_json, texts)) and self._quiet.has_quiet_runs(joined):
             self._clean.update(texts)
         else:
             self.prime(texts)
 
     def fires(self, data: bytes) -> frozenset[int] | None:
-        """The gates that fire on a text as it stands; None where a rule does, a credential or personal data shows."""
-        fired = self._matcher.gates(data)
-        if fired is None:
-            return None
-        if self._needles and self._needles.remain(data):
-            return None
-        if self._pii and self._matcher.pii.fired(data, self._pii):
-            return None
-        return fired
-
-    def _is_quiet(self, data: bytes, depth: int) -> bool:
-        """Whether nothing can be found in any of the texts that stand in ``data``, none of which is JSON.
-
-        What cannot be told for all of them at once is not quiet: it is looked at again in fewer, and alone in the end.
-        """
-        fired = self.fires(data)
-        if fired is None or GATE_INVISIBLE in fired:
-            return False
-        if GATE_ESCAPE in fired:
-            plain = self._unescaped(data)
-            if depth >= _QUIET_DEPTH_MAX or not plain or (plain != data and not self._is_quiet(plain, depth + 1)):
-                return False
-        if GATE_BEGINNING in fired:
-            return False
-        return GATE_BASE64 not in fired or self._has_quiet_runs(data)
-
-    def _has_quiet_runs(self, data: bytes) -> bool:
-        """The same for what the base64 runs in ``data`` hold, in which no known beginning shows."""
-        if data.count(b"\n") == 2 * data.count(_BETWEEN_BYTES):
-            runs = long_words(data)
-        else:
-            runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
-        plains = [plain for run in runs for plain in base64_readings(run)]
-        joined = _BETWEEN_BYTES.join(plains)
-        if b'"' in joined and any(map(_may_be_json_bytes, plains)):
-            return False
-        # Most are binaries: paths, digests, pictures. What is printable there is looked at too, as in ``_in_binary``.
-        projection, _ = invisible.ascii_projection(joined)
-        self._budget.look(len(joined) + len(projection))
-        fired = self.fires(_BETWEEN_BYTES.join((joined, projection)))
-        if fired == _ONLY_INVISIBLE:
-            # In text beyond ASCII such a character would have to go, or could stand between the letters of a token.
-            return not any(map(_is_text_beyond_ascii, plains))
-        return fired == frozenset()
+        """As :meth:`nomos_sanitizer.quiet.Quiet.fires`."""
+        return self._quiet.fires(data)
 
     def _is_read(self, run: bytes) -> bool:
         """Whether a short run is read as base64."""
         return self._matcher.has_base64_beginning(run) or self._needles.in_base64(run)
-
-    def _unescaped(self, data: bytes) -> bytes:
-        """A text with its escapes decoded once; empty where that is not worth the while."""
-        try:
-            return unescape(data, Budget(len(data))).data
-        except ResponseRefused:
-            return b""
 
     def text(self, text: str, *, depth: int = 0) -> tuple[str, tuple[Found, ...]]:
         """Removes what must go from a text.
@@ -253,7 +201,7 @@ class Scrubber:
         return self._search(data, 0, own_invisible=True)
 
     def _json(self, data: bytes, depth: int) -> Sequence[Edit]:
-        if depth >= ENCODING_DEPTH_MAX or not _may_be_json_bytes(data):
+        if depth >= ENCODING_DEPTH_MAX or not may_be_json(data):
             return ()
         try:
             value = structure.parse(data.decode("utf-8", "surrogatepass"))
@@ -386,23 +334,7 @@ def _invisible(visible: invisible.Visible) -> list[Edit]:
 
 
 def _may_be_json(text: str) -> bool:
-    return '"' in text and text.lstrip(_BLANK.decode()).startswith(_JSON_STARTS_TEXT)
-
-
-def _may_be_json_bytes(data: bytes) -> bool:
-    return b'"' in data and data.lstrip(_BLANK).startswith(_JSON_STARTS)
-
-
-def _is_text_beyond_ascii(data: bytes) -> bool:
-    beyond = data.lstrip(_ASCII)[:2]
-    # In most binaries already the first byte beyond ASCII begins no character (RFC 3629 section 4).
-    if not 0xC2 <= beyond[0] <= 0xF4 or not 0x80 <= beyond[1] <= 0xBF if len(beyond) > 1 else True:
-        return False
-    try:
-        data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return '"' in text and may_be_json(text.encode("utf-8", "surrogatepass"))
 
 
 class _Nested:

@@ -8,6 +8,7 @@ import random
 import re
 import tracemalloc
 import unicodedata
+from collections.abc import Set
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -259,7 +260,7 @@ class Slow:
 
 
 class _Unprimed(Scrubber):
-    def prime(self, texts: Any) -> None:
+    def prime(self, texts: Set[str]) -> None:
         """Nothing is known of any string before it is searched."""
 
 

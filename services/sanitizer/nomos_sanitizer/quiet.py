@@ -1,0 +1,116 @@
+"""Many texts at once: whether it is certain that the search would find nothing in any of them.
+
+Decides it by looking at the texts joined, at what their escapes stand for, and at what their base64 runs hold, each in
+one look for all. What it says is never more than :mod:`nomos_sanitizer.scrub` would say of each text alone; where it
+cannot tell, it says no, and the texts are looked at in fewer and alone in the end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from nomos.errors import ResponseRefused
+from nomos.pii import PiiClass
+from nomos_sanitizer import invisible
+from nomos_sanitizer.budget import Budget
+from nomos_sanitizer.credentials import Needles
+from nomos_sanitizer.encodings import base64_readings, base64_runs, long_words
+from nomos_sanitizer.escapes import unescape
+from nomos_sanitizer.matching import GATE_BASE64, GATE_BEGINNING, GATE_ESCAPE, GATE_INVISIBLE, Matcher
+
+#: Between texts that are looked at as one: nothing that is decoded spans it.
+BETWEEN: Final = "\n\n"
+_BETWEEN: Final = BETWEEN.encode()
+_JSON_STARTS: Final = (b"{", b"[", b'"')
+_BLANK: Final = b" \t\r\n"
+#: Escapes inside escapes that are decoded for many texts at once.
+_QUIET_DEPTH_MAX: Final = 2
+_ASCII: Final = bytes(range(0x80))
+_ONLY_INVISIBLE: Final = frozenset({GATE_INVISIBLE})
+
+
+class Quiet:
+    """The look at many texts, for one pass over one body.
+
+    Args:
+        matcher: the compiled rules.
+        needles: the credentials of this call.
+        budget: what the pass may spend.
+        pii: classes of personal data that are looked for.
+    """
+
+    def __init__(self, matcher: Matcher, needles: Needles, budget: Budget, pii: frozenset[PiiClass]) -> None:
+        self._matcher = matcher
+        self._needles = needles
+        self._budget = budget
+        self._pii = pii
+
+    def fires(self, data: bytes) -> frozenset[int] | None:
+        """The gates that fire on a text as it stands; None where a rule does, a credential or personal data shows."""
+        fired = self._matcher.gates(data)
+        if fired is None:
+            return None
+        if self._needles and self._needles.remain(data):
+            return None
+        if self._pii and self._matcher.pii.fired(data, self._pii):
+            return None
+        return fired
+
+    def is_quiet(self, data: bytes, depth: int = 0) -> bool:
+        """Whether nothing can be found in any of the texts that stand in ``data``, none of which is JSON.
+
+        What cannot be told for all of them at once is not quiet: it is looked at again in fewer, and alone in the end.
+        """
+        fired = self.fires(data)
+        if fired is None or GATE_INVISIBLE in fired:
+            return False
+        if GATE_ESCAPE in fired:
+            plain = self._unescaped(data)
+            if depth >= _QUIET_DEPTH_MAX or not plain or (plain != data and not self.is_quiet(plain, depth + 1)):
+                return False
+        if GATE_BEGINNING in fired:
+            return False
+        return GATE_BASE64 not in fired or self.has_quiet_runs(data)
+
+    def has_quiet_runs(self, data: bytes) -> bool:
+        """The same for what the base64 runs in ``data`` hold, in which no known beginning shows."""
+        if data.count(b"\n") == 2 * data.count(_BETWEEN):
+            runs = long_words(data)
+        else:
+            runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
+        plains = [plain for run in runs for plain in base64_readings(run)]
+        joined = _BETWEEN.join(plains)
+        if b'"' in joined and any(map(may_be_json, plains)):
+            return False
+        # Most are binaries: paths, digests, pictures. What is printable there is looked at too, as in ``_in_binary``.
+        projection, _ = invisible.ascii_projection(joined)
+        self._budget.look(len(joined) + len(projection))
+        fired = self.fires(_BETWEEN.join((joined, projection)))
+        if fired == _ONLY_INVISIBLE:
+            # In text beyond ASCII such a character would have to go, or could stand between the letters of a token.
+            return not any(map(_is_text_beyond_ascii, plains))
+        return fired == frozenset()
+
+    def _unescaped(self, data: bytes) -> bytes:
+        """A text with its escapes decoded once; empty where that is not worth the while."""
+        try:
+            return unescape(data, Budget(len(data))).data
+        except ResponseRefused:
+            return b""
+
+
+def may_be_json(data: bytes) -> bool:
+    """Whether a text looks like JSON with strings in it, so that the search reads it as that first."""
+    return b'"' in data and data.lstrip(_BLANK).startswith(_JSON_STARTS)
+
+
+def _is_text_beyond_ascii(data: bytes) -> bool:
+    beyond = data.lstrip(_ASCII)[:2]
+    # In most binaries already the first byte beyond ASCII begins no character (RFC 3629 section 4).
+    if len(beyond) < 2 or not (0xC2 <= beyond[0] <= 0xF4 and 0x80 <= beyond[1] <= 0xBF):
+        return False
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
