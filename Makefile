@@ -95,11 +95,13 @@ strace:
 	@command -v strace >/dev/null || ! command -v apt-get >/dev/null || \
 		apt-get install -y strace || { apt-get update && apt-get install -y strace; }
 
-# Calls to hosts that speak SSH are tested on OpenSSH's server too. Does nothing where it is there, or where there is no apt-get.
+# Calls to hosts that speak SSH are tested on OpenSSH's server too, and their commands on the shells that hosts have. Does
+# nothing where they are there, or where there is no apt-get.
+SSH_PACKAGES := openssh-server ksh zsh fish
 openssh:
-	@test -x /usr/sbin/sshd || ! command -v apt-get >/dev/null || \
-		apt-get install -y --no-install-recommends openssh-server || \
-		{ apt-get update && apt-get install -y --no-install-recommends openssh-server; }
+	@test -x /usr/sbin/sshd && command -v ksh >/dev/null && command -v zsh >/dev/null && command -v fish >/dev/null || \
+		! command -v apt-get >/dev/null || apt-get install -y --no-install-recommends $(SSH_PACKAGES) || \
+		{ apt-get update && apt-get install -y --no-install-recommends $(SSH_PACKAGES); }
 
 # The approval pages are tested in Chromium. Does nothing where it is there, or where there is no apt-get.
 chromium:
