@@ -52,6 +52,11 @@ class Budget:
             raise ResponseRefused(f"body has more than {ESCAPES_MAX} escape sequences")
 
     @property
+    def bytes_left(self) -> int:
+        """How many bytes may still be looked at."""
+        return self._bytes
+
+    @property
     def spans_left(self) -> int:
         """How many places may still be found."""
         return self._spans

@@ -52,6 +52,11 @@ class Spans:
             yield found[group]
             at = found[0][1]
 
+    def first(self, data: bytes, at: int) -> int:
+        """Where the first place at or behind ``at`` begins; -1 if there is none."""
+        start: int = self._match(_UNANCHORED, data, at, len(data))[self._group][0]
+        return start
+
 
 class Search:
     """Patterns that Hyperscan looks for together. Build it once; it may be used by many threads.

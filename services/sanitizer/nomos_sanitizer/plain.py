@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import re2
 
 from nomos.errors import ResponseRefused
 from nomos_sanitizer import invisible, structure
-from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.engine import Spans
 from nomos_sanitizer.lexed import Lexed
 from nomos_sanitizer.limits import BASE64_RUN_MIN, JSON_DEPTH_MAX
 from nomos_sanitizer.masks import Places, as_bytes, places_of
@@ -28,7 +27,7 @@ _BACKSLASH: Final = b"\\"
 _STARTS: Final = (b"{", b"[")
 #: Text that may be JSON, or a JSON string, in part.
 _MAY_NEST: Final = (*_STARTS, b'"')
-_INVISIBLE: Final = re2.compile(invisible.gate_pattern(), bytes_options())
+_INVISIBLE: Final = Spans(invisible.gate_pattern())
 _ALNUM: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 #: For each byte, by one bit each, whether it is of the two alphabets of base64.
 _ALPHABETS: Final = bytes((byte in _ALNUM + b"+/") + 2 * (byte in _ALNUM + b"-_") for byte in range(256))
@@ -117,7 +116,7 @@ def _is_clean_json(body: Lexed, gates: frozenset[int], matcher: Matcher, scrubbe
     if not gates and _BACKSLASH not in data:
         return True
     # The look at the bytes does not see a name in which there are escapes.
-    if any(matcher.may_name_secret(b'"' + text.encode("utf-8", "surrogatepass") + b'"') for text in body.escaped):
+    if matcher.may_name_secret(('"' + '"\n"'.join(body.escaped) + '"').encode("utf-8", "surrogatepass")):
         return False
     texts = body.strings_at(_suspicious(data, gates))
     try:
@@ -138,8 +137,19 @@ def _suspicious(data: bytes, gates: frozenset[int]) -> Places:
     if GATE_BASE64 in gates:
         places += _long_runs(data)
     if GATE_INVISIBLE in gates:
-        places.append(np.array([match.start() for match in _INVISIBLE.finditer(data)], np.int64))
+        places.append(np.array(_invisible(data), np.int64))
     return np.concatenate(places)
+
+
+def _invisible(data: bytes) -> list[int]:
+    """A place in each string in which an invisible character stands, and in some more than one."""
+    places = []
+    at = _INVISIBLE.first(data, 0)
+    while at >= 0:
+        places.append(at)
+        end = data.find(b'"', at)
+        at = _INVISIBLE.first(data, end) if end >= 0 else -1
+    return places
 
 
 def _long_runs(data: bytes) -> list[Places]:

@@ -26,7 +26,8 @@ _BLANK: Final = b" \t\r\n"
 #: Escapes inside escapes that are decoded for many texts at once.
 _QUIET_DEPTH_MAX: Final = 2
 _ASCII: Final = bytes(range(0x80))
-_ONLY_INVISIBLE: Final = frozenset({GATE_INVISIBLE})
+#: What chance writes into binaries.
+_IN_BINARIES: Final = frozenset({GATE_INVISIBLE, GATE_ESCAPE})
 
 
 class Quiet:
@@ -35,14 +36,15 @@ class Quiet:
     Args:
         matcher: the compiled rules.
         needles: the credentials of this call.
-        budget: what the pass may spend.
+        budget: what the pass may spend; nothing is charged here.
         pii: classes of personal data that are looked for.
     """
 
     def __init__(self, matcher: Matcher, needles: Needles, budget: Budget, pii: frozenset[PiiClass]) -> None:
         self._matcher = matcher
         self._needles = needles
-        self._budget = budget
+        # Its own allowance: where it is used up, the search itself decides what the body costs.
+        self._left = budget.bytes_left // 2
         self._pii = pii
 
     def fires(self, data: bytes) -> frozenset[int] | None:
@@ -79,17 +81,30 @@ class Quiet:
         else:
             runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
         plains = [plain for run in runs for plain in base64_readings(run)]
-        joined = _BETWEEN.join(plains)
-        if b'"' in joined and any(map(may_be_json, plains)):
+        return not any(map(may_be_json, plains)) and self._are_quiet(plains, 0)
+
+    def _are_quiet(self, plains: list[bytes], depth: int) -> bool:
+        """The same for what base64 runs say; most of it are binaries: paths, digests, pictures."""
+        texts, binaries = _BETWEEN.join(p for p in plains if p.isascii()), [p for p in plains if not p.isascii()]
+        # What is printable is looked at too, as the search does: of a text everything, of a binary the rules alone.
+        shown, _ = invisible.ascii_projection(texts)
+        apart, _ = invisible.ascii_projection(_BETWEEN.join(binaries))
+        joined = _BETWEEN.join((texts, *binaries))
+        self._left -= len(joined) + len(shown) + len(apart)
+        if self._left < 0 or self.fires(apart) is None:
             return False
-        # Most are binaries: paths, digests, pictures. What is printable there is looked at too, as in ``_in_binary``.
-        projection, _ = invisible.ascii_projection(joined)
-        self._budget.look(len(joined) + len(projection))
-        fired = self.fires(_BETWEEN.join((joined, projection)))
-        if fired == _ONLY_INVISIBLE:
-            # In text beyond ASCII such a character would have to go, or could stand between the letters of a token.
-            return not any(map(_is_text_beyond_ascii, plains))
-        return fired == frozenset()
+        fired = self.fires(_BETWEEN.join((joined, shown)))
+        if fired is None or not fired <= _IN_BINARIES:
+            return False
+        # In text beyond ASCII such a character would have to go, or could stand between the letters of a token.
+        if GATE_INVISIBLE in fired and any(map(_is_text_beyond_ascii, binaries)):
+            return False
+        if GATE_ESCAPE not in fired:
+            return True
+        unescaped = [self._unescaped(text) for text in (joined, shown) if text]
+        if depth >= _QUIET_DEPTH_MAX or not all(unescaped):
+            return False
+        return self._are_quiet([piece for text in unescaped for piece in text.split(_BETWEEN)], depth + 1)
 
     def _unescaped(self, data: bytes) -> bytes:
         """A text with its escapes decoded once; empty where that is not worth the while."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import re
@@ -408,6 +409,14 @@ def test_body_with_escapes_in_which_nothing_is_found_leaves_as_it_came(clean_jso
         b'{ "diff" : "@@ -1 +1 @@\\n-a \\"quoted\\" \\u00e9\\n+b", "q": "a%20b&amp;c", "sha": "' + b"0a" * 32 + b'" }'
     )
     assert clean_json(body).body == body
+
+
+def test_many_digests_are_clean_and_cost_no_more_than_a_body_may(clean_json: Clean, github_token: str) -> None:
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(8_000)]
+    body = json.dumps({"layers": digests}).encode()
+    assert clean_json(body).body == body
+    result = clean_json({"layers": digests, "a": github_token})
+    assert [line.where for line in result.report.removed] == ["/a"]
 
 
 def test_a_body_of_a_megabyte_needs_some_tens_of_megabytes(sanitizer: Sanitizer, github_token: str) -> None:
