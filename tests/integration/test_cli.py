@@ -435,7 +435,7 @@ def test_a_request_is_explained_by_the_policies_in_force_and_a_decision_by_those
     shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
     shell.ok("policy", "put", "closed.cedar", "--tenant", name)
     shell.ok("audit", "export", "--tenant", name, "--out", f"{name}.export")
-    recorded = ("policy", "explain", "--export", f"{name}.export", "--connectors", str(ROOT / "connectors"))
+    recorded = ("policy", "explain", "--export", f"{name}.export", "--connectors", "connectors")
     trusted = ("--trust", shell.ready["trust"])
     then = shell.ok(*recorded, "--decision", decision, *trusted, "--json").json
     assert (then["outcome"], then["revision"]) == ("allow", 1)
@@ -446,7 +446,7 @@ def test_a_request_is_explained_by_the_policies_in_force_and_a_decision_by_those
 
 def test_the_policies_in_force_are_tested_and_linted(shell: Shell) -> None:
     name = shell.tenant()
-    connectors = ("--connectors", str(ROOT / "connectors"))
+    connectors = ("--connectors", "connectors")
     table = f"""\
 app: triage
 agent: bot
@@ -474,7 +474,7 @@ tests:
 
 def test_the_impact_of_a_candidate_is_told_from_the_records(shell: Shell) -> None:
     name = shell.tenant()
-    connectors = ("--connectors", str(ROOT / "connectors"))
+    connectors = ("--connectors", "connectors")
     shell.path("closed.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
     none = shell.nomos("policy", "impact", "closed.cedar", "--tenant", name, *connectors)
     assert none.code == CANNOT_TELL, none
@@ -559,9 +559,7 @@ def test_a_set_of_thousands_of_policies_is_put_decides_and_is_read_back(shell: S
     shell.ok("audit", "export", *of, "--out", f"{name}.export")
     trust = ("--trust", shell.ready["trust"])
     shell.ok("verify", f"{name}.export", *trust, *of, "--level", "2")
-    replayed = shell.ok(
-        "replay", "--export", f"{name}.export", *trust, "--connectors", str(ROOT / "connectors"), "--json"
-    ).json
+    replayed = shell.ok("replay", "--export", f"{name}.export", *trust, "--connectors", "connectors", "--json").json
     assert (replayed["decisions"], replayed["right"], replayed["policy_sets"]) == (1, 1, 2)
 
 
@@ -596,7 +594,7 @@ def test_a_shadow_is_compared_with_what_agents_ask(shell: Shell) -> None:
 
 def test_a_pack_is_put_in_force_beside_what_is_there(shell: Shell) -> None:
     name = shell.tenant()
-    folders = ("--packs", str(ROOT / "packs"), "--connectors", str(ROOT / "connectors"))
+    folders = ("--packs", str(ROOT / "packs"), "--connectors", "connectors")
     values = ("--set", "app=triage", "--set", "repo=github:repo/acme/shop")
     add = ("policy", "pack", "add", "github-triage", "--tenant", name, *values, *folders)
     added = shell.ok(*add, "--json").json
@@ -1575,7 +1573,7 @@ def test_doctor_judges_a_stream_by_its_configuration_and_its_room() -> None:
 
 def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
     said = shell.ok("bench", "authorize", "--json", "--seconds", "0.5", "--in-flight", "2",
-                    "--connectors", str(ROOT / "connectors"))  # fmt: skip
+                    "--connectors", "connectors")  # fmt: skip
     report = said.json
     assert (report["schema"], report["name"]) == ("nomos.bench/1", "authorize")
     assert report["machine"]["processors"] >= 1
@@ -1589,7 +1587,7 @@ def test_bench_measures_an_installation_of_its_own(shell: Shell) -> None:
 
 
 def test_bench_measures_what_the_broker_adds_to_a_call(shell: Shell) -> None:
-    folders = ("--connectors", str(ROOT / "connectors"), "--bodies", str(ROOT / "tests" / "fixtures" / "github"))
+    folders = ("--connectors", "connectors", "--bodies", str(ROOT / "tests" / "fixtures" / "github"))
     report = shell.ok("bench", "call", "--json", "--seconds", "0.5", "--in-flight", "2", *folders).json
     direct, call = report["rows"]
     assert (direct["case"], call["case"]) == ("direct", "call")
@@ -1619,7 +1617,7 @@ def test_bench_measures_live_answers(shell: Shell) -> None:
 
 
 def test_bench_measures_the_verifier(shell: Shell) -> None:
-    report = shell.ok("bench", "verify", "--json", "--records", "300", "--connectors", str(ROOT / "connectors")).json
+    report = shell.ok("bench", "verify", "--json", "--records", "300", "--connectors", "connectors").json
     assert (report["schema"], report["name"]) == ("nomos.bench/1", "verify")
     assert report["rows"]
     assert all(row["errors"] == {} for row in report["rows"])
