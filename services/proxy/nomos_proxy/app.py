@@ -114,6 +114,7 @@ class Proxy:
             credentials=credentials,
             upstreams=upstreams,
             shared_accounts_max=s.shared_client_accounts,
+            admit=gate.admit_one,
         )
         grants = Grants(parts.opened_database, self._vault, keys)
         accounts = self._accounts = Accounts(
@@ -128,7 +129,7 @@ class Proxy:
             issuers=issuers,
             revocations=revocations,
             keeps=(credentials, accounts, federated),
-            forgets=(keys, clients, gate),
+            forgets=(keys, gate),
             closed=lambda tenant: parts.spawn(answers.forget(tenant)),
             development_origins=self._development_origins if s.environment == "development" else None,
         )

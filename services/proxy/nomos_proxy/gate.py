@@ -161,6 +161,13 @@ class Gate:
             raise
         return Passage(self, plan, breaker, probe=probe, own=own, shared=shared)
 
+    async def admit_one(self, tenant: str, allowance: Allowance) -> None:
+        """Counts something else than a call against a rate of its own. Errors as :meth:`Passage.admit`."""
+        own, shared = divided([allowance], self._place())
+        self._rates.use(tenant, own, self.now())
+        if shared:
+            await self.count(tenant, shared)
+
     async def count(self, tenant: str, allowances: Sequence[Allowance]) -> None:
         """Counts a call in the one place. Errors as :meth:`Passage.admit`."""
         if self._shared is None:

@@ -195,6 +195,18 @@ def test_what_a_call_has_counted_is_taken_back_where_the_one_place_refuses_it(cl
         passage.leave()
 
 
+def test_what_is_no_call_is_divided_in_the_same_way(clock: Clock) -> None:
+    made = Gate(GateLimits(tenant=WIDE, agent=WIDE), clock=clock, place=lambda: Place(1, 2))
+    one = Allowance(name="the tenant's rate there", key=("there",), rate=Rate(calls=9, seconds=60))
+    for _ in range(4):
+        asyncio.run(made.admit_one("acme", one))
+    with pytest.raises(RateLimited, match="the tenant's rate there is 9 calls in 60 seconds"):
+        asyncio.run(made.admit_one("acme", one))
+    asyncio.run(made.admit_one("other", one))
+    with pytest.raises(Unavailable):
+        asyncio.run(made.admit_one("acme", msgspec.structs.replace(one, rate=Rate(calls=2, seconds=60))))
+
+
 def test_each_rate_counts_for_its_own(clock: Clock) -> None:
     one = gate(clock, agent=Rate(calls=2, seconds=10))
     for agent in ("a", "b"):

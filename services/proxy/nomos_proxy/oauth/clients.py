@@ -12,8 +12,7 @@ installation lets it have. It never sees the secret, and no verb of a tenant rea
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from nomos.catalogue import Catalogue, Connector, Rate
@@ -25,7 +24,7 @@ from nomos_proxy.clientfacts import ClientFacts, no_client
 from nomos_proxy.history import connected_through
 from nomos_proxy.oauth.assertion import public_key
 from nomos_proxy.oauth.party import Party
-from nomos_proxy.rates import Allowance, Rates
+from nomos_proxy.rates import Allowance
 from nomos_proxy.store import Connections, CredentialStore
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.eventstore import StoredEvent
@@ -51,6 +50,7 @@ class Clients:
         credentials: CredentialStore,
         upstreams: Upstreams,
         shared_accounts_max: int,
+        admit: Callable[[str, Allowance], Awaitable[None]],
     ) -> None:
         """Wires it.
 
@@ -60,13 +60,14 @@ class Clients:
             credentials: where they are stored.
             upstreams: sends.
             shared_accounts_max: accounts of one tenant at one provider through a shared client.
+            admit: counts a question of a tenant against a rate; raises where it is one too many.
         """
         self._catalogue = catalogue
         self._connections = connections
         self._credentials = credentials
         self._upstreams = upstreams
         self._shared_accounts_max = shared_accounts_max
-        self._asks = Rates()
+        self._admit = admit
 
     def provider(self, connector: str) -> tuple[Connector, OAuth]:
         """The connector and how its accounts are connected.
@@ -113,10 +114,6 @@ class Clients:
         _, oauth = self.provider(connector)
         origin = self._connections.clients.find(_owner(tenant, is_shared=is_shared), connector).origin
         return oauth.authorize.host if origin is None else origin.authority
-
-    def forget(self, tenant: str) -> None:
-        """Keeps nothing of a closed tenant."""
-        self._asks.forget(tenant)
 
     async def set(
         self,
@@ -204,13 +201,16 @@ class Clients:
         held = await self._credentials.unsealed(owner, _name(connector), place)
         return Party(oauth, facts, held, self._upstreams, self._check(tenant, connector, is_shared=is_shared))
 
-    def _check(self, tenant: str, connector: str, *, is_shared: bool) -> Callable[[], None]:
+    def _check(self, tenant: str, connector: str, *, is_shared: bool) -> Callable[[], Awaitable[None]]:
         """What is checked before each request: one tenant's requests leave a shared client's to the others."""
-        if not is_shared:
-            return lambda: None
         name = f"the tenant's rate at the shared client of {connector}"
-        allowance = Allowance(name=name, key=(connector,), rate=SHARED_ASKS)
-        return lambda: self._asks.use(tenant, (allowance,), time.monotonic())
+        allowance = Allowance(name=name, key=("shared-client", connector), rate=SHARED_ASKS)
+
+        async def check() -> None:
+            if is_shared:
+                await self._admit(tenant, allowance)
+
+        return check
 
     def _check_same_client(self, tenant: str, history: Sequence[StoredEvent], connector: str, client_id: str) -> None:
         """Checks that no account would be lost by another client."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from nomos.catalogue import OutgoingRequest
@@ -38,7 +38,7 @@ class Party:
     __slots__ = ("_check", "_has_key", "_held", "_upstreams", "client_id", "oauth", "origin")
 
     def __init__(
-        self, oauth: OAuth, facts: ClientFacts, held: Secret, upstreams: Upstreams, check: Callable[[], None]
+        self, oauth: OAuth, facts: ClientFacts, held: Secret, upstreams: Upstreams, check: Callable[[], Awaitable[None]]
     ) -> None:
         """Takes a client.
 
@@ -94,7 +94,7 @@ class Party:
             UnknownOutcome: it was sent and no complete answer came back.
             AnswerRefused: it was answered, and the answer is over a limit or badly framed.
         """
-        self._check()
+        await self._check()
         return await post_form(self._upstreams, self.origin, endpoint, request)
 
     async def tokens(self, request: TokenRequest, now: int) -> Granted:
