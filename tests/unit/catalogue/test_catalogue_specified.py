@@ -1,7 +1,7 @@
 """What each connector sends, and what it does with the answer, against what its provider documents.
 
 The cases are in ``tests/fixtures/specified``; its README says where the facts come from. GitHub's answers are
-recorded (``tests/fixtures/github``), and ``http`` has no provider.
+recorded (``tests/fixtures/github``), and ``http``, ``files`` and ``ssh`` have no provider.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .specified import FOLDER, Answer, Case, Request, Specified, Way, at, encode
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
 FILES = load_specified()
 #: Those with bodies of another origin, or without a provider.
-ELSEWHERE = frozenset({"github", "http"})
+ELSEWHERE = frozenset({"github", "http", "files", "ssh"})
 CASES = [pytest.param(one.connector, case, id=f"{one.connector}:{case.action}") for one in FILES for case in one.cases]
 PAGED = [param for param in CASES if CATALOGUE.action(param.id).pagination is not None]
 ANSWERS: list[Any] = [
