@@ -29,10 +29,11 @@ from nomos_runtime.local import Local
 SERVICES: Final = ("identity", "minting", "audit", "stepup", "policy")
 #: What a call needs besides.
 BROKER: Final = ("sanitizer", "proxy")
-#: One agent is measured at a load that its default rate would refuse.
+#: One agent is measured at a load that its default rate, or the bound of one live answer, would refuse.
 UNLIMITED: Final = {
     "NOMOS_PROXY_TENANT_CALLS_PER_SECOND": "1000000",
     "NOMOS_PROXY_AGENT_CALLS_PER_SECOND": "1000000",
+    "NOMOS_PROXY_LIVE_BYTES_MAX": "1000000000000",
 }
 #: How long the upstream may take to listen.
 UPSTREAM_SECONDS: Final = 20.0
