@@ -21,7 +21,8 @@ from typing import Final
 import h11
 from msgspec import Struct
 
-from nomos.errors import UnknownOutcome, UpstreamFailed
+from nomos.errors import Expired, UnknownOutcome, UpstreamFailed
+from nomos.messages import now_ms
 from nomos_proxy.answer import AnswerHead, AnswerRefused, UpstreamResponse
 from nomos_proxy.headers import passing_headers
 from nomos_proxy.wire import Wire
@@ -39,6 +40,8 @@ class Limits(Struct, frozen=True, kw_only=True):
         head_bytes: status line and headers of an answer together.
         headers: number of headers of an answer.
         body_bytes: body of an answer. One message of the bus carries at most 900,000 bytes with everything around it.
+        begin_by_ms: Unix milliseconds after which nothing is begun; 0 for no such moment. Looked at right before the
+            first byte: a process that stood still in between must not act late.
     """
 
     total_seconds: float = 20.0
@@ -46,6 +49,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     head_bytes: int = 32_768
     headers: int = 100
     body_bytes: int = 786_432
+    begin_by_ms: int = 0
+
+    def check_begin(self) -> None:
+        """Refuses to begin too late.
+
+        Raises:
+            Expired: the moment is over.
+        """
+        if self.begin_by_ms and now_ms() > self.begin_by_ms:
+            raise Expired("the deadline of this request is over; nothing was sent")
 
 
 class WireRequest(Struct, frozen=True, kw_only=True):
@@ -90,7 +103,7 @@ class Exchange:
         """Sends the request.
 
         Raises:
-            UpstreamFailed: it could not be written; nothing was sent.
+            UpstreamFailed, Expired: it could not be written, or not in time; nothing was sent.
         """
         self._wire = wire
         self._method = request.method
@@ -100,7 +113,7 @@ class Exchange:
         self._received = 0
         wire.begin()
         # written in a frame of its own: a traceback that shows local variables must not find the credential in this one
-        wire.write(_serialized(self._connection, request))
+        _write(wire, self._connection, request, limits)
         # from here on the upstream may have seen the request
 
     async def head(self) -> AnswerHead:
@@ -158,6 +171,12 @@ class Exchange:
             if event is not h11.NEED_DATA:
                 return event
             await _feed(self._wire, self._connection)
+
+
+def _write(wire: Wire, connection: h11.Connection, request: WireRequest, limits: Limits) -> None:
+    serialized = _serialized(connection, request)
+    limits.check_begin()
+    wire.write(serialized)
 
 
 def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:

@@ -224,6 +224,7 @@ class Broker:
             Limits(),
             total_seconds=min(Limits().total_seconds, left),
             body_bytes=self._settings.live_bytes_max if is_live else size,
+            begin_by_ms=command.deadline_ms,
         )
         if plan.connector.scheme != "https":
             return await self._transports.call(plan, bearer, limits)

@@ -131,9 +131,10 @@ class Connection(asyncio.Protocol):
         """Sends a request; its body as fast as the peer takes it.
 
         Raises:
-            UpstreamFailed: it could not be written; nothing was sent.
+            UpstreamFailed, Expired: it could not be written, or not in time; nothing was sent.
             UnknownOutcome: the connection ended while its body was sent.
         """
+        limits.check_begin()
         stream = self._send_head(request)
         exchange = Exchange(self, stream, limits)
         self._exchanges[stream] = exchange

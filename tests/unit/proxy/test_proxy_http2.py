@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.unit.proxy.http2server import OK, Http2Server, Peer
 
 from nomos.catalogue import OutgoingRequest
-from nomos.errors import UnknownOutcome, UpstreamFailed
+from nomos.errors import Expired, UnknownOutcome, UpstreamFailed
+from nomos.messages import now_ms
 from nomos_proxy.answer import AnswerRefused
 from nomos_proxy.destination import Origin
 from nomos_proxy.dial import HttpVersion, tls_context
@@ -426,6 +427,15 @@ async def test_a_peer_says_how_many_streams_it_takes_and_the_pool_how_many_may_w
         assert {(await one).status for one in calls} == {200}
         assert len(here.server.requests) == 7
         assert len(here.server.peers) == 1
+
+
+async def test_nothing_is_begun_after_its_moment(both: Any) -> None:
+    async with both(good) as here:
+        await here.call()
+        with pytest.raises(Expired):
+            await here.call(POST, Limits(total_seconds=5, begin_by_ms=now_ms() - 1))
+        assert len(here.server.requests) == 1
+        assert (await here.call()).status == 200
 
 
 class Quiet(asyncio.Transport):

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from nomos.catalogue import OutgoingRequest, build_request, load_catalogue
-from nomos.errors import DestinationRefused, LimitExceeded, UnknownOutcome, UpstreamFailed
+from nomos.errors import DestinationRefused, Expired, LimitExceeded, UnknownOutcome, UpstreamFailed
+from nomos.messages import now_ms
 from nomos_proxy.answer import AnswerRefused
 from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.dial import tls_context
@@ -449,3 +450,16 @@ async def test_an_origin_that_rests_makes_room_for_another_and_one_in_use_does_n
         client.close()
         for server in servers:
             await server.close()
+
+
+async def test_nothing_is_begun_after_its_moment_however_late_that_shows(
+    upstreams: Upstreams, upstream: EmbeddedUpstream, origin: Origin, bearer: Secret
+) -> None:
+    """A process that stood still between its last look at the clock and the first byte."""
+    late = Limits(total_seconds=5.0, begin_by_ms=now_ms() - 1)
+    for send in (upstreams.call, upstreams.open):
+        with pytest.raises(Expired, match="nothing was sent"):
+            await send(origin, DELETE, bearer, late)
+    assert not upstream.seen
+    in_time = Limits(total_seconds=5.0, begin_by_ms=now_ms() + 5_000)
+    assert (await upstreams.call(origin, GET, bearer, in_time)).status == 200

@@ -49,7 +49,7 @@ class LocalFiles:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limits.total_seconds
         await self._places.take(tenant, deadline)
-        work = loop.run_in_executor(self._threads, _in_volume, place, asked, limits.body_bytes)
+        work = loop.run_in_executor(self._threads, _in_volume, place, asked, limits)
         work.add_done_callback(lambda done: self._ended(tenant, done))
         try:
             async with asyncio.timeout_at(deadline):
@@ -68,6 +68,7 @@ class LocalFiles:
         self._places.leave(tenant)
 
 
-def _in_volume(place: Place, asked: Asked, body_bytes_max: int) -> UpstreamResponse:
+def _in_volume(place: Place, asked: Asked, limits: Limits) -> UpstreamResponse:
+    limits.check_begin()
     with opened_top(place.base, place.folder) as top:
-        return perform(top, asked, body_bytes_max)
+        return perform(top, asked, limits.body_bytes)

@@ -71,6 +71,7 @@ class SshHosts:
             PoolFull: no place was free in time; nothing was sent.
             DestinationRefused, HostKeyChanged, UpstreamFailed: as :func:`nomos_proxy.ssh.dial.dialled`.
             PathRefused, AnswerRefused: as :func:`nomos_proxy.ssh.files.perform`.
+            Expired: it came too late to be asked.
             UnknownOutcome: it was asked, and no complete answer came back.
         """
         asked = read_asked("ssh", request)
@@ -88,6 +89,7 @@ class SshHosts:
         async with dialled(origin, target, credential, way) as connection:
             try:
                 async with asyncio.timeout_at(deadline):
+                    limits.check_begin()
                     if asked.operation == "run":
                         return await run(connection, asked, limits.body_bytes)
                     return await perform(connection, asked, target.roots, limits.body_bytes)
