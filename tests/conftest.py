@@ -1,6 +1,8 @@
 """The order of the whole suite: what is quick first, what starts and kills processes last.
 
 The system tests share one installation for as long as they run; anything behind them would keep it standing idle.
+
+No test is timed: a property that is slow on a busy machine still holds. Speed is measured by the benchmarks.
 """
 
 from __future__ import annotations
@@ -8,9 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ORDER = ("architecture", "unit", "interop", "integration", "browser", "system", "differential")
 HERE = Path(__file__).parent
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -115,7 +115,7 @@ def test_there_are_as_many_actions_as_the_documents_say() -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_the_resource_of_an_action_is_derived_and_its_request_is_only_its_own(
     action: Action, data: st.DataObject
@@ -175,7 +175,7 @@ def test_an_action_takes_no_argument_in_place_of_its_resource(action: Action) ->
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_a_policy_is_given_what_it_can_read_of_the_arguments_and_no_more(action: Action, data: st.DataObject) -> None:
     _, args = data.draw(calls(action))
@@ -345,7 +345,7 @@ def test_a_mail_that_says_more_than_its_parts_is_refused() -> None:
         assert other.startswith(b"Bcc")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=st.binary(max_size=200))
 @pytest.mark.parametrize(
     ("action_id", "resource", "args"),

@@ -88,7 +88,7 @@ HASHES = [leaf_hash(one) for one in LEAVES]
 TILES = _tiles(LEAVES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_proofs_from_tiles_are_those_of_the_tree(data) -> None:
     size = data.draw(st.integers(1, len(LEAVES)))

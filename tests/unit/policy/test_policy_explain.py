@@ -144,7 +144,7 @@ POLICIES = st.lists(
                                                        ("forbid", CONDITIONS[7])}])  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     policies=POLICIES,
     action=st.sampled_from((CREATE, DELETE)),

@@ -124,7 +124,7 @@ def _texts(draw: st.DrawFn) -> str:
     return f"{note}{effect}({', '.join(head)}) {condition};"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(_texts(), min_size=1, max_size=6), agent=st.sampled_from(("triage-bot", "other-bot")),
        app=st.sampled_from(("helpdesk", "other")), action=st.sampled_from((LIST, DELETE)),
        repo=st.sampled_from(("acme/site", "x/y")), now=st.sampled_from((1, 9)), cosigned=st.booleans())  # fmt: skip

@@ -62,7 +62,7 @@ def test_where_a_file_is_moved_to_is_the_policy_s_to_judge(compiled: Compile, as
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "ab", "a b"]), min_size=1, max_size=4).map("/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_policies_on_paths_decide_alike_in_a_slice_and_in_the_whole_set(
     data: st.DataObject, compiled: Compile, ask: Ask

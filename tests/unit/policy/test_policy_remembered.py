@@ -68,7 +68,7 @@ def _facts(policies: CompiledSet, request: tuple[str, str, dict[str, object], in
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(policies=POLICIES, requests=REQUESTS)
 def test_remembering_never_changes_a_decision(
     policies: list[tuple[str, str]], requests: list[tuple[str, str, dict[str, object], int, bool]]

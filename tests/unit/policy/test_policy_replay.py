@@ -270,7 +270,7 @@ def test_nothing_is_proven_by_no_decision(vocabulary) -> None:
     assert (outcome.decisions, outcome.right, outcome.wrong) == (0, 0, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_change_of_a_decided_record_is_found(vocabulary, ask, data) -> None:
     """Whatever member of a decision is changed to whatever else: it does not come out right."""

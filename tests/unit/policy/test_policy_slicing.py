@@ -120,7 +120,7 @@ def _head(text: str) -> Head:
     return parse_head(est)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(policies=st.lists(_policy(), max_size=12), parents=_hierarchy(), requests=REQUESTS)
 def test_a_slice_decides_as_all_policies_do(
     policies: list[str],

@@ -205,7 +205,7 @@ models = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(models)
 def test_a_model_is_written_as_what_it_says_and_read_as_itself(model: Model) -> None:
     try:
@@ -218,7 +218,7 @@ def test_a_model_is_written_as_what_it_says_and_read_as_itself(model: Model) -> 
     assert _same(model), write_policy(model)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(models)
 def test_a_model_survives_json(model: Model) -> None:
     assert msgspec.json.decode(msgspec.json.encode(model), type=Model) == model

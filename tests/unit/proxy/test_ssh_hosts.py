@@ -559,7 +559,7 @@ async def test_each_word_of_a_command_arrives_as_it_is(either: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["sh", "bash", "dash", "ksh", "zsh", "fish"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(words=st.lists(st.text("'\\\"$`;!\n=~*a {}()[]%#&|<>^?-", max_size=8), min_size=1, max_size=30))
 def test_no_shell_reads_a_word_of_a_command_as_anything_else(name: str, words: list[str]) -> None:
     found = shutil.which(name)

@@ -22,7 +22,7 @@ async def doubled(items: Sequence[int]) -> list[int]:
     items_max=st.integers(1, 7),
     in_flight_max=st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_item_gets_its_own_result_within_both_limits(
     bursts: list[int], items_max: int, in_flight_max: int
 ) -> None:

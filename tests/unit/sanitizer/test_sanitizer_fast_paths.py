@@ -189,7 +189,7 @@ def test_a_rule_that_is_searched_apart_is_found_wherever_its_pattern_matches(rul
     apart = Matcher(RULES)
     number = RULES.index(rule)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.from_regex(re.compile(rule.match), fullmatch=True), st.binary(max_size=9), st.integers(0, 2_000))
     def check(match: bytes, before: bytes, lead: int) -> None:
         assert all(need.encode() in match for need in rule.needs)
@@ -330,7 +330,7 @@ DOCUMENTS = st.dictionaries(
 TYPES = st.sampled_from(["application/json", "", "text/plain", "application/x-ndjson", "text/event-stream"])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(DOCUMENTS, st.booleans(), st.sampled_from([None, 2]), TYPES)
 def test_json_that_looks_clean_is_clean_without_any_short_cut(
     sanitizer: Sanitizer, value: Any, ascii_only: bool, indent: int | None, content_type: str
@@ -340,7 +340,7 @@ def test_json_that_looks_clean_is_clean_without_any_short_cut(
         assert not Slow(sanitizer._matcher, len(body)).removes(body, content_type)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(STRINGS | ESCAPED.map(lambda data: data.decode("utf-8", "replace")), TYPES)
 def test_text_that_looks_clean_is_clean_without_any_short_cut(
     sanitizer: Sanitizer, text: str, content_type: str
@@ -350,7 +350,7 @@ def test_text_that_looks_clean_is_clean_without_any_short_cut(
         assert not Slow(sanitizer._matcher, len(body)).removes(body, content_type)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(STRINGS, min_size=2, max_size=6, unique=True))
 def test_strings_that_are_clean_together_are_clean_each(sanitizer: Sanitizer, texts: list[str]) -> None:
     known: set[str] = set()

@@ -73,7 +73,7 @@ def planted(chance: random.Random) -> str:
     return text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 2**20), max_size=12), st.booleans())
 def test_text_cut_anywhere_gives_the_output_of_the_whole(
     sanitizer: Sanitizer, seed: int, cuts: list[int], pii: bool
@@ -102,7 +102,7 @@ def test_secret_of_every_rule_is_found_at_every_place_of_a_window(rule: Rule, sa
             assert secret.encode() not in through(sanitizer.stream(content_type="text/plain"), body, [edge, edge + 1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 2**16), max_size=12), st.sampled_from(["\n", "\r\n", "\r"]))
 def test_events_cut_anywhere_give_the_output_of_the_whole(
     sanitizer: Sanitizer, seed: int, cuts: list[int], end: str
@@ -204,7 +204,6 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 2_000), max_size=8))
-@settings(deadline=None)
 def test_events_come_out_alike_however_they_are_cut_and_clean_ones_as_they_were(
     sanitizer: Sanitizer, lines: list[str], end: str, cuts: list[int]
 ) -> None:

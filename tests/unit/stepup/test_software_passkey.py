@@ -147,7 +147,7 @@ def test_a_counter_at_its_end_signs_nothing(tmp_path: Path) -> None:
 
 
 @given(octets=st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_other_file_is_malformed(tmp_path: Path, octets: bytes) -> None:
     path = tmp_path / "any.json"
     path.write_bytes(octets)

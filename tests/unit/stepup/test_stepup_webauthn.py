@@ -113,7 +113,7 @@ def test_a_signature_by_another_key_is_refused(stage: Any) -> None:
 
 
 @pytest.mark.parametrize("part", ["clientDataJSON", "authenticatorData", "signature"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(position=st.integers(0, 10_000), change=st.integers(1, 255))
 def test_a_changed_byte_anywhere_is_refused(stage: Any, part: str, position: int, change: int) -> None:
     authenticator = stage.Authenticator()
@@ -323,7 +323,6 @@ def test_a_key_of_another_algorithm_curve_or_size_is_refused(stage: Any, number:
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None)
 def test_parsers_fail_as_malformed_on_any_bytes(octets: bytes) -> None:
     for parse in (parse_assertion, parse_registration, parse_client_data, parse_header, check_cbor):
         try:
@@ -348,7 +347,6 @@ json_values = st.recursive(
 
 
 @given(value=st.dictionaries(st.sampled_from(["id", "rawId", "type", "response", "x"]), json_values))
-@settings(deadline=None)
 def test_parsers_fail_as_malformed_on_any_object(value: dict[str, object]) -> None:
     for parse in (parse_assertion, parse_registration):
         with pytest.raises(Malformed):
@@ -368,7 +366,6 @@ cbor_values = st.recursive(
 
 
 @given(attestation=cbor_values | st.binary(max_size=200), client=st.booleans(), tail=st.binary(max_size=80))
-@settings(deadline=None)
 def test_a_registration_of_any_bytes_is_refused_and_never_crashes(
     stage: Any, attestation: Any, client: bool, tail: bytes
 ) -> None:
@@ -388,7 +385,6 @@ def test_a_registration_of_any_bytes_is_refused_and_never_crashes(
 
 
 @given(key=cbor_values | st.binary(max_size=100), extension=st.binary(max_size=40))
-@settings(deadline=None)
 def test_any_key_inside_a_well_formed_registration_is_refused(stage: Any, key: Any, extension: bytes) -> None:
     cose = key if isinstance(key, bytes) else cbor2.dumps(key)
     with pytest.raises((ApprovalRefused, Malformed)):
@@ -396,7 +392,6 @@ def test_any_key_inside_a_well_formed_registration_is_refused(stage: Any, key: A
 
 
 @given(data=st.binary(max_size=100), signature=st.binary(max_size=80), key=cbor_values | st.binary(max_size=100))
-@settings(deadline=None)
 def test_an_assertion_of_any_bytes_is_refused_and_never_crashes(
     stage: Any, data: bytes, signature: bytes, key: Any
 ) -> None:
