@@ -11,7 +11,8 @@ import pytest
 
 from nomos.events import Actor, Envelope
 from nomos.ids import new_id
-from nomos.messages import Authorize, Fact, FeedRequest
+from nomos.messages import Authorize
+from nomos.servicemessages import Fact, FeedRequest
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database
 from nomos_runtime.eventstore import MIGRATIONS, EventStore

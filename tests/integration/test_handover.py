@@ -234,7 +234,7 @@ async def test_a_key_is_rotated_again_and_survives_a_restart_of_minting(scene: A
 
 
 def test_a_replaced_key_is_a_root_until_what_it_signed_has_expired() -> None:
-    from nomos.messages import Fact
+    from nomos.servicemessages import Fact
 
     issuers = Issuers()
     issuers.apply(Fact(rev=0, type="ucan.issuer", tenant="acme", event={"did": "did:key:a"}))

@@ -13,8 +13,9 @@ from nomos.agent import Allowed
 from nomos.events import Envelope
 from nomos.ids import new_id
 from nomos.keys import SigningKey
-from nomos.messages import MintBatch, MintItem, now_ms
+from nomos.messages import now_ms
 from nomos.request import request_digest
+from nomos.servicemessages import MintBatch, MintItem
 from nomos_runtime.local import SERVICES
 from nomos_runtime.topology.doors import doors_into
 

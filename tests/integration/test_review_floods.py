@@ -13,7 +13,8 @@ from nomos import messages
 from nomos.errors import JournalUnavailable, Malformed
 from nomos.events import Actor, Batch, Envelope, encode_batch
 from nomos.ids import new_id
-from nomos.messages import Authorize, AwaitApproval, Fact
+from nomos.messages import Authorize, AwaitApproval
+from nomos.servicemessages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database

@@ -18,7 +18,7 @@ from nomos.events import (
     TENANT_CLOSED,
     TENANT_CREATED,
 )
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_identity.accounts import Accounts
 from nomos_identity.handlers import INSTALLATION_VERBS, KIND, ROLE_KEY_NAME, ROLE_KEY_PURPOSE, IdentityAdmin
 from nomos_identity.operators import KIND as OPERATOR_KIND

@@ -13,7 +13,7 @@ from nomos.events import (
     TENANT_CLOSED,
     TENANT_CREATED,
 )
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos.ucan.cutoff import Cutoffs
 from nomos_minting.handlers import Mint, decoder
 from nomos_minting.issuers import PURPOSE, SEALED_NAME, Issuers

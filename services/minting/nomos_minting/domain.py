@@ -11,8 +11,8 @@ import msgspec
 
 from nomos.errors import Malformed, NotFresh
 from nomos.events import DECISION_MADE, DELEGATION_MINTED, Actor, Envelope
-from nomos.messages import MintItem
 from nomos.request import request_digest
+from nomos.servicemessages import MintItem
 
 _envelope = msgspec.msgpack.Decoder(Envelope)
 

@@ -19,8 +19,9 @@ from nomos.errors import (
 from nomos.events import encode_envelope
 from nomos.ids import Did, new_id
 from nomos.keys import SigningKey
-from nomos.messages import Decoder, Failure, MintBatch, Minted, MintItem, MintReply, failure, now_ms
+from nomos.messages import Decoder, Failure, failure, now_ms
 from nomos.request import command_of
+from nomos.servicemessages import MintBatch, Minted, MintItem, MintReply
 from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.cutoff import Cutoffs
 from nomos.ucan.grant import mint_grant

@@ -19,7 +19,7 @@ from nomos.errors import Conflict, NotFound, Unavailable
 from nomos.events import ISSUER_CREATED, ISSUER_ROTATED, Actor, Envelope
 from nomos.ids import new_id
 from nomos.keys import SigningKey
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.sealing import Sealer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from nomos.catalogue import load_catalogue
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_policy.admin import PolicyAdmin
 from nomos_policy.changing import ChangeAdmin, Spread
 from nomos_policy.cosigners import Cosigners

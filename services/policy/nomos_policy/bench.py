@@ -25,7 +25,7 @@ import msgspec
 from nomos.catalogue import load_catalogue
 from nomos.events import POLICY_PUT
 from nomos.ids import AgentId, AppId, TenantId
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_policy.decision import AuthorizeFacts, decide
 from nomos_policy.guard import Fragment, split_policies
 from nomos_policy.history import PolicyPut

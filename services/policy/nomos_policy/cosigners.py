@@ -8,18 +8,19 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from nomos import messages
+from nomos import messages, servicemessages
 from nomos.catalogue import Action
 from nomos.client import error_of
 from nomos.errors import Malformed, NotCovered
 from nomos.events import COSIGNER_CREATED
 from nomos.ids import Did, is_id
-from nomos.messages import ConsumeApproval, Decoder, Fact, Failure
+from nomos.messages import Decoder, Failure
+from nomos.servicemessages import ConsumeApproval, Fact
 from nomos.ucan.verify import verify_delegation_for
 from nomos_runtime.bus import Bus
 from nomos_runtime.directory import AgentFacts
 
-_reply: Final = Decoder.of(messages.ApprovalConsumed | Failure, "consume approval reply")
+_reply: Final = Decoder.of(servicemessages.ApprovalConsumed | Failure, "consume approval reply")
 
 
 class Cosigners:
@@ -76,5 +77,5 @@ class Cosigners:
         reply = _reply.decode(await self._bus.request("svc.stepup.consume", messages.encode(message), self._timeout_ms))
         if isinstance(reply, Failure):
             raise error_of(reply)
-        if not isinstance(reply, messages.ApprovalConsumed):
+        if not isinstance(reply, servicemessages.ApprovalConsumed):
             raise Malformed("not a consume approval reply")

@@ -29,7 +29,8 @@ from msgspec import Struct
 
 from nomos.catalogue import Action, Resource
 from nomos.errors import Malformed, UnknownAction
-from nomos.messages import PolicyRef, Quorum
+from nomos.messages import PolicyRef
+from nomos.servicemessages import Quorum
 from nomos_policy.policy import HIGH_STAKES_DESCRIPTION, HIGH_STAKES_ID, Policy
 from nomos_policy.policyset import CompiledSet, Slice, engine_message, generated_index
 from nomos_policy.vocabulary import Principal, context_text, typed_args

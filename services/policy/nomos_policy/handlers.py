@@ -17,27 +17,16 @@ from typing import Final
 
 import msgspec
 
-from nomos import messages
+from nomos import messages, servicemessages
 from nomos.catalogue import Action, Catalogue, Resource
 from nomos.client import error_of
 from nomos.errors import Malformed, NomosError, UnknownResource
 from nomos.events import DECISION_MADE, Actor, Envelope
 from nomos.ids import AgentId, AppId, TenantId, new_id, parse_slug
 from nomos.log.record import check_profile
-from nomos.messages import (
-    Authorize,
-    Command,
-    Decoder,
-    Denied,
-    Failure,
-    MintBatch,
-    Minted,
-    MintItem,
-    StepUpRequired,
-    failure,
-    now_ms,
-)
+from nomos.messages import Authorize, Command, Decoder, Denied, Failure, StepUpRequired, failure, now_ms
 from nomos.request import request_digest
+from nomos.servicemessages import MintBatch, Minted, MintItem
 from nomos_policy.cosigners import Cosigners
 from nomos_policy.decision import AuthorizeFacts, Decision, Outcome, decide_batch
 from nomos_policy.guard import check_agent_data
@@ -57,8 +46,8 @@ RESOURCES_MAX: Final = 4_096
 MINT_BYTES_MAX: Final = 500_000
 
 decoder: Final = Decoder.of(Authorize, "authorize")
-_mint_reply: Final = Decoder.of(messages.MintReply | Failure, "mint reply")
-_open_reply: Final = Decoder.of(messages.ApprovalOpened | Failure, "open approval reply")
+_mint_reply: Final = Decoder.of(servicemessages.MintReply | Failure, "mint reply")
+_open_reply: Final = Decoder.of(servicemessages.ApprovalOpened | Failure, "open approval reply")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +65,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
     decision: Decision
     envelope: Envelope
-    minted: messages.Minted | Failure | None = None
+    minted: servicemessages.Minted | Failure | None = None
 
 
 class Authorizer:
@@ -213,13 +202,13 @@ class Authorizer:
             reply = failure(e)
         if isinstance(reply, Failure):
             return dict.fromkeys(items, reply)
-        if not isinstance(reply, messages.MintReply) or len(reply.items) != len(items):
+        if not isinstance(reply, servicemessages.MintReply) or len(reply.items) != len(items):
             return dict.fromkeys(items, failure(Malformed("not a mint reply")))
         return dict(zip(items, reply.items, strict=True))
 
     async def _step_up(self, asked: Asked, decided: Decided) -> StepUpRequired:
         decision, facts = decided.decision, asked.facts
-        message = messages.OpenApproval(
+        message = servicemessages.OpenApproval(
             v=1,
             tenant=asked.agent.tenant,
             agent=asked.agent.agent,
@@ -243,7 +232,7 @@ class Authorizer:
         )
         if isinstance(reply, Failure):
             raise error_of(reply)
-        if not isinstance(reply, messages.ApprovalOpened):
+        if not isinstance(reply, servicemessages.ApprovalOpened):
             raise Malformed("not an open approval reply")
         event = {**decided.envelope.event, "approval": reply.approval}
         await self._journal.append([msgspec.structs.replace(decided.envelope, event=event)])

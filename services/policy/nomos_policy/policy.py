@@ -20,7 +20,7 @@ from msgspec import Struct
 from nomos.catalogue import Risk
 from nomos.errors import Malformed, MalformedPolicy
 from nomos.ids import parse_slug
-from nomos.messages import APPROVALS_NEEDED_MAX, Quorum
+from nomos.servicemessages import APPROVALS_NEEDED_MAX, Quorum
 from nomos_policy.guard import Fragment
 from nomos_policy.polarity import context_reads, cosigned_polarity
 from nomos_policy.slicing import EntityUid, Head, Scope

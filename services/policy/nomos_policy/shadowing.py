@@ -22,7 +22,7 @@ import msgspec
 from nomos.errors import Conflict, JournalUnavailable, LimitExceeded, MalformedRecord, NomosError, Revoked
 from nomos.events import SHADOW_COMPARED, SHADOW_STARTED, SHADOW_STOPPED, Actor, Envelope
 from nomos.ids import TenantId, new_id
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_policy.changes import Tally
 from nomos_policy.decision import AuthorizeFacts, Decision, decide_batch
 from nomos_policy.policyset import CompiledSet, load_policies

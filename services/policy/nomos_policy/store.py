@@ -13,8 +13,8 @@ import msgspec
 from nomos.errors import NomosError
 from nomos.events import POLICY_PIECE, POLICY_PUT, Actor, Envelope
 from nomos.ids import TenantId, new_id
-from nomos.messages import Fact
 from nomos.policytext import join_pieces
+from nomos.servicemessages import Fact
 from nomos_policy.aggregate import Command, decide, decide_pieces
 from nomos_policy.history import (
     Event,

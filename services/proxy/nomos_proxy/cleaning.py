@@ -12,31 +12,22 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from nomos import messages
+from nomos import messages, servicemessages
 from nomos.client import error_of
-from nomos.errors import Malformed, ResponseRefused, Unavailable
-from nomos.messages import (
-    MESSAGE_BYTES_MAX,
-    PIECE_BYTES_MAX,
-    BodyOpened,
-    BodyPiece,
-    CleanPiece,
-    Decoder,
-    Failure,
-    OpenBody,
-    Sanitize,
-)
+from nomos.errors import Malformed, NomosError, ResponseRefused, Unavailable
+from nomos.messages import MESSAGE_BYTES_MAX, PIECE_BYTES_MAX, Decoder, Failure
+from nomos.servicemessages import BodyOpened, BodyPiece, CleanPiece, OpenBody, Sanitize
 from nomos_proxy.answer import Headers, UpstreamResponse
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.personal import PersonalData
 from nomos_runtime.bus import Bus
 
-_sanitized: Final = Decoder.of(messages.Sanitized | Failure, "sanitize reply")
+_sanitized: Final = Decoder.of(servicemessages.Sanitized | Failure, "sanitize reply")
 _opened: Final = Decoder.of(BodyOpened | Failure, "open body reply")
 _piece: Final = Decoder.of(CleanPiece | Failure, "body piece reply")
 
 Lines = list[dict[str, object]]
-ReplyT = TypeVar("ReplyT", messages.Sanitized, BodyOpened, CleanPiece)
+ReplyT = TypeVar("ReplyT", servicemessages.Sanitized, BodyOpened, CleanPiece)
 
 
 class Cleaned(Struct, frozen=True, kw_only=True):

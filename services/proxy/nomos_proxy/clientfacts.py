@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from nomos.errors import NotFound
 from nomos.events import OAUTH_CLIENT_SET, OAUTH_CLIENT_WITHDRAWN
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_proxy.destination import Origin, parse_development_origin
 
 #: Facts of the proxies that are folded here.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nomos.events import CONNECTION_REMOVED, TENANT_CLOSED
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_proxy.destination import Origin
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.personal import PersonalData

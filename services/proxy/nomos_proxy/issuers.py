@@ -10,7 +10,7 @@ from typing import Final
 
 from nomos.events import ISSUER_CREATED, ISSUER_ROTATED
 from nomos.ids import Did
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos.ucan.profile import LIFETIME_SECONDS_MAX, SKEW_SECONDS
 
 #: Longest life of a delegation, clocks that differ, and the time that a replica of minting may be behind.

@@ -13,8 +13,8 @@ import msgspec
 
 from nomos.events import PII_SET, Envelope
 from nomos.ids import new_id
-from nomos.messages import Fact
 from nomos.pii import PII_CLASSES, parse_classes
+from nomos.servicemessages import Fact
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.responder import NoParams, Operator, Verb
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nomos.events import DELEGATION_REVOKED, ISSUED_REVOKED
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos.ucan.cid import parse_cid
 from nomos.ucan.cutoff import Cutoffs
 from nomos.ucan.profile import SKEW_SECONDS

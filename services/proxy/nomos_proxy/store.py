@@ -23,7 +23,7 @@ from nomos.events import (
     Envelope,
 )
 from nomos.ids import new_id, parse_slug
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_proxy.clientfacts import CLIENTS_FOLLOWED, KnownClients, origin_in
 from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.domain import ConnectionFacts

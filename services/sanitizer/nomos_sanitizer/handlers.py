@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from nomos.errors import Malformed, Unavailable
-from nomos.messages import BodyOpened, BodyPiece, CleanPiece, Decoder, OpenBody, Sanitize, Sanitized
+from nomos.messages import Decoder
 from nomos.pii import parse_classes
+from nomos.servicemessages import BodyOpened, BodyPiece, CleanPiece, OpenBody, Sanitize, Sanitized
 from nomos_sanitizer import fingerprints
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.fingerprints import Fingerprints

@@ -26,7 +26,8 @@ import msgspec
 
 from nomos.errors import Conflict, LimitExceeded, NotFound, ResponseRefused, Unavailable
 from nomos.ids import new_id
-from nomos.messages import PIECE_BYTES_MAX, BodyOpened, BodyPiece, CleanPiece, OpenBody
+from nomos.messages import PIECE_BYTES_MAX
+from nomos.servicemessages import BodyOpened, BodyPiece, CleanPiece, OpenBody
 from nomos_sanitizer.domain import Sanitized, Sanitizer
 from nomos_sanitizer.limits import BODY_BYTES_MAX, INLINE_BYTES_MAX
 from nomos_sanitizer.report import Report

@@ -9,7 +9,7 @@ from typing import Final
 from nomos.errors import Misconfigured
 from nomos.events import COSIGNER_CREATED, TENANT_CLOSED, TENANT_CREATED
 from nomos.loopback import is_loopback
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime.erasing import People
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import callers, reader_tokens

@@ -22,7 +22,7 @@ from nomos.errors import LimitExceeded, Malformed
 from nomos.ids import is_id, parse_slug
 from nomos.keys import parse_did
 from nomos.log.assertion import approval_challenge
-from nomos.messages import APPROVALS_NEEDED_MAX, Quorum
+from nomos.servicemessages import APPROVALS_NEEDED_MAX, Quorum
 
 CHALLENGE_BYTES: Final = 32
 #: Canonical request in bytes; the arguments are bound by digest, so this is names and policy sentences.

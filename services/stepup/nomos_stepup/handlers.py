@@ -12,16 +12,8 @@ from nomos.errors import Malformed, NomosError, NotFound
 from nomos.events import Actor
 from nomos.ids import is_id, new_id
 from nomos.log.assertion import SALT_BYTES
-from nomos.messages import (
-    ApprovalConsumed,
-    ApprovalOpened,
-    ApprovalStatus,
-    AwaitApproval,
-    Command,
-    ConsumeApproval,
-    Decoder,
-    OpenApproval,
-)
+from nomos.messages import ApprovalStatus, AwaitApproval, Command, Decoder
+from nomos.servicemessages import ApprovalConsumed, ApprovalOpened, ConsumeApproval, OpenApproval
 from nomos_runtime import observe
 from nomos_runtime.responder import Caller
 from nomos_stepup.cosigner import mint_cosignature

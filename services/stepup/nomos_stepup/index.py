@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from nomos import events
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_stepup.approvers import Approver, evolve_approver
 from nomos_stepup.base64url import parse_b64url
 from nomos_stepup.domain import Approval, ApprovalState, evolve

@@ -21,7 +21,7 @@ import msgspec
 
 from nomos.errors import Conflict, MalformedRecord, NomosError, Unavailable
 from nomos.events import NOTICE_BEGUN
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime import observe
 from nomos_stepup.challenge import ApprovalRequest
 from nomos_stepup.domain import Approval

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from nomos.errors import Malformed
-from nomos.messages import OpenApproval, Quorum
 from nomos.request import request_digest
+from nomos.servicemessages import OpenApproval, Quorum
 from nomos_stepup.challenge import ApprovalRequest, ReasonPolicy, RiskName, args_text_of, check_request, text_sha256
 from nomos_stepup.domain import Open
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nomos.errors import Conflict, NotFound
 from nomos.events import Actor, Envelope
 from nomos.ids import SYSTEM_TENANT, new_id
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime.eventstore import EventStore
 from nomos_stepup.operatorevents import (
     SIGN_IN_TYPES,

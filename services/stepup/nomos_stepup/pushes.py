@@ -18,7 +18,7 @@ import msgspec
 from nomos.errors import LimitExceeded, Malformed, MalformedRecord, NotFound
 from nomos.events import PUSH_ADDED, PUSH_REMOVED, Actor, Envelope
 from nomos.ids import new_id
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime.eventstore import EventStore
 from nomos_runtime.sealing import Sealer
 from nomos_stepup.domain import Approval, may_sign

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from nomos.errors import MalformedRecord
-from nomos.messages import Quorum
+from nomos.servicemessages import Quorum
 from nomos_stepup.challenge import ApprovalRequest, text_sha256
 
 #: Marks on one letter, at most; more is used to paint over neighbours.

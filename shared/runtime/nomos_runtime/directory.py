@@ -10,7 +10,7 @@ import msgspec
 
 from nomos import events
 from nomos.errors import Revoked, UnknownAgent, UnknownOperator, UnknownTenant
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,8 @@ import msgspec
 from nats.aio.msg import Msg
 
 from nomos.errors import Malformed, NomosError, Unavailable
-from nomos.messages import Decoder, Fact, Failure, FeedReply, FeedRequest, encode, failure
+from nomos.messages import Decoder, Failure, encode, failure
+from nomos.servicemessages import Fact, FeedReply, FeedRequest
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.eventstore import EventStore

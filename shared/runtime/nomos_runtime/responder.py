@@ -269,7 +269,7 @@ class Responder:
                 reply = await handle(callers[account], decoder.decode(message.data))
             except NomosError as e:
                 reply = await self.refuse(e, SYSTEM_TENANT, actor, None, subject)
-            except Exception as e:  # noqa: BLE001 - as above
+            except Exception as e:  # noqa: BLE001 - the edge of the process: deny, record, say; never fail open
                 reply = await self.fault(e, SYSTEM_TENANT, actor, None, subject)
             await self.reply(message, reply)
 

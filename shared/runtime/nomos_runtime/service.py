@@ -14,7 +14,7 @@ from typing import Final
 
 from nomos.errors import NomosError, StalePolicy
 from nomos.ids import SYSTEM_TENANT
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime import observe
 from nomos_runtime.bus import Bus
 from nomos_runtime.database import Database

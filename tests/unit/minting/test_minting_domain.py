@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.errors import Malformed, NomosError, NotFresh
-from nomos.messages import MintItem
 from nomos.request import request_digest
+from nomos.servicemessages import MintItem
 from nomos_minting.domain import check_item, minted_event
 
 NOW, FRESH = 1_800_000_000_000, 2_000

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.errors import Malformed, MalformedPolicy, MalformedRecord
-from nomos.messages import Quorum
+from nomos.servicemessages import Quorum
 from nomos_policy.decision import AuthorizeFacts, Decision, Outcome, decide, decide_batch
 from nomos_policy.policy import HIGH_STAKES_ID
 from nomos_policy.policyset import CompiledSet, compile_policies

@@ -10,7 +10,8 @@ import pytest
 
 from nomos.errors import StalePolicy
 from nomos.events import AGENT_CREATED, POLICY_PUT
-from nomos.messages import Authorize, Fact, now_ms
+from nomos.messages import Authorize, now_ms
+from nomos.servicemessages import Fact
 from nomos_policy import store as module
 from nomos_policy.decision import Outcome, decide
 from nomos_policy.handlers import Authorizer

@@ -20,7 +20,7 @@ from nomos.errors import (
 )
 from nomos.events import SHADOW_COMPARED, SHADOW_STARTED, SHADOW_STOPPED, Actor
 from nomos.ids import OperatorId
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_policy import shadowing as module
 from nomos_policy.aggregate import SaveDraft
 from nomos_policy.changes import EXAMPLES_MAX, NAMES_MAX, OTHERS, Tally, joined

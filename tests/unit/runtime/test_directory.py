@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nomos import events
 from nomos.errors import Revoked, UnknownAgent, UnknownOperator, UnknownTenant
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos_runtime.directory import Directory
 
 

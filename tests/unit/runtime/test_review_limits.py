@@ -16,7 +16,7 @@ from nomos import events
 from nomos.errors import Misconfigured, Revoked, Unavailable, UnknownAgent
 from nomos.events import Actor, Envelope
 from nomos.ids import new_id
-from nomos.messages import Fact, Sanitize
+from nomos.servicemessages import Fact, Sanitize
 from nomos_proxy.domain import REMOVED_BYTES_MAX, folded
 from nomos_proxy.echo import MARK, EchoGuard
 from nomos_proxy.replay import TTL_SECONDS_MIN, ReplaySet

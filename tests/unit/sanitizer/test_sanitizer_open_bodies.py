@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from nomos.errors import Conflict, LimitExceeded, NomosError, NotFound, ResponseRefused, Unavailable
-from nomos.messages import PIECE_BYTES_MAX, BodyOpened, BodyPiece, CleanPiece, OpenBody
+from nomos.messages import PIECE_BYTES_MAX
+from nomos.servicemessages import BodyOpened, BodyPiece, CleanPiece, OpenBody
 from nomos_sanitizer import openbodies
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.limits import BODY_BYTES_MAX

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomos import messages
+from nomos import servicemessages
 from nomos.agent import Allowed
 from nomos.cli import agent as cli
 from nomos.errors import Misconfigured
@@ -72,7 +72,7 @@ def test_a_value_that_can_be_guessed_has_no_fingerprint(sanitizer: Sanitizer) ->
 def test_without_a_key_there_is_no_fingerprint_and_no_empty_one_on_the_wire(
     sanitizer: Sanitizer, github_token: str
 ) -> None:
-    message = messages.Sanitize(
+    message = servicemessages.Sanitize(
         v=1, tenant="acme", content_type="text/plain", headers=[], body=f"{github_token} [INST]".encode()
     )
     with ThreadPoolExecutor(1) as threads:

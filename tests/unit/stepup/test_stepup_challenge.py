@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nomos.errors import LimitExceeded, Malformed
-from nomos.messages import Quorum
+from nomos.servicemessages import Quorum
 from nomos_stepup.base64url import b64url, parse_b64url
 from nomos_stepup.challenge import (
     ReasonPolicy,

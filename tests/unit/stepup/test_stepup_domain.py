@@ -21,7 +21,7 @@ from nomos.errors import (
     Refused,
     Replayed,
 )
-from nomos.messages import Quorum
+from nomos.servicemessages import Quorum
 from nomos_stepup.approvercommands import RemoveApprover, RevokePasskey, SetGroups
 from nomos_stepup.approvers import GROUPS_MAX, decide_approver
 from nomos_stepup.domain import (
@@ -511,4 +511,4 @@ def test_approvals_keep_their_rules_under_any_commands(stage: Any) -> None:
     Machine.stage, Machine.people = stage, people
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=25))

@@ -15,7 +15,7 @@ import pytest
 
 from nomos.errors import Conflict, DestinationRefused, LimitExceeded, Malformed, Misconfigured, Unavailable
 from nomos.events import NOTICE_BEGUN, NOTIFY_ADDED, NOTIFY_REMOVED
-from nomos.messages import Fact, Quorum
+from nomos.servicemessages import Fact, Quorum
 from nomos_runtime.secret import Secret
 from nomos_stepup import notifying as module
 from nomos_stepup import sending

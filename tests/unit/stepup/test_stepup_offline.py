@@ -17,7 +17,7 @@ from nomos.log.approvals import RACE_SECONDS, Approvals, read_approvals
 from nomos.log.assertion import Assertion, verify_assertion
 from nomos.log.record import canonical_bytes, format_ts, parse_record
 from nomos.log.report import Tally
-from nomos.messages import Quorum
+from nomos.servicemessages import Quorum
 from nomos_stepup.approvercommands import EnrolPasskey, OfferEnrolment, RemoveApprover, RevokePasskey, SetGroups
 from nomos_stepup.approvers import decide_approver
 from nomos_stepup.base64url import b64url

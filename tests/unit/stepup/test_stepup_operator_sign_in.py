@@ -20,7 +20,7 @@ from nomos.errors import (
     Replayed,
 )
 from nomos.eventschemas import what_is_wrong
-from nomos.messages import Fact
+from nomos.servicemessages import Fact
 from nomos.signin import state_of
 from nomos_stepup.approvers import ENROLMENT_SECONDS_MAX, PASSKEYS_MAX
 from nomos_stepup.facts import CounterStalled, Passkey, VerifiedAssertion, VerifiedRegistration

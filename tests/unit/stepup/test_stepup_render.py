@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nomos.errors import Malformed, MalformedRecord
 from nomos.keys import SigningKey
-from nomos.messages import OpenApproval, PolicyRef
+from nomos.messages import PolicyRef
+from nomos.servicemessages import OpenApproval
 from nomos.ucan.delegation import parse_delegation
 from nomos_stepup.challenge import ReasonPolicy, args_text_of, text_sha256
 from nomos_stepup.cosigner import COSIGNATURE_SECONDS_MAX, command_of, mint_cosignature
