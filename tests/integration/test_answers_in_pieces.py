@@ -13,15 +13,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.integration.scripted import Answering, Script, ScriptedUpstream
 
 from nomos import reading
 from nomos.agent import Allowed, Denied, Streaming
 from nomos.bearer import seal_bearer
 from nomos.creds import write_creds
-from nomos.errors import AnswerEnded, NomosError, UnknownOutcome
+from nomos.errors import AnswerEnded, NomosError, ResponseRefused, UnknownOutcome
+from nomos.ids import new_id
 from nomos.messages import PIECE_BYTES_MAX, ReadAnswer
-from nomos_proxy import ending, exchange, openanswers, upstream
+from nomos.servicemessages import BodyPiece, CleanPiece
+from nomos_proxy import cleaning, ending, exchange, openanswers, upstream
 from nomos_proxy.live import LiveLimits
 from nomos_runtime.feed import Follower
 
@@ -490,6 +493,58 @@ async def test_a_sanitizer_that_goes_takes_the_rest_with_it_and_nothing_unclean_
     assert refused.value.code == "response_refused"
     end = await here.finished()
     assert (end["outcome"], end["code"]) == ("refused", "response_refused")
+
+
+@pytest.mark.parametrize(
+    ("asked", "broken", "outcome"),
+    [("stream", "open", "refused"), ("call", "whole", "done"), ("call", "folded", "done")],
+)
+async def test_a_fault_while_an_answer_is_cleaned_withholds_it_and_is_in_the_log(
+    place: Any, monkeypatch: pytest.MonkeyPatch, asked: str, broken: str, outcome: str
+) -> None:
+    """The upstream has acted: the log says that it did, and that its answer did not leave."""
+
+    async def script(answer: Answering) -> None:
+        await answer.head(EVENTS)
+        await answer.chunk(b"data: one\n\n")
+        await answer.end()
+
+    def fault(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    here = await place(script)
+    monkeypatch.setattr(ending if broken == "folded" else cleaning.Cleaning, broken, fault)
+    with pytest.raises(ResponseRefused, match="withheld"):
+        if asked == "stream":
+            await _all(here.bot.agent.stream(GET, SITE, ARGS))
+        else:
+            await here.bot.agent.call(GET, SITE, ARGS)
+    end = await here.finished()
+    said = end["code"] if asked == "stream" else end["withheld"]
+    assert (end["outcome"], end["status"], said) == (outcome, 200, "response_refused")
+
+
+async def test_an_end_is_recorded_whatever_the_sanitizer_says_of_the_body(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was given up there, because nobody sent a piece for too long, is not known there any more."""
+
+    async def script(answer: Answering) -> None:
+        await answer.head(EVENTS)
+        await answer.chunk(b"data: one\n\n")
+        await answer.gone()
+
+    step = cleaning.Cleaning.step
+
+    async def unknown(self: Any, at: str, message: BodyPiece) -> CleanPiece:
+        return await step(self, at, replace(message, body=new_id("body")) if message.step == "drop" else message)
+
+    monkeypatch.setattr(cleaning.Cleaning, "step", unknown)
+    here = await place(script)
+    async with here.bot.agent.stream(GET, SITE, ARGS) as answer:
+        assert await anext(answer.__aiter__()) == b"data: one\n\n"
+    end = await here.finished()
+    assert (end["outcome"], end["code"]) == ("refused", "answer_ended")
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,12 @@ class Ending:
                 return self._begun(call, answer, body)
             await body.drop()
             end = await self._collected(call, answer)
-        except NomosError as e:
+        except Exception as e:  # noqa: BLE001 - a fault of ours too: the upstream acted, and the log must say how it ended
+            withheld = _withheld(e)
             nothing = hashlib.sha256().digest()
-            event = live_finished(call.plan, status=answer.status, sha256=nothing, received=0, passed=0, error=e)
+            event = live_finished(call.plan, status=answer.status, sha256=nothing, received=0, passed=0, error=withheld)
             await self._record(call, event)
-            raise
+            raise withheld from None
         finally:
             if not is_handed_on:
                 answer.close()
@@ -126,29 +127,22 @@ class Ending:
 
     async def ended(self, call: Call, end: UpstreamResponse | NomosError) -> Returned:
         """Records how a call ended, and gives its answer."""
-        cleaned: Cleaned | None = None
         event = finished(call.plan, end)
-        if isinstance(end, UpstreamResponse):
-            try:
-                cleaned = await self._clean(call, end)
-                event["removed"] = folded(cleaned.removed)  # the record can hold it, whatever the upstream sent
-                if cleaned.noted:
-                    event["noted"] = folded(cleaned.noted)
-            except NomosError as e:
-                # The call took effect and its answer is withheld: the log says both.
-                event["withheld"] = e.code
-                end = e
-            except Exception as e:  # noqa: BLE001 - as above
-                observe.say("proxy", observe.REQUEST_FAULT, error=type(e).__name__, verb="clean")
-                event["withheld"] = ResponseRefused.code
+        out = end if isinstance(end, NomosError) else await self._cleaned(call, end)
+        if isinstance(out, Cleaned):
+            event["removed"] = out.removed
+            if out.noted:
+                event["noted"] = out.noted
         else:
-            event["code"] = end.code
+            event["withheld" if isinstance(end, UpstreamResponse) else "code"] = out.code
         call.watch.lap()
         await self._record(call, event)
         call.watch.lap()
-        if cleaned is None or not isinstance(end, UpstreamResponse):
-            raise end if isinstance(end, NomosError) else ResponseRefused("the answer is withheld")
-        return self._returned(call, end.status, cleaned)
+        if isinstance(end, NomosError):
+            raise end
+        if isinstance(out, NomosError):
+            raise out
+        return self._returned(call, end.status, out)
 
     async def _record(self, call: Call, event: dict[str, object]) -> None:
         end = envelope(call.agent, call.command.id, call.attempt, CALL_FINISHED, event)
@@ -160,13 +154,17 @@ class Ending:
             # The upstream has acted: "denied" would be a lie that invites to do it again.
             raise UnknownOutcome("the call was made, and its end could not be recorded", cause=e.detail) from e
 
-    async def _clean(self, call: Call, response: UpstreamResponse) -> Cleaned:
-        cleaned = await self._cleaning.whole(call.agent.tenant, response, call.credential.echo)
-        if _is_large(cleaned.body):
-            if call.command.answer == "whole":
-                raise LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(cleaned.body))
-            self._answers.check_held(call.agent.tenant, len(cleaned.body))
-        return cleaned
+    async def _cleaned(self, call: Call, response: UpstreamResponse) -> Cleaned | NomosError:
+        """What may leave of an answer, its reports short enough for the record; or why nothing does."""
+        try:
+            cleaned = await self._cleaning.whole(call.agent.tenant, response, call.credential.echo)
+            if _is_large(cleaned.body):
+                if call.command.answer == "whole":
+                    raise LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(cleaned.body))
+                self._answers.check_held(call.agent.tenant, len(cleaned.body))
+            return msgspec.structs.replace(cleaned, removed=folded(cleaned.removed), noted=folded(cleaned.noted))
+        except Exception as e:  # noqa: BLE001 - a fault of ours too: the call took effect, and the log says both
+            return _withheld(e)
 
     def _returned(self, call: Call, status: int, cleaned: Cleaned) -> Returned:
         """The answer in one message, or its first piece and where the others are."""
@@ -179,12 +177,20 @@ class Ending:
             status=status,
             headers=cleaned.headers,
             body=first,
-            removed=folded(cleaned.removed),
-            noted=folded(cleaned.noted),
+            removed=cleaned.removed,
+            noted=cleaned.noted,
             invocation=call.plan.invocation,
             next_args=next_args(call.plan.action, call.plan.args, cleaned.headers, cleaned.body),
             rest=rest,
         )
+
+
+def _withheld(error: Exception) -> NomosError:
+    """Why an answer does not leave; of a fault of ours the agent hears no more than that."""
+    if isinstance(error, NomosError):
+        return error
+    observe.say("proxy", observe.REQUEST_FAULT, error=type(error).__name__, verb="clean")
+    return ResponseRefused("the answer is withheld")
 
 
 def _is_large(body: bytes) -> bool:
