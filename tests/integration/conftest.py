@@ -428,6 +428,8 @@ _any_reply = Decoder.of(
     | messages.Denied
     | messages.StepUpRequired
     | messages.Returned
+    | messages.Wanted
+    | messages.Taken
     | messages.AnswerPiece
     | messages.ApprovalStatus
     | messages.AuditRecords

@@ -13,11 +13,18 @@ HEAD_BYTES_MAX = 32_768
 class Answering:
     """One answer under way, in the hands of the test's script."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         self._reader = reader
         self._writer = writer
+        self.request_line, *fields = head.decode("latin-1").rstrip().split("\r\n")
+        #: Fields of the request's head, names in lower case.
+        self.fields = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
         #: Bytes of bodies that the peer's socket took.
         self.sent = 0
+
+    async def body(self) -> bytes:
+        """The body of the request."""
+        return await self._reader.readexactly(int(self.fields.get("content-length", "0")))
 
     async def head(self, content_type: str, *, length: int | None = None, status: str = "200 OK") -> None:
         framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
@@ -80,12 +87,9 @@ class ScriptedUpstream:
         self._tasks.add(task)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            self.bearers += [
-                line.partition(b": ")[2].decode()
-                for line in head.split(b"\r\n")
-                if line.lower().startswith(b"authorization:")
-            ]
-            answering = Answering(reader, writer)
+            answering = Answering(reader, writer, head)
+            if "authorization" in answering.fields:
+                self.bearers.append(answering.fields["authorization"])
             self.answers.append(answering)
             await self.script(answering)
         except (OSError, asyncio.IncompleteReadError):

@@ -765,6 +765,36 @@ def test_a_file_is_read_from_a_folder_of_the_tenant(shell: Shell) -> None:
     assert shell.ok("connection", "remove", *here, "files").out == "connection files is removed: it had no credential\n"
 
 
+def test_a_file_is_sent_to_a_folder_of_the_tenant(shell: Shell) -> None:
+    name = shell.tenant()
+    here, creds = ("--tenant", name), ("--creds", f"{name}.creds")
+    (shell.path("files") / name / "reports").mkdir(parents=True)
+    shell.path("of-uploads.cedar").write_text(
+        """@id("images") permit (principal, action, resource in Files::Directory::"work/reports")
+        when { context.args has upload && context.args.upload.type == "image/png" };""",
+        encoding="utf-8",
+    )
+    shell.ok("policy", "put", "of-uploads.cedar", *here)
+    shell.ok("connection", "add", *here, "--connector", "files", "--name", "files", "--host", "work")
+    data = secrets.token_bytes(700_001)
+    shell.path("photo.png").write_bytes(data)
+    create = ("call", "files:files.create", "files:file/work/reports/photo.png")
+    assert shell.ok(*create, *creds, "--upload", "photo.png").json == {"bytes": len(data), "replaced": False}
+    assert (shell.path("files") / name / "reports" / "photo.png").read_bytes() == data
+    assert shell.nomos(*create, *creds, "--upload", "photo.png", "--media-type", "text/plain").code == NO
+    assert shell.nomos("authorize", *create[1:], *creds, "--upload", "photo.png").code == YES
+    shown = shell.ok(*create, "--upload", "upload=photo.png", "--dry-run")
+    assert f"a content of {len(data)} bytes (image/png, SHA-256 " in shown.err
+    shell.path("large.png").write_bytes(bytes(8_388_609))
+    for words, says in ((("--upload", "missing.png"), "missing.png cannot be read"),
+                        (("--upload", "large.png"), "CONTENT_BYTES_MAX"),
+                        (("--upload", "photo.png", "--media-type", "Image"), "media type"),
+                        (("--upload", "photo.png", "--args", '{"upload": 1}'), "and in --upload")):  # fmt: skip
+        refused = shell.nomos(*create, *creds, *words)
+        assert (refused.code != YES, refused.out) == (True, "")
+        assert says in refused.err
+
+
 def test_an_account_is_asked_for_by_a_link(shell: Shell) -> None:
     name = shell.tenant()
     here, github = ("--tenant", name), ("--connector", "github")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import orjson
 import pytest
 from botocore.config import Config
 
-from nomos.agent import Allowed, Denied, StepUpRequired
+from nomos.agent import Allowed, Denied, StepUpRequired, Upload
 from nomos.bearer import seal_bearer
 from nomos.errors import Malformed, MalformedCatalogue, NotCovered, UnknownResource
 from nomos_runtime.embedded.seaweed import EmbeddedSeaweed
@@ -176,17 +177,31 @@ async def test_an_s3_server_takes_our_signatures(scene: Any, store: Any, key: st
     assert b"<Key>a b/" in listed.body
 
 
-async def test_an_object_is_replaced_once_a_person_has_approved_it(scene: Any, store: Any) -> None:
+IMAGE = os.urandom(2_000_001)
+
+
+@pytest.mark.parametrize(
+    ("args", "data", "media_type"),
+    [
+        ({"text": "fünf\n"}, "fünf\n".encode(), "text/plain; charset=utf-8"),
+        ({"upload": Upload(IMAGE, "image/png")}, IMAGE, "image/png"),
+    ],
+    ids=["text", "upload"],
+)
+async def test_an_object_is_replaced_once_a_person_has_approved_it(
+    scene: Any, store: Any, args: dict[str, object], data: bytes, media_type: str
+) -> None:
     tenant, bot = await s3(scene, store)
     _, passkey = await scene.approver(tenant)
-    put = ("aws-s3:objects.put", "aws-s3:bucket/reports", {"key": "new.txt", "text": "fünf\n"})
+    put = ("aws-s3:objects.put", "aws-s3:bucket/reports", {"key": "new", **args})
     wait = await bot.agent.call(*put)
     assert isinstance(wait, StepUpRequired)
     await scene.approve(tenant, wait.approval, passkey)
     done = await bot.agent.call(*put, cosigner=await bot.agent.wait_for(wait, 10))
     assert isinstance(done, Allowed)
     assert done.status == 200
-    assert store[1].get_object(Bucket="reports", Key="new.txt")["Body"].read() == "fünf\n".encode()
+    stored = store[1].get_object(Bucket="reports", Key="new")
+    assert (stored["Body"].read(), stored["ContentType"]) == (data, media_type)
 
 
 async def test_a_wrong_secret_is_refused_by_the_server(scene: Any, store: Any) -> None:

@@ -25,12 +25,13 @@ from nomos.errors import NomosError, NotFound
 from nomos.ids import Did
 from nomos.keys import SigningKey
 from nomos.log.record import parse_record
-from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAnswer, ReadAudit, Revoke
+from nomos.messages import Authorize, AwaitApproval, Failure, Invoke, ReadAnswer, ReadAudit, Revoke, Taken, UploadPiece
 from nomos.passkey import SoftwarePasskey
 from nomos.policytext import piece_name
 from nomos.ucan.cid import cid_of, format_cid
 from nomos.ucan.delegation import parse_delegation
 from nomos.ucan.grant import sign_request
+from nomos.uploading import Upload
 from nomos_proxy.openanswers import Held
 from nomos_runtime.embedded.postgres import OWNERS
 from nomos_runtime.topology.doors import DOORS, TENANTS
@@ -234,6 +235,28 @@ async def read_as_b(w: World) -> list[Any]:
     return replies
 
 
+async def upload_as_b(w: World) -> list[Any]:
+    """A content that A's invocation waits for, by its id, at the replica that waits; in A's order."""
+    uploads = w.scene.installation.services["proxy"]._uploads
+    content = Upload(MARK.encode()).content
+    command = w.scene.command(Invoke, invocation=b"", proofs=[])
+
+    async def plant() -> Any:
+        return uploads.open(w.a.tenant, w.a.bot.name, command, content)
+
+    wanted = await w.scene.installation.run(plant())
+    replies = [
+        await w.scene.ask(
+            w.bot, f"upload.{wanted.at}", w.scene.command(UploadPiece, upload=wanted.upload, seq=seq, data=b"x")
+        )
+        for seq in (0, 1, 2)
+    ]
+    assert [r.code for r in replies] == ["not_found"] * 3
+    piece = w.scene.command(UploadPiece, upload=wanted.upload, seq=1, data=b"x")
+    assert await w.scene.ask(w.a.bot, f"upload.{wanted.at}", piece) == Taken(seq=1)
+    return replies
+
+
 async def approvals_as_b(w: World) -> list[Any]:
     replies = [
         await w.scene.ask(w.bot, "stepup", w.scene.command(AwaitApproval, approval=one))
@@ -261,6 +284,7 @@ SUBJECTS: dict[str, Send] = {
     "req.authorize.*": authorize_as_b,
     "req.invoke.*": invoke_as_b,
     "req.read.*.*": read_as_b,
+    "req.upload.*.*": upload_as_b,
     "req.revoke.*": revoke_as_b,
     "req.stepup.*": approvals_as_b,
     "req.audit.*": log_as_b,

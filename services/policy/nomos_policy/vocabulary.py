@@ -27,6 +27,7 @@ import orjson
 from msgspec import Struct
 
 from nomos.catalogue import Action, Catalogue, Parameter, Resource, ResourceType, Risk
+from nomos.contents import named_by
 from nomos.errors import Malformed, MalformedCatalogue
 from nomos.ids import AgentId, AppId, TenantId
 from nomos_policy.guard import RESERVED_CONTEXT_KEYS
@@ -34,7 +35,13 @@ from nomos_policy.guard import RESERVED_CONTEXT_KEYS
 #: Entity sets kept for reuse, one for each (agent, resource) seen lately; about 20 kB each.
 ENTITY_SETS_MAX: Final = 2048
 #: Shapes that a policy can read. What is not here is in the digest, the approval and the log, and in no context.
-_CEDAR_TYPES: Final = {"string": "String", "integer": "Long", "boolean": "Bool", "string_list": "Set<String>"}
+_CEDAR_TYPES: Final = {
+    "string": "String",
+    "integer": "Long",
+    "boolean": "Bool",
+    "string_list": "Set<String>",
+    "content": "{bytes: Long, sha256: String, type: String}",
+}
 
 
 class Principal(Struct, frozen=True, kw_only=True):
@@ -196,6 +203,8 @@ def _typed(parameter: Parameter | None, name: str, value: object) -> object:
             valid = isinstance(value, bool)
         case "string_list":
             valid = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        case "content":
+            return named_by(value).arg
         case "string_map" | "json":
             raise AssertionError("what a policy cannot read is not typed for it")
     if not valid:

@@ -22,7 +22,7 @@ from nomos_proxy.federation.tokens import Federated
 from nomos_proxy.federationadmin import FederationAdmin
 from nomos_proxy.following import Following
 from nomos_proxy.gate import Gate, GateLimits
-from nomos_proxy.handlers import Broker, decoder
+from nomos_proxy.handlers import Broker, decoder, upload_decoder
 from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.keyadmin import KeyAdmin
@@ -43,6 +43,7 @@ from nomos_proxy.settings import ProxySettings
 from nomos_proxy.sharedrates import SharedRates
 from nomos_proxy.store import FOLLOWED, Connections, CredentialStore
 from nomos_proxy.transports import Transports
+from nomos_proxy.uploads import Uploads
 from nomos_proxy.upstream import Upstreams
 from nomos_runtime.feed import serve_feed
 from nomos_runtime.peers import reader_tokens
@@ -80,6 +81,7 @@ class Proxy:
         self._upstreams: Upstreams | None = None
         self._accounts: Accounts | None = None
         self._answers: OpenAnswers | None = None
+        self._uploads: Uploads | None = None
         self._pages: WebServer | None = None
         self._replicas: Replicas | None = None
 
@@ -103,6 +105,7 @@ class Proxy:
             shared=SharedRates(parts.opened_database),
         )
         answers = self._answers = OpenAnswers(new_id("rp"))
+        uploads = self._uploads = Uploads(answers.replica)
         upstreams = self._upstreams = Upstreams(
             context=tls_context(),
             http2=tls_context(version=HttpVersion.HTTP2),
@@ -129,7 +132,7 @@ class Proxy:
             issuers=issuers,
             revocations=revocations,
             keeps=(credentials, accounts, federated),
-            forgets=(keys, gate),
+            forgets=(keys, gate, uploads),
             closed=lambda tenant: parts.spawn(answers.forget(tenant)),
             development_origins=self._development_origins if s.environment == "development" else None,
         )
@@ -158,13 +161,16 @@ class Proxy:
             upstreams=upstreams,
             transports=self._transports,
             answers=answers,
+            uploads=uploads,
             ending=Ending(settings=s, journal=parts.journal, cleaning=cleaning, answers=answers),
             check_fresh=parts.check_fresh,
             gate=gate,
         )
         await parts.responder.serve_tenants("invoke", "agent", decoder, broker.invoke)
         await parts.responder.serve_tenants("read", "agent", read_decoder, answers.read, at=answers.replica)
+        await parts.responder.serve_tenants("upload", "agent", upload_decoder, broker.upload, at=answers.replica)
         parts.spawn(answers.watch())
+        parts.spawn(uploads.watch())
         admin = ProxyAdmin(
             settings=s,
             catalogue=self._catalogue,

@@ -3,6 +3,9 @@
     verify chain -> plan (build, derive, compare) -> gate (rates, circuit) -> credential (renewed where its time is
         over) -> mark used -> journal the attempt -> call -> sanitize -> journal the end -> answer
 
+Where the arguments name a content, the invocation waits behind the plan until its bytes have come in pieces
+(:mod:`nomos_proxy.uploads`); then all of it is done again from the beginning, as if it came now, and with them.
+
 An answer that leaves while it comes goes another way behind the call: its pieces are read, cleaned and given one by one
 (:mod:`nomos_proxy.openanswers`), and its end is journaled before the last one leaves.
 
@@ -27,7 +30,7 @@ import msgspec
 from nomos.catalogue import Catalogue
 from nomos.errors import Expired, Malformed, NomosError, NotCovered, NotFound, Revoked, UnknownOutcome
 from nomos.events import CALL_ATTEMPTED
-from nomos.messages import Command, Decoder, Invoke, Returned
+from nomos.messages import Command, Decoder, Invoke, Returned, Taken, UploadPiece, Wanted
 from nomos.ucan.verify import VerifiedInvocation, verify_invocation
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.dial import HttpVersion
@@ -45,6 +48,7 @@ from nomos_proxy.settings import ProxySettings
 from nomos_proxy.stages import Stages, Watch
 from nomos_proxy.store import Connections, Credential, CredentialStore
 from nomos_proxy.transports import Transports
+from nomos_proxy.uploads import Uploads
 from nomos_proxy.upstream import OpenAnswer, Upstreams
 from nomos_runtime import observe
 from nomos_runtime.directory import AgentFacts, Directory
@@ -53,6 +57,7 @@ from nomos_runtime.responder import Caller
 from nomos_runtime.secret import Secret
 
 decoder: Final = Decoder.of(Invoke, "invoke")
+upload_decoder: Final = Decoder.of(UploadPiece, "upload")
 UNAUTHORIZED: Final = 401
 
 
@@ -76,6 +81,7 @@ class Broker:
         upstreams: Upstreams,
         transports: Transports,
         answers: OpenAnswers,
+        uploads: Uploads,
         ending: Ending,
         check_fresh: Callable[[], None],
         gate: Gate,
@@ -94,13 +100,14 @@ class Broker:
         self._upstreams = upstreams
         self._transports = transports
         self._answers = answers
+        self._uploads = uploads
         self._ending = ending
         self._check_fresh = check_fresh
         self._gate = gate
         self.stages = Stages()
 
-    async def invoke(self, caller: Caller, command: Command) -> Returned:
-        """Runs one invocation of the agent that the bus names.
+    async def invoke(self, caller: Caller, command: Command) -> Returned | Wanted:
+        """Runs one invocation of the agent that the bus names, or waits for its content.
 
         Raises:
             StalePolicy: this replica cannot prove that its revocations are fresh.
@@ -112,7 +119,36 @@ class Broker:
         watch = Watch()
         self._check_fresh()
         agent = self._directory.agent(caller.tenant, caller.name)
-        plan, check = self._plan(agent, command)
+        plan, check = self._plan(agent, command, None)
+        if plan.request.content is not None:
+            return self._uploads.open(agent.tenant, agent.agent, command, plan.request.content)
+        return await self._run(agent, command, plan, check, watch)
+
+    async def upload(self, caller: Caller, command: Command) -> Returned | Taken:
+        """Takes the next piece of a content; with the last one, runs the invocation that waited for it.
+
+        Raises:
+            NotFound: this agent has no such upload here.
+            Conflict, Malformed, LimitExceeded, Expired: as :meth:`Uploads.take`.
+            NomosError: as :meth:`invoke`.
+        """
+        if not isinstance(command, UploadPiece):
+            raise Malformed("not an upload message")
+        agent = self._directory.agent(caller.tenant, caller.name)
+        whole = self._uploads.take(agent.tenant, agent.agent, command)
+        if whole is None:
+            return Taken(seq=command.seq)
+        try:
+            watch = Watch()
+            self._check_fresh()
+            plan, check = self._plan(agent, whole.command, whole.data)
+            return await self._run(agent, whole.command, plan, check, watch)
+        finally:
+            self._uploads.done(whole)
+
+    async def _run(
+        self, agent: AgentFacts, command: Invoke, plan: CallPlan, check: Callable[[], None], watch: Watch
+    ) -> Returned:
         if _is_live(command, plan):
             self._answers.check_live(agent.tenant, agent.agent)
         passage = self._gate.enter(agent.agent, plan)
@@ -146,7 +182,7 @@ class Broker:
         self.stages.keep(watch)
         return answer
 
-    def _plan(self, agent: AgentFacts, command: Invoke) -> tuple[CallPlan, Callable[[], None]]:
+    def _plan(self, agent: AgentFacts, command: Invoke, data: bytes | None) -> tuple[CallPlan, Callable[[], None]]:
         """The call that an invocation means, and what says whether its permission is still in force."""
         now = int(time.time())
         verified = verify_invocation(
@@ -175,7 +211,7 @@ class Broker:
             if not self._connections.find(agent.tenant, verified.connection).is_open:
                 raise NotFound("the connection is closed")
 
-        return plan_call(verified, self._catalogue, connection, via=via), check
+        return plan_call(verified, self._catalogue, connection, via=via, data=data), check
 
     def _check_cut(self, tenant: str, apps: tuple[str, ...], verified: VerifiedInvocation) -> None:
         if self._revocations.is_cut(tenant, apps, verified.root_expires_at):

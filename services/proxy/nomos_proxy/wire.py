@@ -57,7 +57,8 @@ class Wire(asyncio.Protocol):
     @property
     def is_usable(self) -> bool:
         """Whether a further request may be sent."""
-        is_closing = self._transport is None or self._transport.is_closing()
+        # what is not sent yet of a request that was answered early would go before the next one
+        is_closing = self._transport is None or self._transport.is_closing() or self._transport.get_write_buffer_size()
         return not (self._is_closed or self._is_tainted or is_closing or self._received)
 
     def begin(self) -> None:

@@ -11,12 +11,15 @@ Sources: Unicode 15 general categories and Default_Ignorable_Code_Point; UTS 55 
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+import orjson
 
-from nomos.errors import MalformedRecord
+from nomos.contents import Content, named_by
+from nomos.errors import Malformed, MalformedRecord
 from nomos.servicemessages import Quorum
 from nomos_stepup.challenge import ApprovalRequest, text_sha256
 
@@ -159,7 +162,24 @@ def _notes(request: ApprovalRequest, args_text: str) -> tuple[str, ...]:
         notes.append(f"{hidden} hidden characters are written out as ⟨U+...⟩")
     if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for text in texts for character in text):
         notes.append("right-to-left text is shown; the order on the screen can differ from the order that is sent")
+    notes += [
+        f"{name} is {content.size} bytes ({content.media_type}) that are not shown; only those of this SHA-256 are sent"
+        for name, content in _contents(args_text)
+    ]
     return tuple(notes)
+
+
+def _contents(args_text: str) -> list[tuple[str, Content]]:
+    """The arguments that name bytes, or look as if they did."""
+    try:
+        args = orjson.loads(args_text)
+    except orjson.JSONDecodeError:
+        return []
+    found = []
+    for name, value in args.items() if isinstance(args, dict) else []:
+        with suppress(Malformed):
+            found.append((clean(str(name)), named_by(value)))
+    return found
 
 
 def _time(seconds: int) -> str:

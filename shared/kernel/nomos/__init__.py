@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from nomos.agent import Agent, Allowed, ApprovalEnded, Denied, StepUpRequired, Streaming
     from nomos.errors import NomosError
     from nomos.handover import Grant
+    from nomos.uploading import Upload
 
-__all__ = ["Agent", "Allowed", "ApprovalEnded", "Denied", "Grant", "NomosError", "StepUpRequired", "Streaming"]
+__all__ = [
+    "Agent",
+    "Allowed",
+    "ApprovalEnded",
+    "Denied",
+    "Grant",
+    "NomosError",
+    "StepUpRequired",
+    "Streaming",
+    "Upload",
+]
 
-_HOMES = {"NomosError": "nomos.errors", "Grant": "nomos.handover"}
+_HOMES = {"NomosError": "nomos.errors", "Grant": "nomos.handover", "Upload": "nomos.uploading"}
 
 
 def __getattr__(name: str) -> object:

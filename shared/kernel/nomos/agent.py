@@ -17,6 +17,10 @@ An answer that goes on for long is read while it comes:
     async with agent.stream("http:requests.get", "http:site/api.example.com", {"path": "events"}) as answer:
         async for piece in answer: ...
 
+What is too long, or no text, to be an argument is an upload:
+
+    await agent.call("aws-s3:objects.put", "aws-s3:bucket/web", {"key": "a.png", "upload": Upload.of_file("a.png")})
+
 What it was allowed it may hand on to a sub-agent, never wider, and take back:
 
     grant = agent.delegate(allowed, to=helper_did, only={"state": "open"})
@@ -37,8 +41,8 @@ from typing import Any, Final, Literal, Self
 from nomos import messages
 from nomos.client import REQUEST_MS, Connection, NoAnswer, header, pause
 from nomos.creds import Credentials
-from nomos.decisions import Allowed, Decision, Denied, StepUpRequired, decision_of
-from nomos.errors import Malformed, Misconfigured, NomosError, StalePolicy, Unavailable, UnknownOutcome
+from nomos.decisions import Allowed, ApprovalEnded, Decision, Denied, StepUpRequired, decision_of
+from nomos.errors import Malformed, Misconfigured, StalePolicy, Unavailable, UnknownOutcome
 from nomos.handover import Grant, hand_on
 from nomos.ids import Did
 from nomos.keys import SigningKey, parse_did
@@ -46,8 +50,9 @@ from nomos.messages import Authorize, AwaitApproval, Decoder, Invoke, Revoke, no
 from nomos.reading import Pieces, Streaming
 from nomos.ucan.dagcbor import Ipld
 from nomos.ucan.grant import sign_request
+from nomos.uploading import Upload, sent, separated
 
-__all__ = ["Agent", "Allowed", "ApprovalEnded", "Decision", "Denied", "StepUpRequired", "Streaming"]
+__all__ = ["Agent", "Allowed", "ApprovalEnded", "Decision", "Denied", "StepUpRequired", "Streaming", "Upload"]
 
 RETRY_SECONDS: Final = 0.1
 #: One try of an authorize, milliseconds: an answer that was lost with its process is asked for again in time.
@@ -55,6 +60,8 @@ TRY_MS: Final = 3_000
 #: Life of an invocation: long enough for one call, shorter than its delegation.
 INVOCATION_SECONDS: Final = 30
 NONCE_BYTES: Final = 12
+#: Pages of :meth:`Agent.pages`, unless its caller says otherwise.
+PAGES_MAX: Final = 100
 #: One wait for a human on the bus, milliseconds; the client asks again until its own time is over.
 APPROVAL_WAIT_MS: Final = 5_000
 #: Between two such questions, where the first was not held or not answered, seconds.
@@ -64,10 +71,6 @@ _authorize = Decoder.of(messages.AuthorizeReply, "authorize reply")
 _invoke = Decoder.of(messages.InvokeReply, "invoke reply")
 _approval = Decoder.of(messages.ApprovalReply, "approval reply")
 _revoke = Decoder.of(messages.RevokeReply, "revoke reply")
-
-
-#: Pages of :meth:`Agent.pages`, unless its caller says otherwise.
-PAGES_MAX = 100
 
 
 class Agent:
@@ -116,7 +119,7 @@ class Agent:
             Unavailable: no decision in time. Nothing was allowed.
             NomosError: the request was refused before a decision (unknown action, reserved key, ...).
         """
-        end_ms = now_ms() + timeout_ms
+        end_ms, (named, _) = now_ms() + timeout_ms, separated(args)
         while True:
             left_ms = max(end_ms - now_ms(), 1)
             # One try only where it spends an approval: then it may take all the time there is.
@@ -126,7 +129,7 @@ class Agent:
                 try_ms,
                 action=action,
                 resource=resource,
-                args=dict(args or {}),
+                args=named,
                 claims=dict(claims or {}),
                 connection=connection,
                 cosigner=cosigner,
@@ -157,7 +160,7 @@ class Agent:
         Args:
             action: ``github:issues.list``.
             resource: ``github:repo/acme/site``.
-            args: the action's arguments.
+            args: the action's arguments; one may be a :class:`nomos.Upload` where the action takes a content.
             claims: what the agent says of itself, for policies.
             connection: which connection's credential; empty means the connector's own.
             cosigner: the cosigner delegation of an approved step-up.
@@ -340,23 +343,26 @@ class Agent:
         if subject is None:
             raise Malformed("the delegation names no subject")
         now = int(time.time())
+        named, upload = separated(args)
         invocation = sign_request(
             self._signing_key,
             subject=subject,
             action=action,
             resource=resource,
-            args=dict(args),
+            args=named,
             proofs=grant.chain,
             now=now,
             ttl_seconds=max(min(INVOCATION_SECONDS, expires_at - now), 1),
             nonce=os.urandom(NONCE_BYTES),
             connection=connection or action.partition(":")[0],
         )
-        command = _command(Invoke, timeout_ms, invocation=invocation, proofs=list(grant.chain), answer=answer)
+        command = Invoke(**header(timeout_ms), invocation=invocation, proofs=list(grant.chain), answer=answer)  # type: ignore[arg-type]  # the fields of a header
         try:
             reply = await self._connection.ask(f"req.invoke.{self._name}", command, _invoke, timeout_ms)
         except NoAnswer as e:
             raise UnknownOutcome("no answer to the invocation; the log says what became of it") from e
+        if isinstance(reply, messages.Wanted):
+            return await sent(self._connection, self._name, command, reply, upload)
         if not isinstance(reply, messages.Returned):
             raise Malformed("not an invoke reply")
         return reply
@@ -438,24 +444,6 @@ class Agent:
             if now_ms() - asked_ms < wait_ms:
                 # It does not hold this question, because this agent waits for too many: then not more often than this.
                 await pause(APPROVAL_PAUSE_SECONDS)
-
-
-class ApprovalEnded(NomosError):
-    """A human has not approved: denied, expired, cancelled, already used, or still pending when the wait was over.
-
-    Attributes:
-        state: ``denied``, ``expired``, ``cancelled``, ``approved`` (used already) or ``pending``.
-        reason: what the person said who refused it or took it back; empty where nobody said.
-    """
-
-    code = "not_approved"
-
-    def __init__(self, state: str, reason: str = "") -> None:
-        """Takes the state, and why."""
-        still = "still " if state == "pending" else ""
-        super().__init__(f"the approval is {still}{state}" + (f": {reason}" if reason else ""))
-        self.state = state
-        self.reason = reason
 
 
 def _command(kind: type[messages.Command], timeout_ms: int, **fields: object) -> messages.Command:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nomos import messages
-from nomos.errors import Malformed
+from nomos.errors import Malformed, NomosError
 from nomos.messages import PolicyRef
 
 
@@ -68,6 +68,24 @@ class StepUpRequired:
 
 
 Decision = Allowed | Denied | StepUpRequired
+
+
+class ApprovalEnded(NomosError):
+    """A human has not approved: denied, expired, cancelled, already used, or still pending when the wait was over.
+
+    Attributes:
+        state: ``denied``, ``expired``, ``cancelled``, ``approved`` (used already) or ``pending``.
+        reason: what the person said who refused it or took it back; empty where nobody said.
+    """
+
+    code = "not_approved"
+
+    def __init__(self, state: str, reason: str = "") -> None:
+        """Takes the state, and why."""
+        still = "still " if state == "pending" else ""
+        super().__init__(f"the approval is {still}{state}" + (f": {reason}" if reason else ""))
+        self.state = state
+        self.reason = reason
 
 
 def decision_of(reply: object) -> Decision:

@@ -23,6 +23,8 @@ MESSAGE_BYTES_MAX: Final = 900_000
 DEADLINE_AHEAD_MS_MAX: Final = 120_000
 #: Bytes of one piece of an answer, or of a body on its way to the sanitizer.
 PIECE_BYTES_MAX: Final = 262_144
+#: Bytes of one piece of a content: a message of an agent is 256 KiB at most, with everything around it.
+UPLOAD_PIECE_BYTES_MAX: Final = 196_608
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 
@@ -91,6 +93,22 @@ class ReadAnswer(Command, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     wait_ms: int = 0
     leave: bool = False
+
+
+class UploadPiece(Command, frozen=True, kw_only=True):
+    """Sends the next piece of a content that an invocation waits for, at the replica that waits.
+
+    The last one makes the call, and is answered as the invocation would be.
+
+    Attributes:
+        upload: id of the upload, from :class:`Wanted`.
+        seq: number of the piece, from 1; sent again, the piece before the next changes nothing.
+        data: its bytes, :data:`UPLOAD_PIECE_BYTES_MAX` at most; none are only for a content of no bytes.
+    """
+
+    upload: str
+    seq: int
+    data: bytes
 
 
 class Revoke(Command, frozen=True, kw_only=True):
@@ -179,6 +197,24 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag="ok"):
     rest: Rest | None = None
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, tag="wanted"):
+    """The invocation holds, and waits for the content that its arguments name; nothing is used up yet.
+
+    Attributes:
+        upload: the id under which its pieces are sent.
+        at: the replica (token of the subject) to which they are sent.
+    """
+
+    upload: str
+    at: str
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken"):
+    """The piece ``seq`` of a content is there; further ones are wanted."""
+
+    seq: int
+
+
 class AnswerPiece(msgspec.Struct, frozen=True, kw_only=True, tag="piece", omit_defaults=True):
     """One piece of an answer, cleaned; empty where none came in time. The last one comes when the end is recorded.
 
@@ -248,7 +284,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 
 
 AuthorizeReply = Allowed | Denied | StepUpRequired | Failure
-InvokeReply = Returned | Failure
+InvokeReply = Returned | Wanted | Failure
+UploadReply = Returned | Taken | Failure
 ReadReply = AnswerPiece | Failure
 ApprovalReply = ApprovalStatus | Failure
 RevokeReply = Revoked | Failure

@@ -89,6 +89,7 @@ class Case(Answer, frozen=True, kw_only=True, forbid_unknown_fields=True):
         action: name in the connector.
         resource: without the connector.
         args: arguments of the call.
+        content: the content that the arguments name, in UTF-8; None where they name none.
         request: what they mean at the provider.
         next: arguments of the next page, beside those of this one.
         next_in: where the documentation has them stand: ``query`` or ``body``, and the name or dotted path.
@@ -99,6 +100,7 @@ class Case(Answer, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resource: str
     request: Request
     args: dict[str, object] = {}
+    content: str | None = None
     next: dict[str, object] = {}
     next_in: str = ""
     last: object = msgspec.UNSET

@@ -25,6 +25,7 @@ from nomos.catalogue import Action, OutgoingRequest, Parameter, Resource, build_
 from nomos.catalogue.model import ANY_NAME, WHOLE
 from nomos.catalogue.segments import check_segment
 from nomos.errors import DestinationRefused, LimitExceeded, Malformed, NomosError, NotCovered
+from nomos.uploading import Upload, separated
 from nomos_policy.vocabulary import Vocabulary, typed_args
 
 FOLDER = Path(__file__).parents[3] / "connectors"
@@ -43,6 +44,7 @@ _plain = st.text(
 )
 _any_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 _names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=40)
+_types = st.sampled_from(["application/octet-stream", "image/png", "text/csv; charset=utf-8"])
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | _any_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_any_text, inner, max_size=3),
@@ -70,6 +72,8 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
             return st.dictionaries(_names, _any_text, max_size=3)
         case "json":
             return _json
+        case "content":
+            return st.binary(max_size=40).flatmap(lambda data: _types.map(lambda kind: Upload(data, kind)))
         case "string":
             return texts(parameter)
 
@@ -99,12 +103,15 @@ def calls(draw: st.DrawFn, action: Action) -> tuple[Resource, dict[str, object]]
                 source.name if is_fixed else draw(strategy(pattern).filter(lambda text: text.strip(".") != ""))
             )
     args = {p.name: draw(values(p)) for p in action.parameters if p.required or draw(st.booleans())}
+    if action.content is not None and action.content.name in args:
+        args.pop(action.content.instead_of, None)
     return action.resource_type.resource(tuple(fields)), args
 
 
 def built(action: Action, call: tuple[Resource, dict[str, object]]) -> OutgoingRequest | None:
+    args, upload = separated(call[1])
     try:
-        return build_request(action, *call)
+        return build_request(action, call[0], args, None if upload is None else upload.data)
     except (DestinationRefused, Malformed):
         return None
 
@@ -154,6 +161,9 @@ def _changed(action: Action, request: OutgoingRequest) -> list[OutgoingRequest]:
         {"body": None if request.body is not None else b"{}"},
         {"content_type": "text/plain"},
     ]
+    if request.content is not None:
+        other = msgspec.structs.replace(request.content, sha256="0" * 64)
+        changes += [{"content": other}, {"is_complete": False}] if request.content.size else [{"content": other}]
     if is_any_body:
         pass
     elif request.body and request.content_type == "application/json":
@@ -178,7 +188,7 @@ def test_an_action_takes_no_argument_in_place_of_its_resource(action: Action) ->
 @settings(max_examples=3)
 @given(data=st.data())
 def test_a_policy_is_given_what_it_can_read_of_the_arguments_and_no_more(action: Action, data: st.DataObject) -> None:
-    _, args = data.draw(calls(action))
+    args, _ = separated(data.draw(calls(action))[1])
     readable = {p.name for p in action.parameters if p.type not in ("json", "string_map")}
     assert set(typed_args(action, args)) == readable & set(args)
 

@@ -82,7 +82,8 @@ def test_the_resource_that_is_derived_is_the_one_of_the_case(connector: str, cas
 
 def built(connector: str, case: Case, args: dict[str, object]) -> OutgoingRequest:
     action = CATALOGUE.action(f"{connector}:{case.action}")
-    return build_request(action, CATALOGUE.parse_resource(f"{connector}:{case.resource}"), args)
+    data = None if case.content is None else case.content.encode()
+    return build_request(action, CATALOGUE.parse_resource(f"{connector}:{case.resource}"), args, data)
 
 
 def wanted(request: Request) -> object:

@@ -56,7 +56,13 @@ PUBLISHES = {
 SERVES = {
     "policy": {"tenant.*.req.authorize.*", "svc.feed.policy.*", "admin.policy.>"},
     "minting": {"svc.mint.*", "tenant.*.req.revoke.*", "svc.feed.minting.*", "admin.minting.>"},
-    "proxy": {"tenant.*.req.invoke.*", "tenant.*.req.read.*.*", "svc.feed.proxy.*", "admin.proxy.>"},
+    "proxy": {
+        "tenant.*.req.invoke.*",
+        "tenant.*.req.read.*.*",
+        "tenant.*.req.upload.*.*",
+        "svc.feed.proxy.*",
+        "admin.proxy.>",
+    },
     "sanitizer": {
         "svc.sanitize.*",
         "svc.sanitize.open.*",
@@ -170,11 +176,12 @@ def test_operators_reach_admin_subjects_and_nothing_else() -> None:
     assert {d.subject for d in topology.doors_into(OPS)} == {f"admin.{s}.>" for s in SERVICES}
 
 
-def test_tenants_reach_six_verbs_and_nothing_else() -> None:
+def test_tenants_reach_seven_verbs_and_nothing_else() -> None:
     assert {d.local for d in topology.doors_into(TENANTS)} == {
         "req.authorize.*",
         "req.invoke.*",
         "req.read.*.*",
+        "req.upload.*.*",
         "req.revoke.*",
         "req.stepup.*",
         "req.audit.*",
@@ -189,7 +196,9 @@ def test_every_right_of_a_person_or_agent_ends_with_its_own_name(role: str) -> N
 
 def test_the_roles_publish_what_was_reviewed() -> None:
     assert {n: set(r.publish) for n, r in ROLES.items()} == {
-        "agent": {f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "revoke", "stepup")},
+        "agent": {
+            f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "upload.*", "revoke", "stepup")
+        },
         "auditor": {"req.audit.{{name()}}"},
         "operator": {"admin.*.*.*.{{name()}}"},
         "tenant-operator": {"admin.*.{{tag(tenant)}}.*.{{name()}}"},

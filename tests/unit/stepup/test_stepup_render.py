@@ -54,6 +54,16 @@ def test_arguments_that_the_request_does_not_bind_are_not_shown(stage: Any) -> N
         render(stage.request(), args_text_of({"delete_branch": False}))
 
 
+def test_an_argument_that_names_bytes_says_that_they_are_not_shown(stage: Any) -> None:
+    named = {"sha256": "0" * 64, "bytes": 12_345, "type": "image/png"}
+    note = (
+        "Note: up\u27e8U+202E\u27e9load is 12345 bytes (image/png) that are not shown; only those of this SHA-256 are"
+    )
+    assert note in shown(stage, {"up\u202eload": named, "key": "a.png"})
+    for other in ({**named, "bytes": "12345"}, {**named, "more": 1}, "text", [named]):
+        assert "not shown" not in shown(stage, {"upload": other})
+
+
 @given(st.text(max_size=60))
 def test_cleaned_text_shows_every_character_and_stays_distinct(text: str) -> None:
     cleaned = clean(text)

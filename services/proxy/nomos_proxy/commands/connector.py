@@ -163,6 +163,7 @@ def _try(args: argparse.Namespace) -> int:
     target = check_request(origin, request)
     headers = _headers(connector, action, request, origin.authority)
     body = (request.body or b"").decode("utf-8")
+    content = request.content
     members = {
         "method": request.method,
         "url": f"{origin}{target}",
@@ -170,9 +171,13 @@ def _try(args: argparse.Namespace) -> int:
         "body": body,
         "resource": derived.text,
         "risk": action.risk.value,
+        **({} if content is None else {"content": content.arg}),
     }
     lines = [f"{request.method} {origin}{target}", *[f"{name}: {value}" for name, value in headers]]
     result(args, "connector try", members, [*lines, *(["", body] if body else [])])
+    if content is not None and not args.json:
+        place = "is the body" if action.content and action.content.encoding == "raw" else "stands there in base64"
+        say(f"a content of {content.size} bytes ({content.media_type}, SHA-256 {content.sha256}) {place}")
     if not args.json:
         say(f"acts on {derived.text}; risk {action.risk.value}; nothing was sent")
     return Exit.YES

@@ -9,7 +9,7 @@ Pure.
 
 from __future__ import annotations
 
-from nomos.catalogue.model import Action, matches
+from nomos.catalogue.model import WHOLE, Action, matches
 from nomos.catalogue.request import field_of
 
 
@@ -23,7 +23,11 @@ def _is_told_apart(one: Action, other: Action) -> bool:
     mine, theirs = _fixed(one), _fixed(other)
     if any(name in theirs and theirs[name] != value for name, value in mine.items()):
         return True
-    return bool(_needed(one) - _known(other) or _needed(other) - _known(one))
+    odd = _needed(one) - _known(other) | _needed(other) - _known(one)
+    if ("body", WHOLE) in _known(one) | _known(other):
+        # who may write the whole body may write every member of it
+        odd = {name for name in odd if name[0] != "body"}
+    return bool(odd)
 
 
 def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:

@@ -9,6 +9,7 @@ Pure. Source: RFC 9112 section 3.2.1.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
 from nomos.catalogue.model import ANY_NAME, Action, Connector, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.request import OutgoingRequest, check_value, field_of, map_name
 from nomos.catalogue.segments import decode_segment
+from nomos.contents import Content
 from nomos.errors import DestinationRefused, Malformed, NotCovered, UnknownResource
 
 _TYPE_NAMES: Final = {bool: "boolean", int: "integer", str: "string"}
@@ -43,14 +45,13 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
     if request.method != action.method:
         raise NotCovered(f"{action.id} is a {action.method}, got {request.method}")
     path, question_mark, query = request.target.partition("?")
-    if request.content_type != CONTENT_TYPES[action.body_format]:
-        raise NotCovered(f"the body is not one of {action.id}")
+    is_raw = _check_content(action, request)
     if question_mark and not query:
         raise NotCovered(f"the query is not one of {action.id}")
     found = _Found(
         path=_match(action, path),
         query=_read_query(action, query),
-        body=_read_body(action, request.body),
+        body={} if is_raw else _read_body(action, request),
         host=request.host,
     )
     values = tuple(found.value(action, source) for source in action.sources)
@@ -149,14 +150,47 @@ def _read_query(action: Action, query: str) -> dict[str, list[str]]:
     return found
 
 
-def _read_body(action: Action, body: bytes | None) -> dict[str, Value]:
+def _check_content(action: Action, request: OutgoingRequest) -> bool:
+    """Whether the body is a content as it is. What the action takes as one, and says of it, is checked."""
+    mismatch = NotCovered(f"the body is not one of {action.id}")
+    parameter = action.content
+    if request.content is not None and parameter is None:
+        raise mismatch
+    if request.content is None or parameter is None or parameter.encoding != "raw":
+        if request.content_type != CONTENT_TYPES[action.body_format] or action.body_format == "content":
+            raise mismatch
+        return False
+    if request.content_type != request.content.media_type or request.body is None:
+        raise mismatch
+    _check_bytes(request, request.content, request.body)
+    return True
+
+
+def _check_bytes(request: OutgoingRequest, content: Content, data: bytes) -> None:
+    """The bytes that stand there are the named ones, or none while they are not here."""
+    if request.is_complete:
+        content.check(data)
+    elif data:
+        raise NotCovered("bytes stand where none have come")
+
+
+def _read_body(action: Action, request: OutgoingRequest) -> dict[str, Value]:
     """Every member is declared and of its type, and what the action fixes stands there as it is fixed."""
+    body = request.body
     if body is None and not action.has_body:
         return {}
     mismatch = NotCovered(f"the body is not one of {action.id}")
     if body is None or not action.has_body:
         raise mismatch
-    parameters = {parameter.wire: parameter for parameter in action.parameters if parameter.where == "body"}
+    # a content and the argument whose place it takes have one path: which of them it is, the request says
+    left_out = "" if request.content is None or action.content is None else action.content.instead_of
+    parameters = {
+        parameter.wire: parameter
+        for parameter in action.parameters
+        if parameter.where == "body"
+        and parameter.name != left_out
+        and (parameter.type != "content" or request.content is not None)
+    }
     fixed = dict(action.fixed_body)
     types: dict[str, str] = {path: parameter.type for path, parameter in parameters.items()}
     types |= {path: _TYPE_NAMES[type(value)] for path, value in fixed.items()}
@@ -164,10 +198,23 @@ def _read_body(action: Action, body: bytes | None) -> dict[str, Value]:
     try:
         found = read_body(action.body_format, body, types)
         for path, value in found.items():
-            if path in parameters:
+            if path in parameters and parameters[path].type == "content" and request.content is not None:
+                _check_bytes(request, request.content, _decoded(value))
+            elif path in parameters:
                 check_value(parameters[path], value)
     except Malformed as error:
         raise mismatch from error
     if any(type(found.get(path)) is not type(value) or found[path] != value for path, value in fixed.items()):
         raise mismatch
     return found
+
+
+def _decoded(value: Value) -> bytes:
+    """A content that stands as a text in base64, in its one spelling."""
+    try:
+        data = base64.b64decode(str(value), validate=True)
+    except ValueError as error:
+        raise Malformed("a content is not in base64") from error
+    if base64.b64encode(data).decode() != value:
+        raise Malformed("a content is not in the one spelling of base64")
+    return data

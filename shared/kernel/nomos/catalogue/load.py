@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from nomos.catalogue import contentrules
 from nomos.catalogue.apart import may_meet
 from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
 from nomos.catalogue.kinds import ResourceFile, build_kind, check_pattern
@@ -32,6 +33,7 @@ from nomos.catalogue.model import (
     BodyFormat,
     Catalogue,
     Connector,
+    Encoding,
     FieldSource,
     Pagination,
     Parameter,
@@ -81,6 +83,8 @@ class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
     maximum: int = 2**53 - 1
     enum: tuple[str, ...] = ()
     pattern: str = ""
+    encoding: Encoding = "raw"
+    instead_of: str = ""
 
 
 class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -318,7 +322,9 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         title=file.title,
         method=file.method,
         path=file.path,
-        parameters=tuple(_parameter(what, key, one, inside) for key, one in declared.items()),
+        parameters=contentrules.placed(
+            what, [_parameter(what, key, one, inside) for key, one in declared.items()], file.body
+        ),
         risk=file.risk,
         resource_type=types[file.resource],
         sources=_sources(what, file, types[file.resource], inside),
@@ -420,6 +426,8 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
         maximum=file.maximum,
         enum=file.enum,
         pattern=file.pattern,
+        encoding=file.encoding,
+        instead_of=file.instead_of,
     )
 
 
@@ -450,11 +458,12 @@ def _check_names(what: str, action: Action) -> None:
     """Every name of the query, and every path of the body, stands for one thing."""
     query = [p.wire for p in action.parameters if p.where == "query"] + [name for name, _ in action.fixed_query]
     query += [source.name for source in action.sources if source.where == "query"]
-    body = [p.wire for p in action.parameters if p.where == "body"] + [name for name, _ in action.fixed_body]
+    own = contentrules.without_alternative(action)
+    body = [p.wire for p in own if p.where == "body"] + [name for name, _ in action.fixed_body]
     body += [source.name for source in action.sources if source.where == "body"]
     if any(_QUERY_NAME.fullmatch(name) is None for name in query if name != ANY_NAME):
         raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
-    is_whole = WHOLE in body or action.body_format == "text"
+    is_whole = WHOLE in body or action.body_format in ("text", "content")
     if is_whole:
         _check_whole(what, action, body)
     one_path = _FORM_PATH if action.body_format == "form" else _BODY_PATH
@@ -472,12 +481,12 @@ def _check_names(what: str, action: Action) -> None:
 
 def _check_whole(what: str, action: Action, body: list[str]) -> None:
     """A body that is one argument has nothing beside it; a text is a required string, JSON any value."""
-    whole = next((p for p in action.parameters if p.where == "body"), None)
+    whole = next((p for p in contentrules.without_alternative(action) if p.where == "body"), None)
     if body != [WHOLE] or whole is None:
         raise MalformedCatalogue(f"{what}: an argument that is the whole body stands alone")
-    kind = "string" if action.body_format == "text" else "json"
-    if action.body_format not in ("json", "text") or whole.type != kind or not whole.required:
-        raise MalformedCatalogue(f"{what}: the whole body is a required json argument, or a required string as text")
+    kind = {"text": "string", "content": "content", "json": "json"}.get(action.body_format)
+    if whole.type != kind or not whole.required:
+        raise MalformedCatalogue(f"{what}: the whole body is a required json argument, a string as text, or a content")
 
 
 def _check_mail(what: str, action: Action) -> None:

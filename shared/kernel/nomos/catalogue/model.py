@@ -30,11 +30,13 @@ INTEGER_MAX: Final = 2**53 - 1
 
 
 #: Shapes of an argument.
-ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json"]
+ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json", "content"]
+#: How a content stands in a body: as the body itself, or in base64 (RFC 4648 section 4) as a member of it.
+Encoding = Literal["raw", "base64"]
 #: How a connector's requests travel.
 Scheme = Literal["https", "ssh", "file"]
 #: How a request's body is written.
-BodyFormat = Literal["json", "form", "text", "mail", "mail_draft"]
+BodyFormat = Literal["json", "form", "text", "mail", "mail_draft", "content"]
 #: Path of the whole body: what stands there is the body itself, and nothing else is.
 WHOLE: Final = ""
 #: Wire name of a map in a query whose names are the query's own.
@@ -64,15 +66,18 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         where: the part of the request that carries it.
         wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``, and
             :data:`WHOLE` the body itself. :data:`ANY_NAME` for a map whose entries are pairs of the query.
-        type: shape of the value. ``string_map`` and ``json`` have no Cedar type: a policy cannot read them.
+        type: shape of the value. ``string_map`` and ``json`` have no Cedar type: a policy cannot read them. A
+            ``content`` is named, and its bytes come apart (:mod:`nomos.contents`).
         repeats: whether a list in a query is sent as one pair for each item, and not joined by commas.
         required: whether a request without it is refused.
-        max_length: characters of a string, or of each string of a list or map; bytes of a ``json`` value.
+        max_length: characters of a string, or of each string of a list or map; bytes of a ``json`` value or a content.
         max_items: entries of a list or map.
         minimum: least integer.
         maximum: greatest integer.
-        enum: the only strings allowed; empty for any.
+        enum: the only strings allowed, or media types of a content; empty for any.
         pattern: regular expression that a string must match as a whole; empty for any.
+        encoding: how a content stands in the body.
+        instead_of: for a content, the argument whose place it may take; empty where it has a place of its own.
     """
 
     name: str
@@ -87,6 +92,8 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     maximum: int = INTEGER_MAX
     enum: tuple[str, ...] = ()
     pattern: str = ""
+    encoding: Encoding = "raw"
+    instead_of: str = ""
 
 
 class ResourceType(Struct, frozen=True, kw_only=True):
@@ -281,6 +288,11 @@ class Action(Struct, frozen=True, kw_only=True):
         """Whether its requests carry a body."""
         parts = [parameter.where for parameter in self.parameters] + [source.where for source in self.sources]
         return bool(self.fixed_body) or "body" in parts
+
+    @property
+    def content(self) -> Parameter | None:
+        """The argument that names a content, where it takes one."""
+        return next((parameter for parameter in self.parameters if parameter.type == "content"), None)
 
 
 class Auth(Struct, frozen=True, kw_only=True):

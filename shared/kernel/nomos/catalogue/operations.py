@@ -37,7 +37,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     members: tuple[tuple[str, str], ...] = ()
 
 
-_CONTENT: Final = (("text", "string"), ("base64", "string"))
+_CONTENT: Final = (("text", "string"), ("base64", "string"), ("base64", "content"))
 _ON_FILES: Final = (
     Operation(name="read", method="GET"),
     Operation(name="stat", method="GET"),

@@ -12,22 +12,32 @@ Pure. Source: RFC 3986, RFC 9110 section 7.1, RFC 8259.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Final, Literal, cast
 from urllib.parse import quote
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
-from nomos.catalogue.model import ANY_NAME, Action, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.model import (
+    ANY_NAME,
+    Action,
+    FieldSource,
+    Parameter,
+    Resource,
+    matches,
+)
 from nomos.catalogue.segments import check_segment, check_text, encode_segment
+from nomos.contents import CONTENT_BYTES_MAX, Content, named_by
 from nomos.errors import LimitExceeded, Malformed, NotCovered
 
 #: Characters of path and query together, encoded. Common servers refuse more than 8 KiB of request line.
 TARGET_LENGTH_MAX: Final = 8_000
-#: Bytes of a request body.
+#: Bytes of a request body without its content, and of one in which a content stands, perhaps in base64.
 BODY_BYTES_MAX: Final = 1_048_576
+CONTENT_BODY_BYTES_MAX: Final = BODY_BYTES_MAX + CONTENT_BYTES_MAX // 3 * 4 + 4
 #: Nested lists and maps of a ``json`` argument; all arguments together nest 12 deep.
 JSON_DEPTH_MAX: Final = 11
 
@@ -38,6 +48,7 @@ _TYPE_NAMES: Final[Mapping[str, str]] = {
     "string_list": "a list of strings",
     "string_map": "a map of names to strings",
     "json": "any JSON value without fractions",
+    "content": "a content: sha256, bytes and type",
 }
 #: Names in a ``string_map``: plain, so that they have one spelling in a form too.
 _MAP_NAME: Final = r"[A-Za-z0-9_-]{1,40}"
@@ -55,6 +66,8 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         body: as ``content_type`` says, or None for no body.
         content_type: of the body.
         host: where each connection has its own and the resource names it; else empty.
+        content: the content that stands in the body, or is to stand there; None where there is none.
+        is_complete: whether its bytes stand there. A request without them is for looking at: it is never sent.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -63,6 +76,8 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
     body: bytes | None = None
     content_type: str = CONTENT_TYPES["json"]
     host: str = ""
+    content: Content | None = None
+    is_complete: bool = True
 
     @property
     def target(self) -> str:
@@ -74,20 +89,23 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         )
 
 
-def build_request(action: Action, resource: Resource, args: Mapping[str, object]) -> OutgoingRequest:
+def build_request(
+    action: Action, resource: Resource, args: Mapping[str, object], data: bytes | None = None
+) -> OutgoingRequest:
     """The one request that this action, resource and arguments mean.
 
     Args:
         action: from the catalogue.
         resource: fills the path fields of the action's resource type.
         args: values by parameter name; names that the action does not declare are refused.
+        data: the bytes of the content that the arguments name; None while they are not here.
 
     Returns:
         The request, its query sorted by name and its body with sorted keys, so equal input gives equal bytes.
 
     Raises:
-        NotCovered: the resource is not of the action's type.
-        Malformed: an argument is unknown, missing or of the wrong type.
+        NotCovered: the resource is not of the action's type, or ``data`` is not what the arguments name.
+        Malformed: an argument is unknown, missing, of the wrong type, or given beside the one whose place it takes.
         LimitExceeded: an argument, the target or the body is over its limit.
         DestinationRefused: an argument that must not stand where it would stand.
     """
@@ -99,19 +117,22 @@ def build_request(action: Action, resource: Resource, args: Mapping[str, object]
     parts = _Parts(action)
     for source, field in zip(action.sources, resource.values, strict=True):
         parts.place_field(action, source, field)
+    named = _named_content(action, args)
     for name, parameter in declared.items():
+        if parameter.type == "content":
+            continue
         if name in args:
             parts.place_argument(parameter, check_value(parameter, args[name]))
-        elif parameter.required:
+        elif parameter.required and (named is None or named[0].instead_of != name):
             raise Malformed(f"{action.id} needs the argument {name}")
     request = OutgoingRequest(
         method=action.method,
         path=fill_template(action.path, parts.path),
         query=tuple(sorted(parts.query)),
-        body=_encode_body(action, parts.body),
         content_type=CONTENT_TYPES[action.body_format],
         host=parts.host,
     )
+    request = _with_body(action, request, parts.body, named, data)
     if len(request.target) > TARGET_LENGTH_MAX:
         raise LimitExceeded("target_length_max", TARGET_LENGTH_MAX, len(request.target))
     return request
@@ -298,10 +319,54 @@ def field_of(part: str) -> tuple[str, str]:
     return name.strip("{+"), suffix
 
 
-def _encode_body(action: Action, members: Mapping[str, Value]) -> bytes | None:
+def _named_content(action: Action, args: Mapping[str, object]) -> tuple[Parameter, Content] | None:
+    """The content that the arguments name, and the parameter that takes it."""
+    parameter = action.content
+    if parameter is None:
+        return None
+    if parameter.name not in args:
+        if parameter.required:
+            raise Malformed(f"{action.id} needs the argument {parameter.name}")
+        return None
+    if parameter.instead_of in args:
+        raise Malformed(f"{action.id} takes one of {parameter.instead_of} and {parameter.name}")
+    return parameter, _checked_content(parameter, args[parameter.name])
+
+
+def _checked_content(parameter: Parameter, value: object) -> Content:
+    content = named_by(value)
+    if content.size > parameter.max_length:
+        raise LimitExceeded(f"max_length of {parameter.name}", parameter.max_length, content.size)
+    if parameter.enum and content.media_type not in parameter.enum:
+        raise Malformed(f"argument {parameter.name} must be of the type {', '.join(parameter.enum)}")
+    return content
+
+
+def _with_body(
+    action: Action,
+    request: OutgoingRequest,
+    members: dict[str, Value],
+    named: tuple[Parameter, Content] | None,
+    data: bytes | None,
+) -> OutgoingRequest:
+    if named is None:
+        if data is not None:
+            raise NotCovered("the arguments name no content")
+        return structs.replace(request, body=_encode_body(action, members, BODY_BYTES_MAX))
+    parameter, content = named
+    if data is not None:
+        content.check(data)
+    request = structs.replace(request, content=content, is_complete=data is not None)
+    if parameter.encoding == "raw":
+        return structs.replace(request, body=data or b"", content_type=content.media_type)
+    members[parameter.wire] = base64.b64encode(data or b"").decode("ascii")
+    return structs.replace(request, body=_encode_body(action, members, CONTENT_BODY_BYTES_MAX))
+
+
+def _encode_body(action: Action, members: Mapping[str, Value], bytes_max: int) -> bytes | None:
     if not action.has_body:
         return None
     body = write_body(action.body_format, members)
-    if len(body) > BODY_BYTES_MAX:
-        raise LimitExceeded("body_bytes_max", BODY_BYTES_MAX, len(body))
+    if len(body) > bytes_max:
+        raise LimitExceeded("body_bytes_max", bytes_max, len(body))
     return body

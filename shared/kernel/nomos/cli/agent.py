@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nomos.agent import Agent, Allowed, Decision, Denied, StepUpRequired, Streaming
 from nomos.cli.admin import parse_args_json
 from nomos.cli.output import Exit, document, say
 from nomos.errors import Misconfigured
+from nomos.uploading import Upload, separated
+
+#: How the connectors that come with Nomos name what is uploaded.
+UPLOAD_NAME: Final = "upload"
+_NAMED_FILE: Final = re.compile(r"([a-z][a-z0-9_]{0,39})=(.+)", re.DOTALL)
 
 
 def authorize(args: Namespace) -> int:
     """``nomos authorize``: exit 0 allow, 1 deny, 4 step-up."""
-    given, cosigner = parse_args_json(args.args), _cosigner(args.cosigner)
+    given, cosigner = _given(args), _cosigner(args.cosigner)
 
     async def ask(agent: Agent) -> Decision:
         return await agent.authorize(
@@ -44,7 +50,7 @@ def call(args: Namespace) -> int:
     asked: dict[str, Any] = {
         "action": args.action,
         "resource": args.resource,
-        "args": parse_args_json(args.args),
+        "args": _given(args),
         "connection": args.connection,
         "cosigner": _cosigner(args.cosigner),
         "wait_seconds": args.wait,
@@ -74,8 +80,21 @@ def _dry_run(args: Namespace) -> int:
     """The request that would be sent, from the catalogue on this machine; nothing is asked and nothing sent."""
     from nomos.cli.main import main
 
-    words = ["connector", "try", args.action, args.resource, "--args", args.args, "--connectors", args.connectors]
+    given = json.dumps(separated(_given(args))[0])
+    words = ["connector", "try", args.action, args.resource, "--args", given, "--connectors", args.connectors]
     return main([*words, "--json"] if args.json else words)
+
+
+def _given(args: Namespace) -> dict[str, object]:
+    """The arguments, and the file among them."""
+    given = parse_args_json(args.args)
+    if args.upload is None:
+        return given
+    named = _NAMED_FILE.fullmatch(args.upload)
+    name, path = (named[1], named[2]) if named else (UPLOAD_NAME, args.upload)
+    if name in given:
+        raise Misconfigured(f"the argument {name} stands in --args and in --upload")
+    return {**given, name: Upload.of_file(path, args.media_type)}
 
 
 def _run(creds: str, ask: Callable[[Agent], Awaitable[Decision]]) -> Decision:

@@ -307,6 +307,10 @@ def calls(words: Words) -> None:
         sub.add_argument("resource", help="for instance github:repo/acme/site")
         sub.add_argument("--creds", required=name == "authorize", metavar="FILE")
         sub.add_argument("--args", default="{}", metavar="JSON")
+        sub.add_argument(
+            "--upload", metavar="[NAME=]FILE", help="send a file as the argument NAME, unless said: upload"
+        )
+        sub.add_argument("--media-type", metavar="TYPE", help="of --upload; guessed from the file's name")
         sub.add_argument("--connection", default="", metavar="NAME")
         sub.add_argument("--cosigner", metavar="FILE", help="cosigner delegation of an approved step-up")
         sub.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")

@@ -95,6 +95,8 @@ DOORS: Final[tuple[Door, ...]] = (
     _for_tenants("PROXY", "invoke"),
     # The token before the agent's is the replica that has the answer.
     _for_tenants("PROXY", "read.*"),
+    # The token before the agent's is the replica that waits for the content.
+    _for_tenants("PROXY", "upload.*"),
     _for_tenants("MINTING", "revoke"),
     _for_tenants("STEPUP", "stepup"),
     _for_tenants("AUDIT", "audit"),

@@ -41,7 +41,9 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
 TENANT_ROLES: Final = (
     Role(
         name="agent",
-        publish=tuple(f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "revoke", "stepup")),
+        publish=tuple(
+            f"req.{verb}.{{{{name()}}}}" for verb in ("authorize", "invoke", "read.*", "upload.*", "revoke", "stepup")
+        ),
     ),
     Role(name="auditor", publish=("req.audit.{{name()}}",)),
 )
