@@ -74,7 +74,7 @@ def test_other_bytes_than_the_named_ones_are_refused_in_both_directions() -> Non
 def test_a_second_spelling_of_base64_is_refused() -> None:
     request = put(Upload(b"x"))
     assert b'"eA=="' in (request.body or b"")
-    for spelling in (b'"eB=="', b'"eA="', b'"eA==\\n"', b"7"):
+    for spelling in (b'"eB=="', b'"eA="', b'"eA==\\n"', b"7", b"null"):
         with pytest.raises(NotCovered):
             body = (request.body or b"").replace(b'"eA=="', spelling)
             derive_resource(GITHUB, PUT, msgspec.structs.replace(request, body=body))

