@@ -28,6 +28,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         body: of JSON. In a mail, ``raw`` is a map of header fields, and ``text``.
         form: pairs of a form.
         text: a body that is one text.
+        multipart: fields of a form with a file: a text, a value that stands as JSON, or ``filename``, ``type`` and
+            ``text`` of the file.
         graphql: ``query`` or ``mutation``, the fields that the document asks for, and ``variables``.
         content_type: where it is not that of the body's kind.
     """
@@ -38,6 +40,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     body: object = None
     form: dict[str, str] | None = None
     text: str | None = None
+    multipart: dict[str, object] | None = None
     graphql: dict[str, object] | None = None
     content_type: str = ""
 

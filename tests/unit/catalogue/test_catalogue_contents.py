@@ -277,7 +277,7 @@ resource_types:
 actions:
   things.put: {title: Put, method: PUT, path: "/{thing}", risk: write, resource: thing, body: content}
 """
-    with pytest.raises(MalformedCatalogue, match="an argument of the type content"):
+    with pytest.raises(MalformedCatalogue, match="has an argument of that type"):
         parse_connector(plain)
 
 

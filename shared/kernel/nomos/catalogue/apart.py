@@ -9,6 +9,7 @@ Pure.
 
 from __future__ import annotations
 
+from nomos.catalogue.bodies import CONTENT_TYPES
 from nomos.catalogue.model import WHOLE, Action, matches
 from nomos.catalogue.request import field_of
 
@@ -20,6 +21,8 @@ def may_meet(one: Action, other: Action) -> bool:
 
 def _is_told_apart(one: Action, other: Action) -> bool:
     """Whether no request is of both: each fixes a member otherwise, or one needs a member that the other refuses."""
+    if _kind(one) and _kind(other) and _kind(one) != _kind(other):
+        return True
     mine, theirs = _fixed(one), _fixed(other)
     if any(name in theirs and theirs[name] != value for name, value in mine.items()):
         return True
@@ -28,6 +31,12 @@ def _is_told_apart(one: Action, other: Action) -> bool:
         # who may write the whole body may write every member of it
         odd = {name for name in odd if name[0] != "body"}
     return bool(odd)
+
+
+def _kind(action: Action) -> str:
+    """The media type of its bodies, without parameters; empty where it has none, or the caller says what it is."""
+    is_open = action.content is not None and action.content.encoding == "raw"
+    return "" if is_open or not action.has_body else CONTENT_TYPES[action.body_format].partition(";")[0]
 
 
 def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:

@@ -4,7 +4,7 @@ Formats: ``json``, one object with sorted keys; ``form``, pairs in the order of 
 ``a`` is written ``a[b]``, the first entry of a list ``a[0]``, and an entry ``k`` of a map ``a[k]``; ``text``, one
 text; ``mail`` and ``mail_draft``, JSON around a message of :mod:`nomos.catalogue.mail`. Each value has one spelling in
 each. What was not written so is not read: a second spelling could mean something else upstream. Not here: ``content``,
-bytes that nobody looks into.
+bytes that nobody looks into, and ``multipart`` (:mod:`nomos.catalogue.multipart`).
 
 Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
 """
@@ -30,6 +30,7 @@ CONTENT_TYPES: Final[Mapping[BodyFormat, str]] = {
     "form": "application/x-www-form-urlencoded",
     "text": "text/plain; charset=utf-8",
     "content": "application/octet-stream",
+    "multipart": "multipart/form-data",
     "mail": "application/json",
     "mail_draft": "application/json",
 }

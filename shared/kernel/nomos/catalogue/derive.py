@@ -17,7 +17,8 @@ from urllib.parse import unquote
 from msgspec import Struct, ValidationError, convert
 
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
-from nomos.catalogue.model import ANY_NAME, Action, Connector, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.model import ANY_NAME, FILENAME, Action, Connector, FieldSource, Parameter, Resource, matches
+from nomos.catalogue.multipart import MEDIA_TYPE, read_multipart
 from nomos.catalogue.request import OutgoingRequest, check_value, field_of, map_name
 from nomos.catalogue.segments import decode_segment
 from nomos.contents import Content
@@ -157,7 +158,10 @@ def _check_content(action: Action, request: OutgoingRequest) -> bool:
     if request.content is not None and parameter is None:
         raise mismatch
     if request.content is None or parameter is None or parameter.encoding != "raw":
-        if request.content_type != CONTENT_TYPES[action.body_format] or action.body_format == "content":
+        given = request.content_type
+        if action.body_format == "multipart" and request.content is not None and given.startswith(MEDIA_TYPE):
+            return False
+        if given != CONTENT_TYPES[action.body_format] or action.body_format in ("content", "multipart"):
             raise mismatch
         return False
     if request.content_type != request.content.media_type or request.body is None:
@@ -189,14 +193,17 @@ def _read_body(action: Action, request: OutgoingRequest) -> dict[str, Value]:
         for parameter in action.parameters
         if parameter.where == "body"
         and parameter.name != left_out
-        and (parameter.type != "content" or request.content is not None)
+        and (parameter.type != "content" or (request.content is not None and parameter.encoding == "base64"))
     }
     fixed = dict(action.fixed_body)
     types: dict[str, str] = {path: parameter.type for path, parameter in parameters.items()}
     types |= {path: _TYPE_NAMES[type(value)] for path, value in fixed.items()}
     types |= {source.name: "string" for source in action.sources if source.where == "body"}
     try:
-        found = read_body(action.body_format, body, types)
+        if request.content is not None and action.body_format == "multipart":
+            found = _read_multipart(action, request, request.content, types)
+        else:
+            found = read_body(action.body_format, body, types)
         for path, value in found.items():
             if path in parameters and parameters[path].type == "content" and request.content is not None:
                 _check_bytes(request, request.content, _decoded(value))
@@ -207,6 +214,25 @@ def _read_body(action: Action, request: OutgoingRequest) -> dict[str, Value]:
     if any(type(found.get(path)) is not type(value) or found[path] != value for path, value in fixed.items()):
         raise mismatch
     return found
+
+
+def _read_multipart(
+    action: Action, request: OutgoingRequest, content: Content, types: Mapping[str, str]
+) -> dict[str, Value]:
+    """The members beside the file, and the file's name; its field and its bytes are checked."""
+    fields, file, data = read_multipart(request.content_type, request.body or b"", content)
+    if action.content is None or file.name != action.content.wire:
+        raise Malformed("the file stands in another field")
+    _check_bytes(request, content, data)
+    if not action.json_part:
+        found: dict[str, Value] = dict(fields)
+        if fields != sorted(found.items()) or not set(found) <= set(types):
+            raise Malformed("the body holds a field that is not declared, or in another order")
+    elif [name for name, _ in fields] not in ([], [action.json_part]):
+        raise Malformed("the body holds a field that is not declared")
+    else:
+        found = read_body("json", fields[0][1].encode(), types) if fields else {}
+    return {**found, FILENAME: file.filename}
 
 
 def _decoded(value: Value) -> bytes:

@@ -126,6 +126,7 @@ class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
     uses: tuple[str, ...] = ()
     parameters: dict[str, _ParameterFile] = {}
     body: BodyFormat = "json"
+    json_part: str = ""
     fixed: _FixedFile = _FixedFile()
     graphql: str = ""
     idempotency_header: str | None = None
@@ -329,6 +330,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         resource_type=types[file.resource],
         sources=_sources(what, file, types[file.resource], inside),
         body_format=file.body,
+        json_part=file.json_part,
         fixed_query=tuple(sorted(file.fixed.query.items())),
         fixed_body=tuple(sorted(fixed_body.items())),
         idempotency_header=header,
@@ -340,6 +342,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
     )
     _check_path(what, action)
     _check_names(what, action)
+    contentrules.check_multipart(what, action)
     if connector.scheme != "https":
         check_operation(connector.scheme, action)
     return action
@@ -458,7 +461,7 @@ def _check_names(what: str, action: Action) -> None:
     """Every name of the query, and every path of the body, stands for one thing."""
     query = [p.wire for p in action.parameters if p.where == "query"] + [name for name, _ in action.fixed_query]
     query += [source.name for source in action.sources if source.where == "query"]
-    own = contentrules.without_alternative(action)
+    own = contentrules.members(action)
     body = [p.wire for p in own if p.where == "body"] + [name for name, _ in action.fixed_body]
     body += [source.name for source in action.sources if source.where == "body"]
     if any(_QUERY_NAME.fullmatch(name) is None for name in query if name != ANY_NAME):
@@ -481,7 +484,7 @@ def _check_names(what: str, action: Action) -> None:
 
 def _check_whole(what: str, action: Action, body: list[str]) -> None:
     """A body that is one argument has nothing beside it; a text is a required string, JSON any value."""
-    whole = next((p for p in contentrules.without_alternative(action) if p.where == "body"), None)
+    whole = next((p for p in contentrules.members(action) if p.where == "body"), None)
     if body != [WHOLE] or whole is None:
         raise MalformedCatalogue(f"{what}: an argument that is the whole body stands alone")
     kind = {"text": "string", "content": "content", "json": "json"}.get(action.body_format)

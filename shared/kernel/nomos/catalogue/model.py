@@ -31,14 +31,17 @@ INTEGER_MAX: Final = 2**53 - 1
 
 #: Shapes of an argument.
 ParameterType = Literal["string", "integer", "boolean", "string_list", "string_map", "json", "content"]
-#: How a content stands in a body: as the body itself, or in base64 (RFC 4648 section 4) as a member of it.
-Encoding = Literal["raw", "base64"]
+#: How a content stands in a body: as the body itself, in base64 (RFC 4648 section 4) as a member of it, or as the file
+#: of a multipart body.
+Encoding = Literal["raw", "base64", "part"]
 #: How a connector's requests travel.
 Scheme = Literal["https", "ssh", "file"]
 #: How a request's body is written.
-BodyFormat = Literal["json", "form", "text", "mail", "mail_draft", "content"]
+BodyFormat = Literal["json", "form", "text", "mail", "mail_draft", "content", "multipart"]
 #: Path of the whole body: what stands there is the body itself, and nothing else is.
 WHOLE: Final = ""
+#: Path of the name of a multipart body's file.
+FILENAME: Final = "filename"
 #: Wire name of a map in a query whose names are the query's own.
 ANY_NAME: Final = "*"
 
@@ -249,6 +252,7 @@ class Action(Struct, frozen=True, kw_only=True):
         resource_type: type of the object acted on.
         sources: where each of its fields stands in the request, in the order of the type's fields.
         body_format: how the body is written.
+        json_part: name of the field in which a multipart body holds its members as JSON; empty where each is a field.
         fixed_query: names and values that every request carries.
         fixed_body: dotted paths and values that every body carries.
         idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
@@ -269,6 +273,7 @@ class Action(Struct, frozen=True, kw_only=True):
     resource_type: ResourceType
     sources: tuple[FieldSource, ...]
     body_format: BodyFormat = "json"
+    json_part: str = ""
     fixed_query: tuple[tuple[str, str], ...] = ()
     fixed_body: tuple[tuple[str, str | int | bool], ...] = ()
     idempotency_header: str | None = None

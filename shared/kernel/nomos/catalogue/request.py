@@ -23,12 +23,14 @@ from msgspec import Struct, structs
 from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
 from nomos.catalogue.model import (
     ANY_NAME,
+    FILENAME,
     Action,
     FieldSource,
     Parameter,
     Resource,
     matches,
 )
+from nomos.catalogue.multipart import FilePart, write_multipart
 from nomos.catalogue.segments import check_segment, check_text, encode_segment
 from nomos.contents import CONTENT_BYTES_MAX, Content, named_by
 from nomos.errors import LimitExceeded, Malformed, NotCovered
@@ -359,6 +361,10 @@ def _with_body(
     request = structs.replace(request, content=content, is_complete=data is not None)
     if parameter.encoding == "raw":
         return structs.replace(request, body=data or b"", content_type=content.media_type)
+    if parameter.encoding == "part":
+        file = FilePart(name=parameter.wire, filename=str(members.pop(FILENAME)), content=content)
+        content_type, body = write_multipart(_fields(action, members), file, data or b"")
+        return structs.replace(request, body=_bounded(body, CONTENT_BODY_BYTES_MAX), content_type=content_type)
     members[parameter.wire] = base64.b64encode(data or b"").decode("ascii")
     return structs.replace(request, body=_encode_body(action, members, CONTENT_BODY_BYTES_MAX))
 
@@ -366,7 +372,17 @@ def _with_body(
 def _encode_body(action: Action, members: Mapping[str, Value], bytes_max: int) -> bytes | None:
     if not action.has_body:
         return None
-    body = write_body(action.body_format, members)
+    return _bounded(write_body(action.body_format, members), bytes_max)
+
+
+def _bounded(body: bytes, bytes_max: int) -> bytes:
     if len(body) > bytes_max:
         raise LimitExceeded("body_bytes_max", bytes_max, len(body))
     return body
+
+
+def _fields(action: Action, members: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """What stands before the file of a multipart body."""
+    if action.json_part:
+        return [(action.json_part, write_body("json", members).decode())] if members else []
+    return [(name, str(value)) for name, value in sorted(members.items())]
