@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
+from nomos.catalogue.bodies import Value, content_type_of, read_body
 from nomos.catalogue.model import ANY_NAME, Action, Connector, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.request import OutgoingRequest, check_value, field_of, map_name
 from nomos.catalogue.segments import decode_segment
@@ -36,15 +36,18 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
         The resource as the path spells it.
 
     Raises:
-        NotCovered: the request is not one that this action can mean: other connector, method, path, query or body.
+        NotCovered: the request is not one that this action can mean: other connector, method, path, query, body or
+            headers.
     """
     if connector.actions.get(action.id) != action:
         raise NotCovered("the action is not of this connector")
     if request.method != action.method:
         raise NotCovered(f"{action.id} is a {action.method}, got {request.method}")
     path, question_mark, query = request.target.partition("?")
-    if request.content_type != CONTENT_TYPES[action.body_format]:
+    if request.content_type != content_type_of(action):
         raise NotCovered(f"the body is not one of {action.id}")
+    if request.headers != action.fixed_headers:
+        raise NotCovered(f"the headers are not those of {action.id}")
     if question_mark and not query:
         raise NotCovered(f"the query is not one of {action.id}")
     found = _Found(

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import orjson
 from msgspec import Struct
 
-from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
+from nomos.catalogue.bodies import CONTENT_TYPES, Value, content_type_of, write_body
 from nomos.catalogue.model import ANY_NAME, Action, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.segments import check_segment, check_text, encode_segment
 from nomos.errors import LimitExceeded, Malformed, NotCovered
@@ -46,7 +46,7 @@ _QUERY_MAP_NAME: Final = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 
 class OutgoingRequest(Struct, frozen=True, kw_only=True):
-    """The request as it will be sent, without origin and headers.
+    """The request as it will be sent, without origin, and of its headers those that are the action's own.
 
     Attributes:
         method: HTTP method.
@@ -54,6 +54,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         query: names and values, not encoded, in the order in which they are sent.
         body: as ``content_type`` says, or None for no body.
         content_type: of the body.
+        headers: names and values that the action fixes, sorted.
         host: where each connection has its own and the resource names it; else empty.
     """
 
@@ -62,6 +63,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
     query: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     content_type: str = CONTENT_TYPES["json"]
+    headers: tuple[tuple[str, str], ...] = ()
     host: str = ""
 
     @property
@@ -109,7 +111,8 @@ def build_request(action: Action, resource: Resource, args: Mapping[str, object]
         path=fill_template(action.path, parts.path),
         query=tuple(sorted(parts.query)),
         body=_encode_body(action, parts.body),
-        content_type=CONTENT_TYPES[action.body_format],
+        content_type=content_type_of(action),
+        headers=action.fixed_headers,
         host=parts.host,
     )
     if len(request.target) > TARGET_LENGTH_MAX:
