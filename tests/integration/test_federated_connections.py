@@ -19,7 +19,7 @@ from tests.integration.provider import HOME, ROOT, needs_provider
 
 from nomos import events
 from nomos.agent import Allowed
-from nomos.errors import Malformed, NomosError, NotPermitted
+from nomos.errors import Malformed, NomosError, NotPermitted, Unavailable
 from nomos_proxy.destination import parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.federation import tokens
@@ -67,12 +67,17 @@ class Cloud:
 
 @asynccontextmanager
 async def cloud(
-    scene: Any, subject: str, lives: float = 3_600, account: str | int | list[str] | None = None
+    scene: Any, subject: str, lives: float = 3_600, account: str | int | list[str] | None = None, delay: int = 0
 ) -> AsyncIterator[Cloud]:
     node, script = shutil.which("node"), HOME / "cloud.mjs"
     assert node is not None
     script.write_bytes(SCRIPT.read_bytes())
-    given = {"issuer": scene.installation.local.connect_pages_origin, "subject": subject, "lives": lives}
+    given = {
+        "issuer": scene.installation.local.connect_pages_origin,
+        "subject": subject,
+        "lives": lives,
+        "delay": delay,
+    }
     given |= {} if account is None else {"account": account}
     process = subprocess.Popen(
         [node, str(script), json.dumps(given)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -259,6 +264,31 @@ async def test_another_service_account_is_another_credential(scene: Any) -> None
     assert [path.rpartition("/")[2] for path in paths] == [
         f"{ACCOUNT}:generateAccessToken", f"{other}:generateAccessToken",
     ]  # fmt: skip
+
+
+async def test_a_proxy_that_stops_waits_for_what_it_has_asked_of_a_cloud(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    running = federated_of(scene)
+    mine = tokens.Federated(issuer=running._issuer, upstreams=running._upstreams, journal=running._journal)
+    async with cloud(scene, f"tenant:{tenant}:connection:http", account=ACCOUNT, delay=300) as at:
+        await federate(scene, tenant, at, HTTP, ACTING)
+        facts = ConnectionFacts(
+            tenant=tenant,
+            name="http",
+            connector="http",
+            federation=parse_federation(ACTING),
+            exchange=parse_development_origin(at.origin),
+        )
+        waiting = asyncio.create_task(mine.credential(facts, within_seconds=10))
+        async with asyncio.timeout(10):
+            while not await at.seen():
+                await asyncio.sleep(0)
+        assert not waiting.done()
+        await mine.close()
+        assert (await waiting).bearer.reveal()
+    assert [outcome for _, _, outcome in await steps(scene, tenant)] == ["", "renewed", "", "renewed"]
+    with pytest.raises(Unavailable, match="stopping"):
+        await mine.credential(structs.replace(facts, name="other"), within_seconds=10)
 
 
 async def test_a_token_that_the_upstream_takes_no_more_is_had_anew_once(

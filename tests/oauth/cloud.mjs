@@ -78,6 +78,7 @@ const server = http.createServer(async (request, response) => {
   const token = form.get('WebIdentityToken') ?? form.get('subject_token') ?? form.get('client_assertion') ?? '';
   const entry = {path: request.url, form: Object.fromEntries([...form].filter(([name]) => !/token|assertion/i.test(name))), wrong: ''};
   seen.push(entry);
+  await new Promise((resume) => setTimeout(resume, given.delay ?? 0));
   response.setHeader('content-type', 'application/json');
   try {
     entry.claims = decodeJwt(token);

@@ -321,6 +321,9 @@ def test_a_token_of_the_longest_kind_that_google_names_is_read() -> None:
         (GCP, {}), (GCP, {"access_token": "x"}), (GCP, {"access_token": "a b", "expires_in": 1}),
         (GCP, {"access_token": "x", "expires_in": 0}), (AZURE, {"access_token": 7, "expires_in": 1}),
         (AZURE, {"access_token": "x", "expires_in": True}),
+        (AZURE, {"access_token": "x", "expires_in": 60, "token_type": "pop"}),
+        (GCP, {"access_token": "x", "expires_in": 60, "token_type": "N_A"}),
+        (GCP, {"access_token": "x", "expires_in": 60, "token_type": None}),
     ],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_read_gives_nothing(members: dict[str, str], answer: Any) -> None:
@@ -333,6 +336,9 @@ def test_an_answer_that_cannot_be_read_gives_nothing(members: dict[str, str], an
     [
         (AWS, 400, {"Error": {"Code": "InvalidIdentityToken", "Message": "x"}}, GrantRefused),
         (AWS, 403, {"Error": {"Code": "AccessDenied"}}, GrantRefused),
+        (AWS, 403, {"Error": {"Code": "RegionDisabledException"}}, GrantRefused),
+        (AZURE, 400, {"error": "invalid_scope"}, GrantRefused),
+        (AWS, 400, {"Error": {"Code": "IDPCommunicationError"}}, UpstreamFailed),
         (AWS, 503, {"Error": {"Code": "ServiceUnavailable"}}, UpstreamFailed),
         (GCP, 400, {"error": "invalid_grant", "error_description": "x"}, GrantRefused),
         (AZURE, 401, {"error": "invalid_client"}, GrantRefused),

@@ -38,7 +38,7 @@ PARAMETERS: Final[Mapping[str, Mapping[str, str]]] = {
         "audience": r"//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]{4,32}"
         r"/providers/[a-z0-9-]{4,32}"
     },
-    "azure": {"directory": _UUID, "client": _UUID, "scope": r"https://[a-z0-9.-]{4,200}/\.default"},
+    "azure": {"directory": _UUID, "client": _UUID, "scope": r"(?:https|api)://[a-z0-9.-]{4,200}/\.default"},
 }
 #: Those that need not be there. Scopes are separated by one space, and are of a service account's token.
 OPTIONAL: Final[Mapping[str, Mapping[str, str]]] = {

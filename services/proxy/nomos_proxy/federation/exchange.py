@@ -50,7 +50,9 @@ _TIME: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{
 #: What refuses us for good, in the clouds' words.
 _REFUSED: Final = frozenset({
     "AccessDenied", "InvalidIdentityToken", "ExpiredTokenException", "IDPRejectedClaim", "ValidationError",
-    "invalid_grant", "invalid_client", "invalid_target", "invalid_request", "unauthorized_client",
+    "RegionDisabledException",
+    "invalid_grant", "invalid_client", "invalid_target", "invalid_request", "unauthorized_client", "invalid_scope",
+    "invalid_resource", "access_denied",
     "PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION",
 })  # fmt: skip
 
@@ -188,6 +190,10 @@ def _bearer(answer: Mapping[str, object], now: int) -> Exchanged:
     token, life = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or _PLAIN.fullmatch(token) is None:
         raise AnswerUnreadable("the cloud answered without an access token")
+    kind = answer.get("token_type", "bearer")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        # RFC 8693 section 2.2.1: any other kind is presented in another way
+        raise AnswerUnreadable("the cloud's token is no bearer")
     if isinstance(life, str) and life.isascii() and life.isdigit():
         life = int(life[:9])
     if not isinstance(life, int) or isinstance(life, bool) or life <= 0:

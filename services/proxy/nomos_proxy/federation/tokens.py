@@ -31,7 +31,7 @@ from nomos_proxy.federation.exchange import (
 )
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.flights import Flights
-from nomos_proxy.oauth.party import post_form
+from nomos_proxy.oauth.party import ASK_SECONDS, post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused
 from nomos_proxy.oauth.requests import TokenRequest
 from nomos_proxy.store import Credential, credential_of
@@ -46,6 +46,8 @@ AHEAD_SECONDS_MAX: Final = 120
 PAUSE_SECONDS: Final = 5
 #: A credential that the upstream does not take is exchanged anew if it is at least so old.
 YOUNG_SECONDS: Final = 10
+#: A process that stops waits so long for what it has asked: two questions.
+LANDING_SECONDS: Final = 2 * ASK_SECONDS
 #: Which of two questions it was, in the log; empty where there is one.
 EXCHANGE: Final = "exchange"
 IMPERSONATION: Final = "impersonation"
@@ -137,6 +139,10 @@ class Federated:
         """Keeps nothing of a closed tenant in memory from now on."""
         self._closed.add(tenant)
         self._forget(lambda at: at[0] == tenant)
+
+    async def close(self) -> None:
+        """Lets what has been asked of clouds come to its end, so that the log has it; begins nothing more."""
+        await self._flights.land(LANDING_SECONDS)
 
     def _forget(self, is_meant: Callable[[_At], bool]) -> None:
         for kept in (self._held, self._paused):
