@@ -291,6 +291,42 @@ async def test_a_proxy_that_stops_waits_for_what_it_has_asked_of_a_cloud(scene: 
         await mine.credential(structs.replace(facts, name="other"), within_seconds=10)
 
 
+async def test_nothing_of_a_connection_is_kept_that_is_removed_while_a_cloud_is_asked(scene: Any) -> None:
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    running = federated_of(scene)
+    mine = tokens.Federated(issuer=running._issuer, upstreams=running._upstreams, journal=running._journal)
+    async with cloud(scene, f"tenant:{tenant}:connection:http", delay=300) as at:
+        await federate(scene, tenant, at, HTTP, GCP)
+        origin = parse_development_origin(at.origin)
+        facts = ConnectionFacts(
+            tenant=tenant, name="http", connector="http", federation=parse_federation(GCP), exchange=origin
+        )
+        waiting = asyncio.create_task(mine.credential(facts, within_seconds=10))
+        async with asyncio.timeout(10):
+            while not await at.seen():
+                await asyncio.sleep(0)
+        mine.drop(tenant, "http")
+        assert (await waiting).bearer.reveal()
+        assert not mine._held
+
+
+async def test_a_token_that_the_upstream_does_not_take_stays_while_its_cloud_gives_no_other(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "YOUNG_SECONDS", 0)
+    tenant = await scene.tenant(policy=POLICY, connection=False)
+    bot = await scene.agent(tenant)
+    async with cloud(scene, f"tenant:{tenant}:connection:http") as at:
+        await federate(scene, tenant, at, HTTP, GCP)
+        with shown_bearers(scene, lambda bearer: len(shown) != 2) as shown:
+            assert (await bot.agent.call(*CALL)).status == 200
+            at.process.terminate()
+            await asyncio.to_thread(at.process.wait, 10)
+            # what the upstream says of one request stays the answer to that request
+            assert [(await bot.agent.call(*CALL)).status for _ in range(2)] == [401, 200]
+    assert len(set(shown)) == 1
+
+
 async def test_a_token_that_the_upstream_takes_no_more_is_had_anew_once(
     scene: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,15 +116,16 @@ class Federated:
         self, connection: ConnectionFacts, used: Credential, *, within_seconds: float
     ) -> Credential | None:
         """Another credential in place of one that the upstream did not take (401); None where there is none."""
-        at = _at(connection)
+        at, now = _at(connection), self._clock()
         held = self._held.get(at)
-        if held is not None and held.credential is used:
-            if self._clock() < held.since + YOUNG_SECONDS:
-                # It says 401 to what was given just now: another one would be no better, and asking never ends.
-                return None
-            self._held.pop(at)
+        if held is not None and held.credential is not used:
+            return held.credential
+        if (held is not None and now < held.since + YOUNG_SECONDS) or now < self._paused.get(at, 0.0):
+            # It says 401 to what was given just now: another one would be no better, and asking never ends.
+            return None
         try:
-            return await self.credential(connection, within_seconds=within_seconds)
+            # What is held stays until there is another one: a 401 may be about something else.
+            return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
         except NomosError as e:
             # The upstream's own answer says more to the agent than why no other credential could be had.
             observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code, tenant=connection.tenant)
