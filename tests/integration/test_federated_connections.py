@@ -208,11 +208,14 @@ async def test_a_service_account_of_google_is_acted_as_by_a_second_question(scen
 
 
 @pytest.mark.parametrize(
-    ("account", "says", "outcome"),
-    [("others@acme-prod.iam.gserviceaccount.com", "act as its service account", "refused"), (503, "503", "failed")],
+    ("account", "says", "outcome", "code"),
+    [
+        ("others@acme-prod.iam.gserviceaccount.com", "act as its service account", "refused", "grant_refused"),
+        (503, "503", "failed", "upstream_failed"),
+    ],
 )
 async def test_a_service_account_that_google_does_not_give_gives_no_other_credential(
-    scene: Any, account: str | int, says: str, outcome: str
+    scene: Any, account: str | int, says: str, outcome: str, code: str
 ) -> None:
     tenant = await scene.tenant(policy=POLICY, connection=False)
     bot = await scene.agent(tenant)
@@ -226,6 +229,7 @@ async def test_a_service_account_that_google_does_not_give_gives_no_other_creden
                 await bot.agent.call(*CALL)
         assert len(await at.seen()) == 2
     assert shown == [], "what the first question gave is shown to nobody else"
+    assert await scene.refusals(tenant) == [("invoke", code), ("invoke", "unavailable")]
     assert (await steps(scene, tenant))[1::2] == [
         (events.CREDENTIAL_RENEWED, "exchange", "renewed"), (events.CREDENTIAL_RENEWED, "impersonation", outcome),
     ]  # fmt: skip
