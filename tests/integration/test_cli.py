@@ -911,6 +911,22 @@ def test_a_connection_with_a_host_of_its_own_and_one_of_a_cloud(shell: Shell) ->
     assert [(c["name"], c["method"], c["host"]) for c in listed] == [
         ("tickets", "bearer", "api.tickets.example"), ("sts", "federated", "sts.eu-central-1.amazonaws.com"),
     ]  # fmt: skip
+    google = ("connection", "federate", *here, "--connector", "http", "--name", "google", "--host", "x.googleapis.com")
+    account = "agents@acme-prod.iam.gserviceaccount.com"
+    audience = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/agents/providers/nomos"
+    pool = ("--gcp-audience", audience)
+    assert shell.nomos(*google, "--gcp-service-account", account).code == USAGE, "without its pool"
+    assert shell.nomos(*google, *pool, "--gcp-service-account", "agents@evil.example").code == USAGE
+    made = shell.ok(
+        *google, *pool, "--gcp-service-account", account, "--gcp-scope", "https://www.googleapis.com/auth/iam"
+    )
+    assert f"act as {account}" in made.out
+    assert f"principal:{audience.partition('/providers')[0]}/subject/tenant:{name}:connection:google" in made.out
+    lines = shell.ok("connection", "list", *here).out.splitlines()
+    assert [line.rpartition("  as ")[2] for line in lines if "  as " in line] == [role, account]
+    shown = shell.ok("connection", "show", *here, "google").out
+    assert account in shown
+    assert audience in shown
     assert "take the trust away" in shell.ok("connection", "remove", *here, "sts").out
     # what a cloud reads of us
     with urllib.request.urlopen(shell.ready["connect_pages"] + "/.well-known/openid-configuration", timeout=10) as page:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 import pytest
 
+from nomos import events
 from nomos.agent import Allowed, Denied, StepUpRequired
+from nomos.bearer import seal_bearer
 from nomos.errors import DestinationRefused, Malformed
 
 POLICY = """
@@ -87,6 +90,51 @@ async def test_a_key_stands_in_the_header_of_its_connector(scene: Any) -> None:
     # the upstream keeps no credential of what it saw; this one is no bearer
     assert not seen.bearer_ok
     assert orjson.loads(seen.body)["variables"] == {"issue": UUID, "title": "New"}
+
+
+DYNAMODB = """
+@id("orders") permit (principal, action in [Action::"connector:aws-dynamodb"],
+  resource == AwsDynamodb::Table::"orders");
+"""
+ITEM = {"key": {"id": {"S": "1"}}}
+
+
+async def test_an_operation_that_a_header_names_is_the_one_that_was_decided_and_is_signed(scene: Any) -> None:
+    tenant = await scene.tenant(policy=DYNAMODB, connection=False)
+    bot, (_, passkey) = await scene.agent(tenant), await scene.approver(tenant)
+    key = "AKIA" + base64.b32encode(os.urandom(10)).decode()
+    secret = base64.b64encode(os.urandom(30)).decode()
+    sealing = await scene.operator.ask("proxy", "sealing-key", tenant)
+    await scene.operator.ask(
+        "proxy", "connection-add", tenant, connector="aws-dynamodb", name="aws-dynamodb",
+        base_url=scene.upstream.origin, host="dynamodb.eu-central-1.amazonaws.com",
+        sealed_bearer=seal_bearer(str(sealing["public_key"]), f"{key}:{secret}"),
+    )  # fmt: skip
+    scene.upstream.seen.clear()
+    await bot.agent.call("aws-dynamodb:items.get", "aws-dynamodb:table/orders", ITEM)
+    batch = {"keys": [ITEM["key"]]}
+    await bot.agent.call("aws-dynamodb:items.get_batch", "aws-dynamodb:table/orders", batch)
+    # another table, in place of the one that was decided
+    for action, args in (("items.get", ITEM), ("items.get_batch", batch)):
+        assert isinstance(await bot.agent.call(f"aws-dynamodb:{action}", "aws-dynamodb:table/payroll", args), Denied)
+    got, many = scene.upstream.seen
+    assert (got.method, got.path) == ("POST", "/")
+    assert got.headers["x-amz-target"] == "DynamoDB_20120810.GetItem"
+    assert got.headers["content-type"] == "application/x-amz-json-1.0"
+    assert orjson.loads(got.body) == {"TableName": "orders", "Key": ITEM["key"]}
+    assert many.headers["x-amz-target"] == "DynamoDB_20120810.BatchGetItem"
+    assert orjson.loads(many.body) == {"RequestItems": {"orders": {"Keys": [ITEM["key"]]}}}
+    assert secret not in repr(scene.upstream.seen)
+    # the same body under another header is another action, which waits for a person
+    wait = await bot.agent.call("aws-dynamodb:items.delete", "aws-dynamodb:table/orders", ITEM)
+    assert isinstance(wait, StepUpRequired)
+    await scene.approve(tenant, wait.approval, passkey)
+    cosigner = await bot.agent.wait_for(wait, 10)
+    await bot.agent.call("aws-dynamodb:items.delete", "aws-dynamodb:table/orders", ITEM, cosigner=cosigner)
+    deleted = scene.upstream.seen[-1]
+    assert (deleted.headers["x-amz-target"], deleted.body) == ("DynamoDB_20120810.DeleteItem", got.body)
+    digests = [e.event["request_sha256"] for e in await scene.events(tenant, events.CALL_ATTEMPTED)]
+    assert len(set(digests)) == 3
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ class Proxy:
         self._parts: Parts | None = None
         self._upstreams: Upstreams | None = None
         self._accounts: Accounts | None = None
+        self._federated: Federated | None = None
         self._answers: OpenAnswers | None = None
         self._uploads: Uploads | None = None
         self._pages: WebServer | None = None
@@ -123,7 +124,7 @@ class Proxy:
         accounts = self._accounts = Accounts(
             grants=grants, clients=clients, credentials=credentials, journal=parts.journal
         )
-        federated = Federated(issuer=self._issuer, upstreams=upstreams, journal=parts.journal)
+        federated = self._federated = Federated(issuer=self._issuer, upstreams=upstreams, journal=parts.journal)
 
         follow = Following(
             directory=parts.directory,
@@ -260,6 +261,8 @@ class Proxy:
             await self._pages.stop()
         if self._accounts:
             await self._accounts.close()
+        if self._federated:
+            await self._federated.close()
         if self._answers:
             await self._answers.close()
         if self._parts:

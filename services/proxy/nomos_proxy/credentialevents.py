@@ -7,9 +7,17 @@ from nomos.ids import new_id
 from nomos_proxy.domain import PROXY, ConnectionFacts
 
 
-def renewing(connection: ConnectionFacts, *, generation: int, now: int) -> Envelope:
-    """A provider is asked for a credential; written ahead. ``generation`` is 0 where nothing is stored."""
-    return _told(connection, CREDENTIAL_RENEWING, {"generation": generation, "at": now}, corr=new_id("rq"))
+def renewing(connection: ConnectionFacts, *, generation: int, now: int, step: str = "") -> Envelope:
+    """A provider is asked for a credential; written ahead.
+
+    Args:
+        connection: whose credential.
+        generation: of the tokens; 0 where nothing is stored.
+        now: Unix seconds.
+        step: which of two questions, where it takes two; else empty.
+    """
+    event: dict[str, object] = {"generation": generation, "at": now} | ({"step": step} if step else {})
+    return _told(connection, CREDENTIAL_RENEWING, event, corr=new_id("rq"))
 
 
 def renewed(
@@ -32,6 +40,8 @@ def renewed(
         "expires_at": expires_at,
         "at": now,
     }
+    if "step" in asked.event:
+        event["step"] = asked.event["step"]
     return _told(connection, CREDENTIAL_RENEWED, event, corr=asked.corr, cause=asked.id)
 
 

@@ -53,6 +53,8 @@ REMOVED_BYTES_MAX: Final = 16_000
 #: Who acts where nobody asked: the service itself.
 PROXY: Final = Actor(kind="service", id="proxy")
 _DIGEST_PREFIX: Final = b"nomos-upstream-request-v1\0"
+#: Of a request with headers of its action's own: they say what it is, so they are a part of it.
+_DIGEST_PREFIX_WITH_HEADERS: Final = b"nomos-upstream-request-v2\0"
 
 
 class ConnectionFacts(Struct, frozen=True, kw_only=True):
@@ -353,9 +355,14 @@ def evolve(state: CallState | None, event_type: str, payload: dict[str, object])
 
 
 def request_sha256(origin: Origin, request: OutgoingRequest) -> bytes:
-    """SHA-256 over what is sent, but for headers: origin, method, target and body, each after its length."""
-    parts = (str(origin), request.method, request.target)
-    digest = hashlib.sha256(_DIGEST_PREFIX)
+    """SHA-256 over what is sent: origin, method, target and body, each after its length.
+
+    Of the headers those that are the action's own are in it, each as ``name: value`` before the body; the connector's
+    and the credential's are not.
+    """
+    own = [f"{name}: {value}" for name, value in request.headers]
+    parts = (str(origin), request.method, request.target, *own)
+    digest = hashlib.sha256(_DIGEST_PREFIX_WITH_HEADERS if own else _DIGEST_PREFIX)
     for part in (*[text.encode("ascii") for text in parts], request.body or b""):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.digest()

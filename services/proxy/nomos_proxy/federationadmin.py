@@ -82,10 +82,16 @@ class FederationAdmin:
             corr=by.request,
         )
         await self._refresh()
-        return {
+        subject = subject_of(by.tenant, p.name)
+        made: dict[str, object] = {
             "name": p.name,
             "connector": p.connector,
             "issuer": issuer.origin,
-            "subject": subject_of(by.tenant, p.name),
+            "subject": subject,
             "audience": federation.audience,
         }
+        if principal := federation.principal(subject):
+            made["principal"] = principal
+        if federation.service_account:
+            made["service_account"] = federation.service_account
+        return made

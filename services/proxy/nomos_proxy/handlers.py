@@ -218,25 +218,30 @@ class Broker:
             raise Revoked("everything that was issued for this app up to a moment ago was taken back")
 
     async def _credential(self, connection: ConnectionFacts, command: Invoke) -> Credential:
-        if connection.federation is not None:
-            return await self._federated.credential(connection, within_seconds=seconds_left(command))
-        if not connection.is_account:
+        given = self._given_by(connection)
+        if given is None:
             return await self._credentials.credential(connection)
-        return await self._accounts.credential(connection, within_seconds=seconds_left(command))
+        return await given.credential(connection, within_seconds=seconds_left(command))
+
+    def _given_by(self, connection: ConnectionFacts) -> Accounts | Federated | None:
+        """Who gets the connection's credential from somebody; None where a person brought it, or it needs none."""
+        if connection.federation is not None:
+            return self._federated
+        return self._accounts if connection.is_account else None
 
     async def _made(
         self, command: Invoke, plan: CallPlan, credential: Credential
     ) -> tuple[UpstreamResponse | OpenAnswer | NomosError, Credential]:
         """The answer of the call, or the error that took its place; and the credential that it was made with last.
 
-        An upstream that takes an account's token no more has done nothing (401): the token is renewed, and the same
-        request is sent once more.
+        An upstream that takes a token no more has done nothing (401): an account's is renewed, a cloud's exchanged
+        anew, and the same request is sent once more.
         """
         try:
             end = await self._send(command, plan, credential.bearer)
-            if end.status == UNAUTHORIZED and plan.connection.is_account:
-                left = seconds_left(command)
-                other = await self._accounts.after_refusal(plan.connection, credential, within_seconds=left)
+            given = self._given_by(plan.connection)
+            if end.status == UNAUTHORIZED and given is not None:
+                other = await given.after_refusal(plan.connection, credential, within_seconds=seconds_left(command))
                 if other is not None:
                     if isinstance(end, OpenAnswer):
                         end.close()

@@ -46,18 +46,19 @@ def outgoing_headers(
         authority: value of ``Host``.
         credential: what ``auth`` presents.
         auth: how the connector presents it.
-        request: what is sent.
+        request: what is sent, with the action's own headers.
         declared: the connector's headers and an idempotency key; lower-case names.
 
     Raises:
-        DestinationRefused: a declared header may not be set, or the credential is none of its kind.
+        DestinationRefused: a declared header, or one of the action's, may not be set; or the credential is none of its
+            kind.
     """
     check_credential(auth, credential)
     headers = [(b"host", authority.encode("ascii"))]
     # an encoded body could not be searched for secrets, nor its size be known before it is decoded
     headers.append((b"accept-encoding", b"identity"))
     names = set()
-    for name, value in declared:
+    for name, value in (*declared, *request.headers):
         is_ours = name in FORBIDDEN_HEADERS or name == auth.header or name in names
         if is_ours or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise DestinationRefused("a request header that a connector may not set")

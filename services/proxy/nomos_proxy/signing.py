@@ -1,7 +1,7 @@
 """Requests that are signed with a secret instead of carrying it: HTTP message signatures, and AWS's.
 
-* RFC 9421 with hmac-sha256 over method, authority, path, query and, where there is a body, its RFC 9530 digest; with
-  the time of the signature and the key's id.
+* RFC 9421 with hmac-sha256 over method, authority, path, query, the headers that are the action's own and, where there
+  is a body, its RFC 9530 digest; with the time of the signature and the key's id.
 * AWS Signature Version 4 is botocore's.
 
 A signature says nothing about the secret, so an upstream that repeats it gives nothing away.
@@ -35,6 +35,7 @@ def message_signature(
     key_id, _, secret = credential.reveal().partition(b":")
     path, _, query = request.target.partition("?")
     covered = {"@method": request.method, "@authority": authority, "@path": path, "@query": f"?{query}"}
+    covered |= dict(request.headers)
     headers: list[tuple[bytes, bytes]] = []
     if request.body is not None:
         digest = base64.b64encode(hashlib.sha256(request.body).digest()).decode("ascii")
@@ -71,7 +72,7 @@ def aws_signature(
         auth: names the service.
         request: what is sent.
         credential: ``access key id:secret``, and a session token behind a second colon where there is one.
-        headers: that are sent beside; content type and host are signed with the rest.
+        headers: that are sent beside; content type, host and the action's own are signed with the rest.
     """
     # imported by the first request that needs it: most installations have none
     from botocore.auth import S3SigV4Auth, SigV4Auth  # noqa: PLC0415
@@ -79,13 +80,12 @@ def aws_signature(
     from botocore.credentials import Credentials  # noqa: PLC0415
 
     key_id, secret, token = [*credential.reveal().decode("ascii").split(":", 2), ""][:3]
+    covered = {b"content-type", b"host", *(name.encode("ascii") for name, _ in request.headers)}
     signed = AWSRequest(
         method=request.method,
         url=f"https://{authority}{request.target}",
         data=request.body or b"",
-        headers={
-            name.decode("ascii"): value.decode("ascii") for name, value in headers if name in (b"content-type", b"host")
-        },
+        headers={name.decode("ascii"): value.decode("ascii") for name, value in headers if name in covered},
     )
     signer = S3SigV4Auth if auth.service == "s3" else SigV4Auth
     credentials = Credentials(key_id, secret, token or None)

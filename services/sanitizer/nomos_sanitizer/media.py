@@ -19,6 +19,8 @@ _CHARSETS: Final = {
     "latin1": "latin-1",
     "windows-1252": "cp1252",
 }
+#: AWS's JSON services answer in these.
+_JSON: Final = frozenset({"application/json", "application/x-amz-json-1.0", "application/x-amz-json-1.1"})
 _LINES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/json-seq", "text/event-stream"})
 
 
@@ -36,7 +38,7 @@ class MediaType(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_json(self) -> bool:
         """Whether the header says JSON."""
-        return self.essence == "application/json" or self.essence.endswith("+json")
+        return self.essence in _JSON or self.essence.endswith("+json")
 
 
 def parse_media_type(content_type: str) -> MediaType:

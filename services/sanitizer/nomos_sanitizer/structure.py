@@ -50,6 +50,8 @@ JWK_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})
 #: Members that name and hold a value, as in HAR files and environment listings.
 PAIR_NAMES: Final = frozenset({"name", "key", "header"})
 PAIR_VALUE: Final = "value"
+#: Types of values in DynamoDB's JSON that hold a text, a number or a list: ``{"password": {"S": "..."}}``.
+TYPED_VALUES: Final = frozenset({"S", "N", "B", "SS", "NS", "BS", "L"})
 #: Values that say something about a secret and are none: permissions, states, types of a schema.
 _HARMLESS: Final = frozenset(
     {"", "read", "write", "admin", "none", "null", "true", "false", "string", "boolean", "integer", "number", "object"}

@@ -18,6 +18,7 @@ from nomos_sanitizer.structure import (
     JWK_TYPE,
     PAIR_NAMES,
     PAIR_VALUE,
+    TYPED_VALUES,
     Json,
     Members,
     Number,
@@ -157,6 +158,7 @@ class Walk:
     def _members(self, members: Members, *, secret: bool) -> Iterator[tuple[str, Json, bool]]:
         is_jwk = any(key == JWK_TYPE for key, _ in members)
         is_pair = any(key.lower() in PAIR_NAMES and _is_secret_name(value) for key, value in members)
+        is_typed = secret and len(members) == 1
         taken = {key for key, _ in members}
         for key, value in members:
             text, found = self._strings.text(key)
@@ -170,6 +172,7 @@ class Walk:
                 self._names_secret(text)
                 or (is_jwk and key in JWK_PRIVATE)
                 or ((is_pair or secret) and text.lower() == PAIR_VALUE)
+                or (is_typed and key in TYPED_VALUES)
             )
             yield quote(text) + ":", value, named
 

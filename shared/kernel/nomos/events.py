@@ -82,9 +82,10 @@ CONNECT_BEGUN: Final = "oauth.begun"
 CONNECT_RETURNED: Final = "oauth.returned"
 #: {flow, outcome: connected|denied|failed, code, at}
 CONNECT_ENDED: Final = "oauth.ended"
-#: {connection, generation, at}: the provider is asked for new tokens; written ahead.
+#: {connection, generation, at, step}: the provider is asked for new tokens; written ahead. ``step`` where two questions
+#: make one credential: ``exchange``, then ``impersonation``.
 CREDENTIAL_RENEWING: Final = "credential.renewing"
-#: {connection, generation, outcome: renewed|refused|failed|unknown, code, expires_at, at}
+#: {connection, generation, outcome: renewed|refused|failed|unknown, code, expires_at, at, step}
 CREDENTIAL_RENEWED: Final = "credential.renewed"
 #: {connection, outcome: revoked|failed|unsupported, tries, code, at}: a removed connection's tokens are given back.
 CREDENTIAL_REVOKED: Final = "credential.revoked"

@@ -98,9 +98,10 @@ _SPELLED: Final[Mapping[str, str]] = {
     events.CONNECT_BEGUN: "flow: text, state_sha256: text, browser_sha256: text, at: integer",
     events.CONNECT_RETURNED: "flow: text, at: integer",
     events.CONNECT_ENDED: "flow: text, outcome: text, code: text, at: integer",
-    events.CREDENTIAL_RENEWING: "connection: text, generation: integer, at: integer",
+    events.CREDENTIAL_RENEWING: "connection: text, generation: integer, at: integer, step: text?",
     events.CREDENTIAL_RENEWED: (
-        "connection: text, generation: integer, outcome: text, code: text, expires_at: integer, at: integer"
+        "connection: text, generation: integer, outcome: text, code: text, expires_at: integer, at: integer, "
+        "step: text?"
     ),
     events.CREDENTIAL_REVOKED: "connection: text, outcome: text, tries: integer, code: text, at: integer",
     events.TENANT_CREATED: "account: text, roles: object, tenant: text",

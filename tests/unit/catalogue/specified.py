@@ -15,6 +15,8 @@ import yaml
 #: Names of members and indexes of lists, outermost first.
 Way = tuple[str | int, ...]
 
+#: Media types of a document of JSON.
+JSON_TYPES = frozenset({"application/json", "application/x-amz-json-1.0"})
 FOLDER = Path(__file__).parents[2] / "fixtures" / "specified"
 
 
@@ -32,6 +34,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ``text`` of the file.
         graphql: ``query`` or ``mutation``, the fields that the document asks for, and ``variables``.
         content_type: where it is not that of the body's kind.
+        headers: that tell the operation from others; those of every request are left out.
     """
 
     method: str
@@ -43,6 +46,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     multipart: dict[str, object] | None = None
     graphql: dict[str, object] | None = None
     content_type: str = ""
+    headers: dict[str, str] = {}
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -60,7 +64,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         status: HTTP status.
         headers: fields that matter, names in lower case.
-        answer: JSON, or a text where ``answer_type`` says so; unset where the documentation says that it is empty.
+        answer: JSON, or a text where ``answer_type`` is none of :data:`JSON_TYPES`; unset where the documentation says
+            that it is empty.
         answer_type: of the body.
         withheld: members that hold a secret by design, each as ``/outer/inner``. They are null in the file, and are
             filled when a test runs.
@@ -132,7 +137,7 @@ def encoded(answer: object, answer_type: str) -> bytes:
     """An answer as it comes over the wire."""
     if answer is msgspec.UNSET:
         return b""
-    if answer_type == "application/json":
+    if answer_type in JSON_TYPES:
         return orjson.dumps(answer)
     assert isinstance(answer, str)
     return answer.encode()

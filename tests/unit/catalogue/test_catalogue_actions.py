@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nomos.catalogue import Action, OutgoingRequest, Parameter, Resource, build_request, derive_resource, load_catalogue
+from nomos.catalogue.bodies import content_type_of
 from nomos.catalogue.model import ANY_NAME, WHOLE
 from nomos.catalogue.segments import check_segment
-from nomos.errors import DestinationRefused, LimitExceeded, Malformed, NomosError, NotCovered
+from nomos.errors import DestinationRefused, LimitExceeded, Malformed, NomosError, NotCovered, UnknownResource
 from nomos.uploading import Upload, separated
 from nomos_policy.vocabulary import Vocabulary, typed_args
 
@@ -117,8 +118,9 @@ def built(action: Action, call: tuple[Resource, dict[str, object]]) -> OutgoingR
 
 
 def test_there_are_as_many_actions_as_the_documents_say() -> None:
-    assert len(ACTIONS) >= 300
-    assert len(CATALOGUE.connectors) >= 14
+    table = (FOLDER.parent / "docs" / "connectors.md").read_text()
+    said = {name: int(count) for name, count in re.findall(r"^\| `([a-z0-9-]+)` \| ([0-9]+) \| ", table, re.MULTILINE)}
+    assert said == {name: len(connector.actions) for name, connector in CATALOGUE.connectors.items()}
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
@@ -160,6 +162,9 @@ def _changed(action: Action, request: OutgoingRequest) -> list[OutgoingRequest]:
         {"body": (request.body or b"") + (b"\xff" if action.body_format == "text" else b" ")},
         {"body": None if request.body is not None else b"{}"},
         {"content_type": "text/plain"},
+        {"headers": (*request.headers, ("x-nomos-target", "Undeclared"))},
+        *({"headers": tuple(pair for pair in request.headers if pair != left)} for left in request.headers),
+        *({"headers": _with_another_value(request.headers, name)} for name, _ in request.headers),
     ]
     if request.content is not None:
         other = msgspec.structs.replace(request.content, sha256="0" * 64)
@@ -173,6 +178,23 @@ def _changed(action: Action, request: OutgoingRequest) -> list[OutgoingRequest]:
     elif request.body:
         changes += [{"body": request.body + b"&nomos_undeclared=1"}, {"body": request.body + b"&" + request.body}]
     return [msgspec.structs.replace(request, **change) for change in changes]
+
+
+def _with_another_value(headers: tuple[tuple[str, str], ...], name: str) -> tuple[tuple[str, str], ...]:
+    return tuple((one, value + "x" if one == name else value) for one, value in headers)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
+@settings(max_examples=3)
+@given(data=st.data())
+def test_the_headers_of_an_action_are_exactly_its_own_whatever_the_arguments(
+    action: Action, data: st.DataObject
+) -> None:
+    request = built(action, data.draw(calls(action)))
+    if request is not None:
+        assert request.headers == action.fixed_headers
+        if request.content is None or action.content is None or action.content.encoding != "raw":
+            assert request.content_type.partition("; boundary=")[0] == content_type_of(action)
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
@@ -242,6 +264,83 @@ def test_a_form_has_one_spelling() -> None:
     assert request.body == (
         b"amount=500&confirm=true&currency=eur&customer=cus_00000001&metadata[n]=1&metadata[order]=a%20b%26c%3Dd"
     )
+
+
+BATCH = "aws-dynamodb:items.get_batch"
+
+
+@pytest.mark.parametrize("table", ["orders", "prod.orders-1", "Keys", "a.b.c", "RequestItems"])
+def test_a_resource_that_is_the_name_of_a_member_is_read_from_it(table: str) -> None:
+    keys = [{"id": {"S": "{table}"}}, {"id.x": {"S": "RequestItems.{table}"}}]
+    request = call(BATCH, f"aws-dynamodb:table/{table}", keys=keys, consistent=True)
+    assert orjson.loads(request.body or b"") == {"RequestItems": {table: {"Keys": keys, "ConsistentRead": True}}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"RequestItems": {"orders": {"Keys": []}, "payroll": {"Keys": []}}},
+        {"RequestItems": {}},
+        {"RequestItems": {"orders": []}},
+        {"RequestItems": {"orders": {"Keys": [], "TableName": "payroll"}}},
+        {"RequestItems": {"orders": {"Keys": []}}, "TableName": "payroll"},
+        {"RequestItems": {"orders": {"payroll": {"Keys": []}}}},
+        {"RequestItems": {"arn:aws:dynamodb:eu-west-1:123456789012:table/orders": {"Keys": []}}},
+        {"RequestItems": {"{table}": {"Keys": []}}},
+        {"RequestItems": {"or": {"Keys": []}}},
+        {"RequestItems": []},
+        {"RequestItems": {"orders": {"Keys": [], "{table}": {}}}},
+        {"{table}": {"Keys": []}},
+        {},
+        [],
+    ],
+)
+def test_a_batch_that_names_another_table_or_several_is_refused(body: object) -> None:
+    action = CATALOGUE.action(BATCH)
+    request = call(BATCH, "aws-dynamodb:table/orders", keys=[])
+    changed = msgspec.structs.replace(request, body=orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+    with pytest.raises(NotCovered):
+        derive_resource(CATALOGUE.connectors["aws-dynamodb"], action, changed)
+
+
+def test_a_table_that_is_named_twice_is_refused() -> None:
+    """A reader that takes the first of two equal names would see another request than one that takes the last."""
+    request = call(BATCH, "aws-dynamodb:table/orders", keys=[])
+    twice = b'{"RequestItems":{"payroll":{"Keys":[]},"orders":{"Keys":[]}}}'
+    for body in (twice, twice.replace(b"payroll", b"orders")):
+        with pytest.raises(NotCovered):
+            derive_resource(
+                CATALOGUE.connectors["aws-dynamodb"],
+                CATALOGUE.action(BATCH),
+                msgspec.structs.replace(request, body=body),
+            )
+
+
+def test_a_table_has_one_place_and_one_spelling() -> None:
+    for text in ("aws-dynamodb:table/arn:aws:dynamodb:eu-west-1:123456789012:table", "aws-dynamodb:table/or"):
+        with pytest.raises(UnknownResource):
+            CATALOGUE.parse_resource(text)
+    # the one member of every request that chooses a table, or the list of all
+    for action in CATALOGUE.connectors["aws-dynamodb"].actions.values():
+        (source,) = action.sources
+        assert source.name in ("self", "TableName", "RequestItems.{table}")
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        "REMOVE a",
+        "SET a = :b REMOVE c",
+        "set a = :b remove c",
+        "SET a = :b\nDELETE tags :t",
+        "SET a=:b REMOVE#c",
+        "é\u00a0REMOVE c",
+    ],
+)
+def test_an_update_takes_nothing_away(update: str) -> None:
+    with pytest.raises(Malformed):
+        call("aws-dynamodb:items.update", "aws-dynamodb:table/orders", key={}, update=update)
+    call("aws-dynamodb:items.update", "aws-dynamodb:table/orders", key={}, update="SET #removed = :x, removed_at = :y")
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,8 @@ actions:
         ("risk: write, ", "risk: write, idempotency_header: x-key, "),
         ("risk: write, ", "risk: write, body: form, "),
         ("risk: write, ", "risk: write, fixed: {query: {a: b}}, "),
+        ("risk: write, ", "risk: write, fixed: {headers: {x-a-target: b}}, "),
+        ("risk: write, ", "risk: write, content_type: application/demo+json, "),
         ("risk: write, ", "risk: write, fixed: {body: {text: b}}, "),
         ("risk: write, ", "risk: write, parameters: {x: {where: query}}, "),
         ("risk: write, ", "risk: write, parameters: {x: {where: body}}, "),

@@ -56,6 +56,29 @@ def test_a_cursor_is_taken_where_the_answer_holds_one(answer: object, cursor: st
     assert following == (None if cursor is None else {"limit": 5, "cursor": cursor})
 
 
+@pytest.mark.parametrize(
+    ("key", "is_cursor"),
+    [
+        ({"id": {"S": "1"}, "day": {"N": "2"}}, True),
+        ({}, False),
+        (None, False),
+        ("1", True),
+        ([1], False),
+        (7, False),
+        ({"id": {"S": "[redacted:api-key]"}}, False),
+        ({"id": {"S": "x" * 9_000}}, False),
+        ({"id": 1.5}, False),
+    ],
+)
+def test_a_cursor_may_be_an_object_where_the_argument_is_one(key: object, *, is_cursor: bool) -> None:
+    scan = CATALOGUE.action("aws-dynamodb:items.scan")
+    following = next_args(scan, {"limit": 5}, [], orjson.dumps({"Items": [], "LastEvaluatedKey": key}))
+    assert following == ({"limit": 5, "start": key} if is_cursor else None)
+    # and never in place of a text
+    tables = CATALOGUE.action("aws-dynamodb:tables.list")
+    assert next_args(tables, {}, [], orjson.dumps({"LastEvaluatedTableName": {"a": "b"}})) is None
+
+
 def test_an_action_that_does_not_come_in_pages_has_none() -> None:
     assert next_args(CATALOGUE.action("github:repos.get"), {}, [("link", NEXT)], b"{}") is None
 

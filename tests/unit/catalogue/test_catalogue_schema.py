@@ -42,6 +42,11 @@ def test_every_shipped_connector_has_the_shape(path: Path) -> None:
         lambda c: c["actions"]["repos.get"].update(method="FETCH"),
         lambda c: c["actions"]["repos.get"].update(risk="harmless"),
         lambda c: c["parameters"]["page"].update(where="header"),
+        lambda c: c["actions"]["repos.get"].update(fixed={"headers": {"host": "evil.example"}}),
+        lambda c: c["actions"]["repos.get"].update(fixed={"headers": {"X-Amz-Target": "a"}}),
+        lambda c: c["actions"]["repos.get"].update(fixed={"headers": {"x-amz-target": "a\r\nb: c"}}),
+        lambda c: c["actions"]["repos.get"].update(fixed={"headers": {"x-amz-target": {"argument": "page"}}}),
+        lambda c: c["actions"]["repos.get"].update(content_type="text/plain"),
     ],
 )
 def test_what_has_another_shape_is_told(change: Any) -> None:

@@ -68,6 +68,7 @@ def test_the_request_is_the_documented_one(connector: str, case: Case) -> None:
     request = built(connector, case, case.args)
     assert (request.method, request.path) == (case.request.method, case.request.path)
     assert sorted(request.query) == case.request.pairs
+    assert dict(request.headers) == case.request.headers
     assert read(case.request, request) == wanted(case.request)
     if request.body is not None:
         assert request.content_type.partition("; boundary=")[0] == content_type(case.request)

@@ -139,6 +139,29 @@ def test_a_file_is_checked_and_a_fault_is_said(capsys: pytest.CaptureFixture[str
     assert run(capsys, "check", str(tmp_path / "none.yaml"))[0] == 2
 
 
+def test_headers_of_an_action_are_shown_and_tried_and_a_fault_in_them_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, "show", "aws-dynamodb:items.get", "--connectors", CONNECTORS)
+    assert code == 0
+    assert "header    x-amz-target: DynamoDB_20120810.GetItem\n" in out
+    assert "body      application/x-amz-json-1.0\n" in out
+    call = ("aws-dynamodb:items.get", "aws-dynamodb:table/orders", "--args", '{"key": {"id": {"S": "1"}}}')
+    code, out, _ = run(capsys, "try", *call, "--connectors", CONNECTORS)
+    assert code == 0
+    assert "x-amz-target: DynamoDB_20120810.GetItem\ncontent-type: application/x-amz-json-1.0\n" in out
+    text = (ROOT / "connectors" / "aws-dynamodb.yaml").read_text()
+    (tmp_path / "aws-dynamodb.yaml").write_text(text.replace("{x-amz-target: DynamoDB_20120810.GetItem}", "{host: x}"))
+    code, out, err = run(capsys, "check", str(tmp_path / "aws-dynamodb.yaml"))
+    assert (code, out) == (1, "")
+    assert "action items.get: the header 'host' is written by the proxy itself" in err
+    # another action's own header makes it that action
+    (tmp_path / "aws-dynamodb.yaml").write_text(
+        text.replace("10.BatchGetItem", "10.Query").replace("10.Scan", "10.Query")
+    )
+    assert "can both match" in run(capsys, "check", str(tmp_path / "aws-dynamodb.yaml"))[2]
+
+
 def test_a_draft_says_what_the_document_says_and_what_was_guessed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

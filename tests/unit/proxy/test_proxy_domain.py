@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nomos.catalogue import load_catalogue
+from nomos.catalogue import OutgoingRequest, load_catalogue
 from nomos.errors import (
     BindingMismatch,
     Conflict,
@@ -32,7 +33,7 @@ from nomos.ucan.grant import mint_grant, sign_request
 from nomos.ucan.verify import VerifiedInvocation, verify_invocation
 from nomos_proxy.answer import AnswerRefused, UpstreamResponse
 from nomos_proxy.destination import Origin
-from nomos_proxy.domain import CallState, ConnectionFacts, attempted, evolve, finished, plan_call
+from nomos_proxy.domain import CallState, ConnectionFacts, attempted, evolve, finished, plan_call, request_sha256
 
 NOW = 1_800_000_000
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
@@ -213,3 +214,21 @@ def test_an_account_does_only_what_its_scopes_are_for_where_its_connector_says_s
     # elsewhere a provider's own scopes say what a token does, and they include one another in its own way
     github = msgspec.structs.replace(CONNECTION, is_account=True, scopes=())
     plan_call(verified("github:issues.get", args={"issue_number": 7}), CATALOGUE, github)
+
+
+def test_the_digest_of_a_request_covers_the_headers_that_say_what_it_is_and_is_as_before_without_them() -> None:
+    origin = Origin(scheme="https", host="dynamodb.eu-west-1.amazonaws.com", port=443)
+    plain = OutgoingRequest(method="POST", path="/", body=b"{}")
+    reads, deletes = (
+        msgspec.structs.replace(plain, headers=(("x-amz-target", f"DynamoDB_20120810.{name}"),))
+        for name in ("GetItem", "DeleteItem")
+    )
+
+    def digest(version: bytes, *parts: bytes) -> bytes:
+        framed = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return hashlib.sha256(b"nomos-upstream-request-" + version + b"\0" + framed).digest()
+
+    head = (b"https://dynamodb.eu-west-1.amazonaws.com", b"POST", b"/")
+    assert request_sha256(origin, plain) == digest(b"v1", *head, b"{}")
+    assert request_sha256(origin, reads) == digest(b"v2", *head, b"x-amz-target: DynamoDB_20120810.GetItem", b"{}")
+    assert request_sha256(origin, reads) != request_sha256(origin, deletes)

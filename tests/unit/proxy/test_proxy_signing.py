@@ -64,6 +64,63 @@ def test_a_signature_covers_method_authority_path_query_and_body(
     assert sent[b"signature"] == b"nomos=:" + wanted + b":"
 
 
+def test_a_signature_covers_the_headers_that_are_the_actions_own() -> None:
+    request = OutgoingRequest(method="GET", path="/v1/x", headers=(("x-demo-target", "Demo.Note"),))
+    sent = dict(outgoing_headers("api.example.com", Secret(b"key:shhh-secret"), SIGNATURE, request, ()))
+    assert sent[b"x-demo-target"] == b"Demo.Note"
+    parameters = sent[b"signature-input"].removeprefix(b"nomos=").decode()
+    assert parameters.startswith('("@method" "@authority" "@path" "@query" "x-demo-target");')
+    lines = [
+        '"@method": GET',
+        '"@authority": api.example.com',
+        '"@path": /v1/x',
+        '"@query": ?',
+        '"x-demo-target": Demo.Note',
+    ]
+    base = "\n".join([*lines, f'"@signature-params": {parameters}']).encode()
+    assert sent[b"signature"] == b"nomos=:" + base64.b64encode(hmac.digest(b"shhh-secret", base, hashlib.sha256)) + b":"
+
+
+def test_aws_is_told_the_operation_in_a_header_that_is_signed() -> None:
+    """Computed here from the description of Signature Version 4, without botocore."""
+    body, target = b'{"TableName":"orders"}', "DynamoDB_20120810.DescribeTable"
+    request = OutgoingRequest(
+        method="POST", path="/", body=body, content_type="application/x-amz-json-1.0",
+        headers=(("x-amz-target", target),),
+    )  # fmt: skip
+    authority = "dynamodb.eu-central-1.amazonaws.com"
+    sent = outgoing_headers(authority, Secret(KEY.encode()), aws_auth("dynamodb"), request, (("user-agent", "nomos"),))
+    headers = dict(sent)
+    assert len(headers) == len(sent)
+    assert (headers[b"x-amz-target"], headers[b"content-type"]) == (target.encode(), b"application/x-amz-json-1.0")
+    signed = "content-type;host;x-amz-date;x-amz-target"
+    assert f"SignedHeaders={signed}, ".encode() in headers[b"authorization"], "and user-agent is not"
+    stamp, secret = headers[b"x-amz-date"].decode(), KEY.partition(":")[2]
+    canonical = "\n".join([
+        "POST", "/", "", "content-type:application/x-amz-json-1.0", f"host:{authority}", f"x-amz-date:{stamp}",
+        f"x-amz-target:{target}", "", signed, hashlib.sha256(body).hexdigest(),
+    ])  # fmt: skip
+    scope = f"{stamp[:8]}/eu-central-1/dynamodb/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    key = f"AWS4{secret}".encode()
+    for part in (stamp[:8], "eu-central-1", "dynamodb", "aws4_request"):
+        key = hmac.digest(key, part.encode(), hashlib.sha256)
+    assert headers[b"authorization"].endswith(hmac.digest(key, text.encode(), hashlib.sha256).hex().encode())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [("authorization", "x"), ("host", "evil.example"), ("content-length", "0"), ("x-amz-date", "x"), ("accept", "b"),
+     ("X-Amz-Target", "x"), ("x-amz-target", "a\r\nhost: evil.example"), ("x-amz-target", "")],
+)  # fmt: skip
+def test_a_header_of_an_action_that_is_the_proxys_own_is_not_sent_whatever_the_catalogue_says(
+    header: tuple[str, str],
+) -> None:
+    request = OutgoingRequest(method="GET", path="/", headers=(header,))
+    with pytest.raises(DestinationRefused):
+        outgoing_headers("api.example.com", Secret(KEY.encode()), AWS, request, (("accept", "a"),))
+
+
 def test_a_request_to_aws_is_signed_for_its_service_and_region_and_carries_no_secret() -> None:
     sent = outgoing_headers("sqs.eu-central-1.amazonaws.com", Secret(KEY.encode()), AWS, QUEUE, ())
     headers = dict(sent)

@@ -64,7 +64,8 @@ def test_large_binary_in_base64_is_unchanged(seed: int, clean_json: Clean) -> No
 
 def test_json_is_recognised_whatever_the_header_says(clean_text: Clean) -> None:
     body = b' {"password":"correct horse"}'
-    for content_type in ("", "text/plain", "application/octet-stream", "application/vnd.api+json"):
+    types = ("", "text/plain", "application/octet-stream", "application/vnd.api+json", "application/x-amz-json-1.0")
+    for content_type in types:
         assert clean_text(body, content_type=content_type).body == b'{"password":"[redacted:named-secret]"}'
 
 

@@ -55,6 +55,20 @@ def test_numbers_and_lists_under_a_secret_name_are_redacted(clean_json: Clean) -
     }
 
 
+def test_a_value_with_its_type_before_it_is_one_of_the_name_that_stands_outside(clean_json: Clean) -> None:
+    """As DynamoDB writes the attributes of an item."""
+    item = {
+        "password": {"S": "correct horse"}, "api_key": {"B": "Y29ycmVjdA=="}, "access_token": {"N": "12345"},
+        "recovery_codes": {"SS": ["ab12", "cd34"]}, "session_token": {"L": [{"S": "x9"}, {"M": {"note": {"S": "y"}}}]},
+        "note": {"S": "correct horse"}, "secret": {"BOOL": True}, "client_secret": {"NULL": True},
+        "bot_token": {"S": "a", "T": "b"},
+    }  # fmt: skip
+    assert json.loads(clean_json({"Item": item}).body)["Item"] == item | {
+        "password": {"S": NAMED}, "api_key": {"B": NAMED}, "access_token": {"N": NAMED},
+        "recovery_codes": {"SS": [NAMED, NAMED]}, "session_token": {"L": [{"S": NAMED}, {"M": {"note": {"S": "y"}}}]},
+    }  # fmt: skip
+
+
 def test_name_and_value_pairs_are_read_as_members(clean_json: Clean) -> None:
     result = clean_json([{"name": "Authorization", "value": "Basic xyz"}, {"name": "Accept", "value": "text/html"}])
     assert json.loads(result.body)[0]["value"] == NAMED

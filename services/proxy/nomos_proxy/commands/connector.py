@@ -129,6 +129,8 @@ def _show(args: argparse.Namespace) -> int:
         f"  resource  {_resource_text(action)}, from the " + ", ".join(_place(s.where, s.name) for s in action.sources),
         *[f"  argument  {_parameter_text(one)}" for one in _parameters(action)],
         *[f"  fixed     {name} = {value!r}" for name, value in (*action.fixed_query, *action.fixed_body)],
+        *[f"  header    {name}: {value}" for name, value in action.fixed_headers],
+        *([f"  body      {action.content_type}"] if action.content_type else []),
         *([f"  scopes    {', '.join(action.scopes)}"] if action.scopes else []),
         *([f"  pages     {action.pagination.parameter}"] if action.pagination else []),
         *([f"  note      {action.notes}"] if action.notes else []),
@@ -187,7 +189,7 @@ def _headers(connector: Connector, action: Action, request: OutgoingRequest, aut
     """The headers of a request; of what is not HTTP there are none."""
     if connector.scheme != "https":
         return []
-    headers = [("host", authority), *connector.headers]
+    headers = [("host", authority), *connector.headers, *request.headers]
     if action.idempotency_header:
         headers.append((action.idempotency_header, "<made from the permission>"))
     if request.body is not None:
@@ -247,6 +249,7 @@ def _members(action: Action) -> dict[str, object]:
         "method": action.method,
         "path": action.path,
         "resource": _resource_text(action),
+        "headers": dict(action.fixed_headers),
         "parameters": _parameters(action),
         "scopes": list(action.scopes),
         "notes": action.notes,

@@ -1,7 +1,8 @@
 """Whether some request could be of two actions; a connector whose actions meet is refused.
 
 Two actions of one method meet unless their paths differ in a place that no value fills otherwise, or something in the
-query or the body tells them apart: each fixes a member otherwise, or one needs a member that the other refuses.
+query, the body or the headers tells them apart: each fixes a member otherwise, or one needs a member that the other
+refuses. A header that chooses among forms of one answer tells nothing apart.
 :mod:`nomos.catalogue.derive` holds a request to all of it, so what is apart here is apart there.
 
 Pure.
@@ -9,7 +10,8 @@ Pure.
 
 from __future__ import annotations
 
-from nomos.catalogue.bodies import CONTENT_TYPES
+from nomos.catalogue.actionheaders import NEGOTIATED
+from nomos.catalogue.bodies import content_type_of
 from nomos.catalogue.model import WHOLE, Action, matches
 from nomos.catalogue.request import field_of
 
@@ -36,11 +38,12 @@ def _is_told_apart(one: Action, other: Action) -> bool:
 def _kind(action: Action) -> str:
     """The media type of its bodies, without parameters; empty where it has none, or the caller says what it is."""
     is_open = action.content is not None and action.content.encoding == "raw"
-    return "" if is_open or not action.has_body else CONTENT_TYPES[action.body_format].partition(";")[0]
+    return "" if is_open or not action.has_body else content_type_of(action).partition(";")[0]
 
 
 def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:
     query = {("query", name): value for name, value in action.fixed_query}
+    query |= {("header", name): value for name, value in action.fixed_headers if name not in NEGOTIATED}
     return {**query, **{("body", name): value for name, value in action.fixed_body}}
 
 

@@ -6,6 +6,9 @@ text; ``mail`` and ``mail_draft``, JSON around a message of :mod:`nomos.catalogu
 each. What was not written so is not read: a second spelling could mean something else upstream. Not here: ``content``,
 bytes that nobody looks into, and ``multipart`` (:mod:`nomos.catalogue.multipart`).
 
+A path may hold the name of a field of the resource, ``RequestItems.{table}.Keys``: the member there is named by the
+field, it is the only one of its object, and what stands at ``RequestItems.{table}`` is that name.
+
 Pure. Source: RFC 8259; WHATWG URL standard section 5 (application/x-www-form-urlencoded).
 """
 
@@ -19,7 +22,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from nomos.catalogue.mail import PARTS, read_mail, write_mail
-from nomos.catalogue.model import WHOLE, BodyFormat
+from nomos.catalogue.model import WHOLE, Action, BodyFormat
 from nomos.errors import Malformed
 
 #: A value at a dotted path.
@@ -34,7 +37,19 @@ CONTENT_TYPES: Final[Mapping[BodyFormat, str]] = {
     "mail": "application/json",
     "mail_draft": "application/json",
 }
+#: A part of a path that stands for the name of a member.
+_NAMED: Final = re.compile(r"\{[a-z][a-z0-9_]*\}")
 _PAIR_NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)((?:\[[A-Za-z0-9_-]+\])*)")
+
+
+def content_type_of(action: Action) -> str:
+    """The media type of an action's bodies."""
+    return action.content_type or CONTENT_TYPES[action.body_format]
+
+
+def names_a_member(path: str) -> bool:
+    """Whether what stands at ``path`` is a member's name and not its value."""
+    return path.endswith("}") and _NAMED.fullmatch(path.rpartition(".")[2]) is not None
 
 
 def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
@@ -58,14 +73,16 @@ def write_body(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
         return orjson.dumps(members[WHOLE], option=orjson.OPT_SORT_KEYS)
     tree: dict[str, object] = {}
     for path, value in members.items():
-        *parents, last = path.split(".")
+        steps = _steps(path, members)
+        is_name = names_a_member(path)
         node = tree
-        for parent in parents:
+        for parent in steps if is_name else steps[:-1]:
             inner = node.setdefault(parent, {})
             if not isinstance(inner, dict):  # the loader refuses such paths
                 raise Malformed(f"{path} lies inside another member")
             node = inner
-        node[last] = value
+        if not is_name:
+            node[steps[-1]] = value
     return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
 
 
@@ -91,6 +108,15 @@ def read_body(body_format: BodyFormat, body: bytes, paths: Mapping[str, str]) ->
     if write_body(body_format, found) != body:
         raise Malformed("the body is not in its one spelling")
     return found
+
+
+def _steps(path: str, members: Mapping[str, Value]) -> list[str]:
+    """The names of the members on the way to a path; some are values themselves."""
+    parts = path.split(".")
+    return [
+        str(members[".".join(parts[: depth + 1])]) if _NAMED.fullmatch(part) else part
+        for depth, part in enumerate(parts)
+    ]
 
 
 def _write_mail(body_format: BodyFormat, members: Mapping[str, Value]) -> bytes:
@@ -133,9 +159,23 @@ def _leaves(node: object, path: str, paths: Mapping[str, str]) -> Iterator[tuple
         return
     if not isinstance(node, dict):
         raise Malformed("the body holds what is not declared")
+    named = next((other for other in paths if names_a_member(other) and other.rpartition(".")[0] == path), None)
+    if named is not None:
+        if len(node) != 1:
+            raise Malformed("the body names more than one, or none, where it names what it acts on")
+        ((name, inner),) = node.items()
+        yield named, name
+        yield from _inside(inner, named, paths)
+        return
+    yield from _inside(node, path, paths)
+
+
+def _inside(node: object, path: str, paths: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
+    if not isinstance(node, dict):
+        raise Malformed("the body holds what is not declared")
     for name, inner in node.items():
-        if "." in name:
-            raise Malformed("the body holds a name with a dot")
+        if "." in name or "{" in name:
+            raise Malformed("the body holds a name that no path has")
         yield from _leaves(inner, f"{path}.{name}" if path else name, paths)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct, ValidationError, convert
 
-from nomos.catalogue.bodies import CONTENT_TYPES, Value, read_body
+from nomos.catalogue.bodies import Value, content_type_of, read_body
 from nomos.catalogue.model import ANY_NAME, FILENAME, Action, Connector, FieldSource, Parameter, Resource, matches
 from nomos.catalogue.multipart import MEDIA_TYPE, read_multipart
 from nomos.catalogue.request import OutgoingRequest, check_value, field_of, map_name
@@ -39,7 +39,8 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
         The resource as the path spells it.
 
     Raises:
-        NotCovered: the request is not one that this action can mean: other connector, method, path, query or body.
+        NotCovered: the request is not one that this action can mean: other connector, method, path, query, body or
+            headers.
     """
     if connector.actions.get(action.id) != action:
         raise NotCovered("the action is not of this connector")
@@ -47,6 +48,8 @@ def derive_resource(connector: Connector, action: Action, request: OutgoingReque
         raise NotCovered(f"{action.id} is a {action.method}, got {request.method}")
     path, question_mark, query = request.target.partition("?")
     is_raw = _check_content(action, request)
+    if request.headers != action.fixed_headers:
+        raise NotCovered(f"the headers are not those of {action.id}")
     if question_mark and not query:
         raise NotCovered(f"the query is not one of {action.id}")
     found = _Found(
@@ -161,7 +164,7 @@ def _check_content(action: Action, request: OutgoingRequest) -> bool:
         given = request.content_type
         if action.body_format == "multipart" and request.content is not None and given.startswith(MEDIA_TYPE):
             return False
-        if given != CONTENT_TYPES[action.body_format] or action.body_format in ("content", "multipart"):
+        if given != content_type_of(action) or action.body_format in ("content", "multipart"):
             raise mismatch
         return False
     if request.content_type != request.content.media_type or request.body is None:

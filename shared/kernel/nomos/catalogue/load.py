@@ -4,7 +4,8 @@ Beyond the shape of the file (unknown keys are refused), the rules are: every fi
 stands in one place of the request (the path, unless ``derive`` says otherwise); every other field of the path is a
 required parameter; every name of a query or body stands for one thing; no two actions with one method can match the
 same path, unless a member that one fixes is fixed otherwise by the other, so that a request belongs to one action; a
-GET is a read. What is not HTTP has rules of its own (:mod:`nomos.catalogue.operations`).
+GET is a read. Rules of their own have names in bodies and queries (:mod:`nomos.catalogue.namechecks`), headers that an
+action fixes (:mod:`nomos.catalogue.actionheaders`), and what is not HTTP (:mod:`nomos.catalogue.operations`).
 
 Source: the format is ours; ``connectors/github.yaml`` is the example.
 """
@@ -15,16 +16,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from nomos.catalogue import contentrules
+from nomos.catalogue.actionheaders import MEDIA_TYPE, NAME, VALUE, check_action_headers, check_media_type
 from nomos.catalogue.apart import may_meet
 from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
 from nomos.catalogue.kinds import ResourceFile, build_kind, check_pattern
-from nomos.catalogue.mail import PARTS
 from nomos.catalogue.model import (
     ANY_NAME,
     WHOLE,
@@ -44,6 +45,7 @@ from nomos.catalogue.model import (
     Scheme,
     matches,
 )
+from nomos.catalogue.namechecks import check_names
 from nomos.catalogue.oauth import OAuthFile, build_oauth
 from nomos.catalogue.operations import check_operation
 from nomos.catalogue.request import field_of
@@ -61,10 +63,6 @@ _HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])
 _TEMPLATE: Final = re.compile(
     r"(?:/(?:[A-Za-z0-9_@-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
 )
-_QUERY_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}(?:\[[A-Za-z0-9_]{0,40}\])*")
-_BODY_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}){0,5}")
-#: In a form a list of objects has numbered members, ``items[0][price]``.
-_FORM_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.(?:0|[A-Za-z_][A-Za-z0-9_-]{0,63})){0,5}")
 #: How a file writes :data:`WHOLE`.
 _WHOLE_IN_FILE: Final = "."
 _POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
@@ -94,9 +92,15 @@ class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
     host: bool = False
 
 
+def _shaped(pattern: str) -> msgspec.Meta:
+    """For the JSON Schema alone; the loader says in words what is wrong."""
+    return msgspec.Meta(extra_json_schema={"pattern": f"^(?:{pattern})$"})
+
+
 class _FixedFile(Struct, frozen=True, forbid_unknown_fields=True):
     query: dict[str, str] = {}
     body: dict[str, str | int | bool] = {}
+    headers: dict[Annotated[str, _shaped(NAME)], Annotated[str, _shaped(VALUE)]] = {}
 
 
 class _PaginationFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +131,7 @@ class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, _ParameterFile] = {}
     body: BodyFormat = "json"
     json_part: str = ""
+    content_type: Annotated[str, _shaped(f"|{MEDIA_TYPE}")] = ""
     fixed: _FixedFile = _FixedFile()
     graphql: str = ""
     idempotency_header: str | None = None
@@ -333,6 +338,8 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         json_part=file.json_part,
         fixed_query=tuple(sorted(file.fixed.query.items())),
         fixed_body=tuple(sorted(fixed_body.items())),
+        fixed_headers=_fixed_headers(what, connector, file),
+        content_type=check_media_type(what, file.content_type, is_json=file.body == "json"),
         idempotency_header=header,
         rate=_checked_rate(what, file.rate),
         pagination=_pagination(what, file.pagination, declared),
@@ -341,11 +348,16 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         notes=file.notes,
     )
     _check_path(what, action)
-    _check_names(what, action)
+    check_names(what, action)
     contentrules.check_multipart(what, action)
     if connector.scheme != "https":
         check_operation(connector.scheme, action)
     return action
+
+
+def _fixed_headers(what: str, connector: _ConnectorFile, file: _ActionFile) -> tuple[tuple[str, str], ...]:
+    taken = {*connector.headers, file.idempotency_header, _auth(connector).header}
+    return check_action_headers(what, file.fixed.headers, taken=[name for name in taken if name])
 
 
 def _checked_rate(what: str, rate: Rate | None) -> Rate | None:
@@ -390,8 +402,11 @@ def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, 
     if file is None:
         return None
     parameter = declared.get(file.parameter)
-    if parameter is None or parameter.type != ("integer" if file.kind == "page" else "string"):
-        raise MalformedCatalogue(f"{what}: pagination needs an integer parameter for a page, a string for a cursor")
+    kinds = ("integer",) if file.kind == "page" else ("string", "json")
+    if parameter is None or parameter.type not in kinds:
+        raise MalformedCatalogue(
+            f"{what}: pagination needs an integer parameter for a page, a string or json for a cursor"
+        )
     if bool(file.next) != (file.kind == "cursor"):
         raise MalformedCatalogue(f"{what}: a cursor, and only a cursor, says where the answer holds the next one")
     if any(pointer and _POINTER.fullmatch(pointer) is None for pointer in (file.next, file.more)):
@@ -455,51 +470,6 @@ def _check_path(what: str, action: Action) -> None:
 
 def _fields_in(parts: list[str]) -> list[tuple[str, str]]:
     return [(part, field_of(part)[0]) for part in parts if part.startswith("{")]
-
-
-def _check_names(what: str, action: Action) -> None:
-    """Every name of the query, and every path of the body, stands for one thing."""
-    query = [p.wire for p in action.parameters if p.where == "query"] + [name for name, _ in action.fixed_query]
-    query += [source.name for source in action.sources if source.where == "query"]
-    own = contentrules.members(action)
-    body = [p.wire for p in own if p.where == "body"] + [name for name, _ in action.fixed_body]
-    body += [source.name for source in action.sources if source.where == "body"]
-    if any(_QUERY_NAME.fullmatch(name) is None for name in query if name != ANY_NAME):
-        raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
-    is_whole = WHOLE in body or action.body_format in ("text", "content")
-    if is_whole:
-        _check_whole(what, action, body)
-    one_path = _FORM_PATH if action.body_format == "form" else _BODY_PATH
-    if not is_whole and any(one_path.fullmatch(path) is None for path in body):
-        raise MalformedCatalogue(f"{what}: a path that a body cannot carry")
-    if len(set(query)) != len(query) or len(set(body)) != len(body) or (ANY_NAME in query and len(query) > 1):
-        raise MalformedCatalogue(f"{what}: a name of the query or body stands for two things")
-    if any(other.startswith(f"{path}.") for path in body for other in body):
-        raise MalformedCatalogue(f"{what}: a member of the body lies inside another one")
-    if action.body_format.startswith("mail"):
-        _check_mail(what, action)
-    if action.body_format == "form" and any(p.where == "body" and p.type == "json" for p in action.parameters):
-        raise MalformedCatalogue(f"{what}: a form cannot carry a json argument")
-
-
-def _check_whole(what: str, action: Action, body: list[str]) -> None:
-    """A body that is one argument has nothing beside it; a text is a required string, JSON any value."""
-    whole = next((p for p in contentrules.members(action) if p.where == "body"), None)
-    if body != [WHOLE] or whole is None:
-        raise MalformedCatalogue(f"{what}: an argument that is the whole body stands alone")
-    kind = {"text": "string", "content": "content", "json": "json"}.get(action.body_format)
-    if whole.type != kind or not whole.required:
-        raise MalformedCatalogue(f"{what}: the whole body is a required json argument, a string as text, or a content")
-
-
-def _check_mail(what: str, action: Action) -> None:
-    """A mail is made of its own parts, each of its own type."""
-    types = {p.wire: p.type for p in action.parameters if p.where == "body"}
-    may = {**dict.fromkeys((*PARTS, "thread"), "string"), **dict.fromkeys(("to", "cc", "bcc"), "string_list")}
-    if action.fixed_body or not {"to", "subject", "text"} <= set(types) <= set(may):
-        raise MalformedCatalogue(f"{what}: a mail has to, subject and text, and may have cc, bcc, in_reply_to, thread")
-    if any(may[name] != kind for name, kind in types.items()):
-        raise MalformedCatalogue(f"{what}: to, cc and bcc are lists of strings, the rest of a mail are strings")
 
 
 def _check_unambiguous(actions: list[Action]) -> None:

@@ -67,8 +67,9 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         name: name in ``args``, in policies and in approvals.
         where: the part of the request that carries it.
-        wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``, and
-            :data:`WHOLE` the body itself. :data:`ANY_NAME` for a map whose entries are pairs of the query.
+        wire: name in the path template, query or body; in a body ``a.b`` is the member ``b`` of ``a``, ``a.{f}`` the
+            member of ``a`` that is named like the resource's field ``f``, and :data:`WHOLE` the body itself.
+            :data:`ANY_NAME` for a map whose entries are pairs of the query.
         type: shape of the value. ``string_map`` and ``json`` have no Cedar type: a policy cannot read them. A
             ``content`` is named, and its bytes come apart (:mod:`nomos.contents`).
         repeats: whether a list in a query is sent as one pair for each item, and not joined by commas.
@@ -207,6 +208,7 @@ class FieldSource(Struct, frozen=True, kw_only=True):
         where: the part of the request; ``host`` for the host that it goes to, where each connection has its own;
             ``constant`` for a field that is the same in every request of the action.
         name: name in the path template or query, dotted path in the body, or the constant itself; empty for the host.
+            A path that ends with ``{f}`` says that the field is the name of the one member there, and not its value.
     """
 
     where: Literal["path", "query", "body", "host", "constant"]
@@ -226,7 +228,7 @@ class Pagination(Struct, frozen=True, kw_only=True):
     Attributes:
         parameter: the argument that asks for it.
         kind: ``page`` counts up while the answer's Link header names a next page (RFC 8288); ``cursor`` is given by
-            the answer.
+            the answer, as a text or an object.
         next: for ``cursor``, a JSON pointer (RFC 6901) to it in the answer.
         more: a JSON pointer to a member that is false on the last page; empty where an absent cursor says so.
     """
@@ -255,6 +257,8 @@ class Action(Struct, frozen=True, kw_only=True):
         json_part: name of the field in which a multipart body holds its members as JSON; empty where each is a field.
         fixed_query: names and values that every request carries.
         fixed_body: dotted paths and values that every body carries.
+        fixed_headers: names and values that every request carries, beside the connector's.
+        content_type: of the body, where it is not the one of its format.
         idempotency_header: request header in which the provider takes an idempotency key, if it takes one.
         rate: how often one connection may run it, where less often than the connector.
         pagination: how the next page is asked for, where the answer comes in pages.
@@ -276,6 +280,8 @@ class Action(Struct, frozen=True, kw_only=True):
     json_part: str = ""
     fixed_query: tuple[tuple[str, str], ...] = ()
     fixed_body: tuple[tuple[str, str | int | bool], ...] = ()
+    fixed_headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = ""
     idempotency_header: str | None = None
     rate: Rate | None = None
     pagination: Pagination | None = None

@@ -89,5 +89,6 @@ def check_operation(scheme: Scheme, action: Action) -> None:
     if len(members) != len(action.parameters) or not set(members) <= set(operation.members):
         takes = ", ".join(f"{wire} ({kind})" for wire, kind in operation.members) or "nothing"
         raise MalformedCatalogue(f"{what}: {name} takes in its body: {takes}")
-    if action.fixed_query or action.fixed_body or action.body_format != "json" or action.idempotency_header:
-        raise MalformedCatalogue(f"{what}: {name} has a JSON body, and nothing fixed in it")
+    fixed = (action.fixed_query, action.fixed_body, action.fixed_headers, action.content_type)
+    if any(fixed) or action.body_format != "json" or action.idempotency_header:
+        raise MalformedCatalogue(f"{what}: {name} has a JSON body, no headers, and nothing fixed in it")

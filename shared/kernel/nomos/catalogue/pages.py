@@ -53,7 +53,8 @@ def next_args(
         return None
 
 
-def _cursor(pagination: Pagination, body: bytes) -> str | None:
+def _cursor(pagination: Pagination, body: bytes) -> object:
+    """What the answer says of the next page: a text, or an object where a provider gives one; None for neither."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -61,7 +62,10 @@ def _cursor(pagination: Pagination, body: bytes) -> str | None:
     if pagination.more and _at(answer, pagination.more) is False:
         return None
     found = _at(answer, pagination.next)
-    return found if isinstance(found, str) and found and _TAKEN_OUT not in found else None
+    if not isinstance(found, str | dict) or not found:
+        return None
+    text = found if isinstance(found, str) else orjson.dumps(found).decode()
+    return None if _TAKEN_OUT in text else found
 
 
 def _at(answer: object, pointer: str) -> object:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import orjson
 from msgspec import Struct, structs
 
-from nomos.catalogue.bodies import CONTENT_TYPES, Value, write_body
+from nomos.catalogue.bodies import CONTENT_TYPES, Value, content_type_of, write_body
 from nomos.catalogue.model import (
     ANY_NAME,
     FILENAME,
@@ -59,7 +59,7 @@ _QUERY_MAP_NAME: Final = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
 
 class OutgoingRequest(Struct, frozen=True, kw_only=True):
-    """The request as it will be sent, without origin and headers.
+    """The request as it will be sent, without origin, and of its headers those that are the action's own.
 
     Attributes:
         method: HTTP method.
@@ -67,6 +67,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
         query: names and values, not encoded, in the order in which they are sent.
         body: as ``content_type`` says, or None for no body.
         content_type: of the body.
+        headers: names and values that the action fixes, sorted.
         host: where each connection has its own and the resource names it; else empty.
         content: the content that stands in the body, or is to stand there; None where there is none.
         is_complete: whether its bytes stand there. A request without them is for looking at: it is never sent.
@@ -77,6 +78,7 @@ class OutgoingRequest(Struct, frozen=True, kw_only=True):
     query: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     content_type: str = CONTENT_TYPES["json"]
+    headers: tuple[tuple[str, str], ...] = ()
     host: str = ""
     content: Content | None = None
     is_complete: bool = True
@@ -131,7 +133,8 @@ def build_request(
         method=action.method,
         path=fill_template(action.path, parts.path),
         query=tuple(sorted(parts.query)),
-        content_type=CONTENT_TYPES[action.body_format],
+        content_type=content_type_of(action),
+        headers=action.fixed_headers,
         host=parts.host,
     )
     request = _with_body(action, request, parts.body, named, data)

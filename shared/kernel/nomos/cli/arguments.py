@@ -278,6 +278,10 @@ def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], el
     sub.add_argument("--aws-role", metavar="ARN", help="a role whose trust policy names issuer and subject")
     sub.add_argument("--aws-region", metavar="REGION", help="whose STS is asked")
     sub.add_argument("--gcp-audience", metavar="NAME", help="full name of a provider of a workload identity pool")
+    doing = "Google's service account that the connection acts as, NAME@PROJECT.iam.gserviceaccount.com"
+    sub.add_argument("--gcp-service-account", metavar="EMAIL", help=doing)
+    doing = "of the service account's token, instead of cloud-platform (again for more)"
+    sub.add_argument("--gcp-scope", action="append", default=[], metavar="SCOPE", help=doing)
     sub.add_argument("--azure", nargs=3, metavar=("DIRECTORY", "CLIENT", "SCOPE"), help="a federated identity")
     sub.add_argument("--base-url", default="", help=elsewhere)
     sub.add_argument("--exchange-url", default="", help="development only: another origin than the cloud's")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from nomos.cli.admin import ask, read_text
@@ -71,9 +72,18 @@ def connection_replace(args: Namespace) -> int:
 def connection_list(args: Namespace) -> int:
     """``nomos connection list --tenant T``."""
     found = ask(args, "proxy", "connection-list", args.tenant)
-    lines = [f"{c['name']:<24} {c['connector']:<16} {c['method']:<8} {c['state']}" for c in found["connections"]]
+    lines = [
+        f"{c['name']:<24} {c['connector']:<16} {c['method']:<8} {c['state']}{_acts_as(c)}" for c in found["connections"]
+    ]
     result(args, "connection list", found, lines)
     return Exit.YES
+
+
+def _acts_as(connection: Mapping[str, Any]) -> str:
+    """A cloud's role, service account or application, where there is one."""
+    values = connection.get("federation", {})
+    found = values.get("role") or values.get("service_account") or values.get("client")
+    return f"  as {found}" if found else ""
 
 
 def connection_show(args: Namespace) -> int:
@@ -88,6 +98,9 @@ def connection_show(args: Namespace) -> int:
         ssh = found["ssh"]
         lines += [f"  host     {found['host']}, as {ssh['user']}, {len(ssh['host_keys'])} pinned keys"]
         lines += [f"  roots    {' '.join(ssh['roots']) or 'none: commands only'}"]
+    if "federation" in found:
+        values = found["federation"]
+        lines += [f"  {name.replace('_', ' '):<15}  {values[name]}" for name in sorted(values)]
     if found["state"] == "lost":
         lines += ["  the provider does not renew it any more: connect the account again, under the same name"]
     result(args, "connection show", found, lines)
@@ -233,10 +246,16 @@ def connection_federate(args: Namespace) -> int:
         given = {"kind": "aws", "role": args.aws_role or "", "region": args.aws_region or ""}
     elif args.gcp_audience:
         given = {"kind": "gcp", "audience": args.gcp_audience}
+        if args.gcp_service_account:
+            given["service_account"] = args.gcp_service_account
+        if args.gcp_scope:
+            given["scope"] = " ".join(args.gcp_scope)
     elif args.azure:
         given = {"kind": "azure", **dict(zip(("directory", "client", "scope"), args.azure, strict=True))}
     if not given or sum(map(bool, (args.aws_role or args.aws_region, args.gcp_audience, args.azure))) != 1:
         raise Misconfigured("name one of --aws-role with --aws-region, --gcp-audience, and --azure")
+    if (args.gcp_service_account or args.gcp_scope) and not args.gcp_audience:
+        raise Misconfigured("--gcp-service-account and --gcp-scope go with --gcp-audience")
     made = ask(
         args,
         "proxy",
@@ -255,6 +274,11 @@ def connection_federate(args: Namespace) -> int:
         f"  subject   {made['subject']}",
         f"  audience  {made['audience']}",
     ]
+    if "service_account" in made:
+        lines += [
+            f"and let the principal act as {made['service_account']} (roles/iam.workloadIdentityUser)",
+            f"  principal {made['principal']}",
+        ]
     result(args, "connection federate", made, lines)
     return Exit.YES
 
