@@ -21,6 +21,7 @@ from nomos_proxy.federation.cloud import Federation
 from nomos_proxy.federation.exchange import Exchanged, exchange_form, read_exchanged
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.flights import Flights
+from nomos_proxy.keeping import Kept
 from nomos_proxy.oauth.party import post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused
 from nomos_proxy.oauth.requests import TokenRequest
@@ -56,10 +57,10 @@ class Federated:
         self._upstreams = upstreams
         self._journal = journal
         self._clock = clock
-        self._held: dict[tuple[str, str], _Held] = {}
+        self._held: Kept[_Held] = Kept()
         self._flights: Flights[tuple[str, str], _Held] = Flights()
-        self._paused: dict[tuple[str, str], float] = {}
-        self._closed: set[str] = set()
+        #: Until when nobody asks, by the clock.
+        self._paused: Kept[float] = Kept()
 
     @property
     def issuer(self) -> Issuer:
@@ -81,23 +82,22 @@ class Federated:
             Unavailable: none can be had now.
         """
         at = (connection.tenant, connection.name)
-        held = self._held.get(at)
+        held = self._held.find(*at)
         if held is not None and self._clock() < held.until:
             return held.credential
-        if self._clock() < self._paused.get(at, 0.0):
+        if self._clock() < (self._paused.find(*at) or 0.0):
             raise Unavailable("the cloud gave no credential a moment ago", retry_after_ms=PAUSE_SECONDS * 1_000)
         return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
 
     def drop(self, tenant: str, name: str) -> None:
-        """Keeps nothing of a removed connection in memory."""
-        self._held.pop((tenant, name), None)
+        """Keeps nothing of a removed connection in memory from now on."""
+        self._held.drop(tenant, name)
+        self._paused.drop(tenant, name)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
-        self._closed.add(tenant)
-        for held in (self._held, self._paused):
-            for at in [one for one in held if one[0] == tenant]:
-                held.pop(at)
+        self._held.forget(tenant)
+        self._paused.forget(tenant)
 
     async def _exchanged(self, connection: ConnectionFacts) -> _Held:
         federation = connection.federation
@@ -109,7 +109,7 @@ class Federated:
         try:
             found = await self._ask(connection, federation, now)
         except NomosError as e:
-            self._paused[connection.tenant, connection.name] = self._clock() + PAUSE_SECONDS
+            self._paused.keep(connection.tenant, connection.name, self._clock() + PAUSE_SECONDS)
             outcome = "failed"
             if isinstance(e, GrantRefused):
                 outcome = "refused"
@@ -120,8 +120,7 @@ class Federated:
         await self._ended(connection, asked, "renewed", expires_at=found.expires_at)
         ahead = min(AHEAD_SECONDS_MAX, (found.expires_at - now) // 5)
         held = _Held(credential=credential_of(Secret(found.credential.encode("ascii"))), until=found.expires_at - ahead)
-        if connection.tenant not in self._closed:
-            self._held[connection.tenant, connection.name] = held
+        self._held.keep(connection.tenant, connection.name, held)
         return held
 
     async def _ask(self, connection: ConnectionFacts, federation: Federation, now: int) -> Exchanged:

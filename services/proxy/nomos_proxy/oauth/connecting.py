@@ -149,9 +149,11 @@ class Connecting:
 
         Raises:
             NotFound, Expired, Replayed: as :meth:`Flow.check_link`.
+            LimitExceeded: as :meth:`Flow.check_begin`.
             UpstreamFailed, UnknownOutcome: the provider does not take the pushed request.
         """
         flow, _, _ = await self.opened(link)
+        flow.check_begin()
         party = await self._clients.party(flow.tenant, flow.connector, is_shared=flow.is_shared)
         state = b64url(os.urandom(SECRET_BYTES))
         secrets = Secrets(verifier=generate_token(VERIFIER_CHARS), nonce=b64url(os.urandom(SECRET_BYTES)))
@@ -213,8 +215,7 @@ class Connecting:
                 raise Malformed(f"CODE_CHARS_MAX is {CODE_CHARS_MAX}")
             await self._connect(party, flow, query["code"], corr)
         except NomosError as e:
-            outcome = "denied" if isinstance(e, NotConnected) else "failed"
-            await self._attempts.end(flow, flow.version + 1, outcome, e.code, corr)
+            await self._attempts.failed(flow, flow.version + 1, e, corr)
             raise
         await self._attempts.end(flow, flow.version + 1, "connected", "", corr)
         await self._refresh()
