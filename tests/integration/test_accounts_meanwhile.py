@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +16,7 @@ from tests.integration.provider import needs_provider
 from tests.integration.test_renewed_accounts import Sweep, admin, calendar, connect_for, opened, sweep
 
 from nomos import events
+from nomos.cli.context import Context
 from nomos.errors import JournalUnavailable
 from nomos.events import Envelope
 from nomos_proxy.oauth import flow, grants, renewing, sweeping
@@ -175,3 +179,36 @@ async def test_a_link_leads_to_the_provider_so_often(scene: Any, monkeypatch: py
         refused = await world.events(events.REQUEST_REFUSED)
         assert [e["code"] for e in refused] == ["limit_exceeded"]
         assert len(await world.events(events.CONNECT_BEGUN)) == 2
+
+
+async def test_a_command_that_waits_for_a_person_does_not_take_a_renewal_for_one(scene: Any, tmp_path: Path) -> None:
+    local = scene.installation.local
+    context = tmp_path / "context.json"
+    told = Context(
+        bus_url=scene.installation.bus.url, operator_creds=str(local.operator_creds), trust="", origin="",
+        environment="development", rp_id="", expected_origin="",
+    )  # fmt: skip
+    context.write_bytes(msgspec.json.encode(told))
+    async with opened(scene) as world:
+        await world.connect()
+        words = ["connection", "connect", "--tenant", world.tenant, "--connector", "github", "--name", "github"]
+
+        async def waiting(seconds: int) -> tuple[asyncio.subprocess.Process, str]:
+            command = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nomos.cli.main", *words, "--wait", str(seconds), "--context", str(context),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            assert command.stderr is not None
+            return command, (await command.stderr.readline()).decode().split()[-1]
+
+        command, _ = await waiting(3)
+        ended = asyncio.create_task(command.communicate())
+        while not ended.done():
+            await world.ask("connection-renew", name="github")
+            await asyncio.wait([ended], timeout=0.5)
+        _, said = await ended
+        assert (command.returncode, said) == (4, b"nomos: not connected yet; the link still works\n")
+        command, link = await waiting(60)
+        assert await world.browser.connect(link) == 200
+        out, _ = await asyncio.wait_for(command.communicate(), 30)
+        assert (command.returncode, out) == (0, b"connection github is connected\n")
