@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -299,6 +301,55 @@ async def test_a_publisher_waits_while_the_socket_is_behind(server: PlainServer,
     await until(lambda: len(sizes) == 40, "the flood")
     assert len(piece) < most <= 2 * (WRITE_AHEAD_BYTES + len(piece) + 64)
     assert errors == []
+
+
+async def test_one_who_gives_up_while_the_first_request_waits_takes_nobody_s_answer_along(
+    server: PlainServer, opened: Open
+) -> None:
+    client, errors = await opened(LeanClient, server)
+    other, _ = await opened(LeanClient, server)
+    await other.subscribe("echo", cb=echo)
+    await other.flush()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link.is_full, "a socket that is behind")
+        first = asyncio.create_task(client.request("echo", b"first", timeout=10))
+        others = [asyncio.create_task(client.request("echo", b"%d" % number, timeout=10)) for number in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert [reply.data for reply in await asyncio.gather(*others)] == [b"0", b"1", b"2"]
+    assert (await client.request("echo", b"after", timeout=10)).data == b"after"
+    await flood
+    assert errors == []
+
+
+async def test_a_first_request_that_waits_ends_with_its_client(server: PlainServer, opened: Open) -> None:
+    client, _ = await opened(LeanClient, server)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link.is_full, "a socket that is behind")
+        first = asyncio.create_task(client.request("echo", b"first", timeout=10))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(client.close())
+        await until(first.done, "the end of the request")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await closing
+    for ended in await asyncio.gather(first, flood, return_exceptions=True):
+        assert isinstance(ended, nats.errors.ConnectionClosedError)
+    with pytest.raises(nats.errors.ConnectionClosedError):
+        await client.request("echo", timeout=1)
+
+
+async def publish_often(client: Client, times: int) -> None:
+    for _ in range(times):
+        await client.publish("flood", b"x" * 500_000)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
