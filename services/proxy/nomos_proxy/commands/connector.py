@@ -27,7 +27,8 @@ from nomos.catalogue import (
     load_catalogue,
 )
 from nomos.catalogue.auth import auth_text
-from nomos.catalogue.load import connector_schema, parse_connector
+from nomos.catalogue.connectorfile import connector_schema
+from nomos.catalogue.load import parse_connector
 from nomos.cli.admin import parse_args_json, read_text
 from nomos.cli.output import Exit, error, result, say
 from nomos.cli.words import behind_the_verb

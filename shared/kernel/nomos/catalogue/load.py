@@ -1,10 +1,7 @@
-"""Reads connector files and checks that they say one thing each.
+"""Reads connector files: their shape (:mod:`nomos.catalogue.connectorfile`), then part by part what they declare.
 
-Beyond the shape of the file (unknown keys are refused), the rules are: every field of the action's resource type
-stands in one place of the request (the path, unless ``derive`` says otherwise); every other field of the path is a
-required parameter; every name of a query or body stands for one thing; no two actions with one method can match the
-same path, unless a member that one fixes is fixed otherwise by the other, so that a request belongs to one action; a
-GET is a read. What is not HTTP has rules of its own (:mod:`nomos.catalogue.operations`).
+What an action must say to say one thing is :mod:`nomos.catalogue.onething`; what is not HTTP has rules of its own
+(:mod:`nomos.catalogue.operations`). Here: names, hosts, limits, and that a GET is a read.
 
 Source: the format is ours; ``connectors/github.yaml`` is the example.
 """
@@ -15,36 +12,31 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
-from nomos.catalogue.apart import may_meet
 from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
-from nomos.catalogue.kinds import ResourceFile, build_kind, check_pattern
-from nomos.catalogue.mail import PARTS
+from nomos.catalogue.connectorfile import ActionFile, AuthFile, ConnectorFile, HostFile, PaginationFile, ParameterFile
+from nomos.catalogue.kinds import build_kind, check_pattern
 from nomos.catalogue.model import (
     ANY_NAME,
     WHOLE,
     Action,
     Auth,
-    BodyFormat,
     Catalogue,
     Connector,
     FieldSource,
     Pagination,
     Parameter,
-    ParameterType,
     Rate,
     ResourceType,
     Risk,
-    Scheme,
     matches,
 )
-from nomos.catalogue.oauth import OAuthFile, build_oauth
+from nomos.catalogue.oauth import build_oauth
+from nomos.catalogue.onething import check_names, check_path, check_unambiguous
 from nomos.catalogue.operations import check_operation
-from nomos.catalogue.request import field_of
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 from nomos.ids import parse_slug
 
@@ -59,93 +51,10 @@ _HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])
 _TEMPLATE: Final = re.compile(
     r"(?:/(?:[A-Za-z0-9_@-][A-Za-z0-9._:-]*|\{[a-z][a-z0-9_]*\}(?::[A-Za-z][A-Za-z0-9]*)?))*(?:/\{\+[a-z][a-z0-9_]*\})?"
 )
-_QUERY_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}(?:\[[A-Za-z0-9_]{0,40}\])*")
-_BODY_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}){0,5}")
-#: In a form a list of objects has numbered members, ``items[0][price]``.
-_FORM_PATH: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.(?:0|[A-Za-z_][A-Za-z0-9_-]{0,63})){0,5}")
 #: How a file writes :data:`WHOLE`.
 _WHOLE_IN_FILE: Final = "."
 _POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
-
-
-class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
-    where: Literal["path", "query", "body"]
-    wire: str = ""
-    type: ParameterType = "string"
-    repeats: bool = False
-    required: bool = False
-    max_length: int = 256
-    max_items: int = 100
-    minimum: int = 0
-    maximum: int = 2**53 - 1
-    enum: tuple[str, ...] = ()
-    pattern: str = ""
-
-
-class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
-    query: str = ""
-    body: str = ""
-    constant: str = ""
-    host: bool = False
-
-
-class _FixedFile(Struct, frozen=True, forbid_unknown_fields=True):
-    query: dict[str, str] = {}
-    body: dict[str, str | int | bool] = {}
-
-
-class _PaginationFile(Struct, frozen=True, forbid_unknown_fields=True):
-    parameter: str
-    kind: Literal["page", "cursor"]
-    next: str = ""
-    more: str = ""
-
-
-class _AuthFile(Struct, frozen=True, forbid_unknown_fields=True):
-    header: str = ""
-    prefix: str = ""
-    aws: str = ""
-
-
-class _HostFile(Struct, frozen=True, forbid_unknown_fields=True):
-    pattern: str
-
-
-class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
-    title: str
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-    path: str
-    risk: Risk
-    resource: str
-    derive: dict[str, _SourceFile] = {}
-    uses: tuple[str, ...] = ()
-    parameters: dict[str, _ParameterFile] = {}
-    body: BodyFormat = "json"
-    fixed: _FixedFile = _FixedFile()
-    graphql: str = ""
-    idempotency_header: str | None = None
-    rate: Rate | None = None
-    pagination: _PaginationFile | None = None
-    streaming: bool = False
-    scopes: tuple[str, ...] = ()
-    notes: str = ""
-
-
-class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
-    connector: str
-    title: str
-    scheme: Scheme
-    host: str | _HostFile
-    auth: Literal["bearer", "basic", "signature", "chosen", "key", "none"] | _AuthFile
-    resource_types: dict[str, ResourceFile]
-    actions: dict[str, _ActionFile]
-    port: int = 0
-    headers: dict[str, str] = {}
-    http: Literal["1.1", "2"] = "1.1"
-    rate: Rate | None = None
-    oauth: OAuthFile | None = None
-    parameters: dict[str, _ParameterFile] = {}
 
 
 def load_catalogue(directory: Path) -> Catalogue:
@@ -173,19 +82,6 @@ def load_catalogue(directory: Path) -> Catalogue:
     return Catalogue(connectors=MappingProxyType(connectors), actions=MappingProxyType(actions))
 
 
-def connector_schema() -> dict[str, object]:
-    """The shape of a connector file as a JSON Schema (2020-12), for editors; the rules beyond the shape are here."""
-    made = msgspec.json.schema(_ConnectorFile)
-    text = msgspec.json.encode(made).decode()
-    # The names of the loader's own types are nobody else's business.
-    text = re.sub(r'"((?:#/\$defs/)?)_?(\w+?)File"', lambda found: f'"{found[1]}{found[2]}"', text)
-    head: dict[str, object] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A connector of Nomos",
-    }
-    return head | msgspec.json.decode(text, type=dict[str, object])
-
-
 def parse_connector(content: bytes) -> Connector:
     """Reads one connector file.
 
@@ -208,7 +104,7 @@ def build_connector(members: object) -> Connector:
         MalformedCatalogue, LimitExceeded: as :func:`parse_connector`.
     """
     try:
-        file = msgspec.convert(members, _ConnectorFile, strict=True)
+        file = msgspec.convert(members, ConnectorFile, strict=True)
     except msgspec.ValidationError as error:
         raise MalformedCatalogue(str(error)[:200]) from error
     _check_origin(file)
@@ -216,7 +112,7 @@ def build_connector(members: object) -> Connector:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(file.actions))
     types = {kind: build_kind(file.connector, file.resource_types, kind) for kind in file.resource_types}
     actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
-    _check_unambiguous(actions)
+    check_unambiguous(actions)
     of_hosts = [action.id for action in actions if any(source.where == "host" for source in action.sources)]
     if of_hosts and isinstance(file.host, str):
         raise MalformedCatalogue(f"{of_hosts[0]} acts on a host, and the connector has one for all")
@@ -225,7 +121,7 @@ def build_connector(members: object) -> Connector:
         title=file.title,
         scheme=file.scheme,
         host=file.host if isinstance(file.host, str) else "",
-        host_pattern=file.host.pattern if isinstance(file.host, _HostFile) else "",
+        host_pattern=file.host.pattern if isinstance(file.host, HostFile) else "",
         port=file.port,
         auth=_auth(file),
         is_auth_chosen=file.auth == "chosen",
@@ -246,10 +142,10 @@ def is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
 
-def _auth(file: _ConnectorFile) -> Auth:
+def _auth(file: ConnectorFile) -> Auth:
     if file.scheme != "https":
         return KEY if file.scheme == "ssh" else NONE
-    if isinstance(file.auth, _AuthFile):
+    if isinstance(file.auth, AuthFile):
         if bool(file.auth.header) == bool(file.auth.aws):
             raise MalformedCatalogue("auth names a header, or a service of AWS")
         auth = aws_auth(file.auth.aws) if file.auth.aws else header_auth(file.auth.header, file.auth.prefix)
@@ -260,12 +156,12 @@ def _auth(file: _ConnectorFile) -> Auth:
     return auth
 
 
-def _check_origin(file: _ConnectorFile) -> None:
+def _check_origin(file: ConnectorFile) -> None:
     try:
         parse_slug(file.connector, "connector")
     except Malformed as error:
         raise MalformedCatalogue(error.detail) from error
-    if isinstance(file.host, _HostFile):
+    if isinstance(file.host, HostFile):
         check_pattern(file.host.pattern, "the host")
         if file.oauth is not None:
             raise MalformedCatalogue("accounts are connected where the connector has one host for all")
@@ -279,7 +175,7 @@ def _check_origin(file: _ConnectorFile) -> None:
             raise MalformedCatalogue(f"header {name!r} must be 1 to 256 printable ASCII characters")
 
 
-def _check_scheme(file: _ConnectorFile) -> None:
+def _check_scheme(file: ConnectorFile) -> None:
     if file.scheme == "file":
         if file.port:
             raise MalformedCatalogue("files have no port")
@@ -293,7 +189,7 @@ def _check_scheme(file: _ConnectorFile) -> None:
         raise MalformedCatalogue(f"with the scheme {file.scheme} auth is {wanted}, host a pattern, and no header set")
 
 
-def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapping[str, ResourceType]) -> Action:
+def _action(connector: ConnectorFile, name: str, file: ActionFile, types: Mapping[str, ResourceType]) -> Action:
     what = f"action {name}"
     if _ACTION_NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what!r} must be written <noun>.<verb>")
@@ -332,8 +228,8 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         scopes=file.scopes,
         notes=file.notes,
     )
-    _check_path(what, action)
-    _check_names(what, action)
+    check_path(what, action)
+    check_names(what, action)
     if connector.scheme != "https":
         check_operation(connector.scheme, action)
     return action
@@ -345,7 +241,7 @@ def _checked_rate(what: str, rate: Rate | None) -> Rate | None:
     return rate
 
 
-def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile) -> dict[str, _ParameterFile]:
+def _declared_parameters(what: str, connector: ConnectorFile, file: ActionFile) -> dict[str, ParameterFile]:
     declared = dict(file.parameters)
     for name in file.uses:
         if name not in connector.parameters or name in declared:
@@ -354,7 +250,7 @@ def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile
     return declared
 
 
-def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> tuple[FieldSource, ...]:
+def _sources(what: str, file: ActionFile, kind: ResourceType, inside: str) -> tuple[FieldSource, ...]:
     if not set(file.derive) <= set(kind.fields):
         raise MalformedCatalogue(f"{what}: derive names a field that the resource type does not have")
     sources = []
@@ -377,7 +273,7 @@ def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> t
     return tuple(sources)
 
 
-def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, _ParameterFile]) -> Pagination | None:
+def _pagination(what: str, file: PaginationFile | None, declared: Mapping[str, ParameterFile]) -> Pagination | None:
     if file is None:
         return None
     parameter = declared.get(file.parameter)
@@ -390,7 +286,7 @@ def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, 
     return Pagination(parameter=file.parameter, kind=file.kind, next=file.next, more=file.more)
 
 
-def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Parameter:
+def _parameter(what: str, name: str, file: ParameterFile, inside: str) -> Parameter:
     if _NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what}: parameter {name!r} must be lower-case letters, digits and underscores")
     if min(file.max_length, file.max_items) < 1 or not -(2**53) < file.minimum <= file.maximum < 2**53:
@@ -421,79 +317,3 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
         enum=file.enum,
         pattern=file.pattern,
     )
-
-
-def _check_path(what: str, action: Action) -> None:
-    parts = action.path.split("/")
-    names = [field_of(part)[0] for part in parts if part.startswith("{")]
-    fields = [source.name for source in action.sources if source.where == "path"]
-    from_args = [parameter.name for parameter in action.parameters if parameter.where == "path"]
-    if sorted(names) != sorted([*fields, *from_args]):
-        raise MalformedCatalogue(f"{what}: the path must hold each resource field and path parameter exactly once")
-    kind = action.resource_type
-    long_field = kind.fields[-1] if kind.within else None
-    if any((name == long_field) != part.startswith("{+") for part, name in _fields_in(parts) if name in fields):
-        raise MalformedCatalogue(f"{what}: a resource field is one segment, and one that is a path stands as {{+name}}")
-    if long_field is not None and long_field not in fields:
-        raise MalformedCatalogue(f"{what}: a path stands in the path")
-    if any(parameter.name in action.resource_type.fields for parameter in action.parameters):
-        raise MalformedCatalogue(f"{what}: a parameter must not be named like a resource field")
-    if action.method in ("GET", "DELETE") and action.has_body:
-        raise MalformedCatalogue(f"{what}: a {action.method} has no body")
-
-
-def _fields_in(parts: list[str]) -> list[tuple[str, str]]:
-    return [(part, field_of(part)[0]) for part in parts if part.startswith("{")]
-
-
-def _check_names(what: str, action: Action) -> None:
-    """Every name of the query, and every path of the body, stands for one thing."""
-    query = [p.wire for p in action.parameters if p.where == "query"] + [name for name, _ in action.fixed_query]
-    query += [source.name for source in action.sources if source.where == "query"]
-    body = [p.wire for p in action.parameters if p.where == "body"] + [name for name, _ in action.fixed_body]
-    body += [source.name for source in action.sources if source.where == "body"]
-    if any(_QUERY_NAME.fullmatch(name) is None for name in query if name != ANY_NAME):
-        raise MalformedCatalogue(f"{what}: a name that a query cannot carry")
-    is_whole = WHOLE in body or action.body_format == "text"
-    if is_whole:
-        _check_whole(what, action, body)
-    one_path = _FORM_PATH if action.body_format == "form" else _BODY_PATH
-    if not is_whole and any(one_path.fullmatch(path) is None for path in body):
-        raise MalformedCatalogue(f"{what}: a path that a body cannot carry")
-    if len(set(query)) != len(query) or len(set(body)) != len(body) or (ANY_NAME in query and len(query) > 1):
-        raise MalformedCatalogue(f"{what}: a name of the query or body stands for two things")
-    if any(other.startswith(f"{path}.") for path in body for other in body):
-        raise MalformedCatalogue(f"{what}: a member of the body lies inside another one")
-    if action.body_format.startswith("mail"):
-        _check_mail(what, action)
-    if action.body_format == "form" and any(p.where == "body" and p.type == "json" for p in action.parameters):
-        raise MalformedCatalogue(f"{what}: a form cannot carry a json argument")
-
-
-def _check_whole(what: str, action: Action, body: list[str]) -> None:
-    """A body that is one argument has nothing beside it; a text is a required string, JSON any value."""
-    whole = next((p for p in action.parameters if p.where == "body"), None)
-    if body != [WHOLE] or whole is None:
-        raise MalformedCatalogue(f"{what}: an argument that is the whole body stands alone")
-    kind = "string" if action.body_format == "text" else "json"
-    if action.body_format not in ("json", "text") or whole.type != kind or not whole.required:
-        raise MalformedCatalogue(f"{what}: the whole body is a required json argument, or a required string as text")
-
-
-def _check_mail(what: str, action: Action) -> None:
-    """A mail is made of its own parts, each of its own type."""
-    types = {p.wire: p.type for p in action.parameters if p.where == "body"}
-    may = {**dict.fromkeys((*PARTS, "thread"), "string"), **dict.fromkeys(("to", "cc", "bcc"), "string_list")}
-    if action.fixed_body or not {"to", "subject", "text"} <= set(types) <= set(may):
-        raise MalformedCatalogue(f"{what}: a mail has to, subject and text, and may have cc, bcc, in_reply_to, thread")
-    if any(may[name] != kind for name, kind in types.items()):
-        raise MalformedCatalogue(f"{what}: to, cc and bcc are lists of strings, the rest of a mail are strings")
-
-
-def _check_unambiguous(actions: list[Action]) -> None:
-    by_method: dict[str, list[Action]] = {}
-    for one in actions:
-        for other in by_method.setdefault(one.method, []):
-            if may_meet(one, other):
-                raise MalformedCatalogue(f"{other.id} and {one.id} can both match one path")
-        by_method[one.method].append(one)
