@@ -1,7 +1,7 @@
 """The seal that closes a day, as the chain holds it: where it is found, and what proves it and the day to an auditor.
 
-The table in which it is looked up proves nothing by itself, and may be behind (:func:`settled`); the proofs do, and they
-are checked here as an auditor will check them, before anything is published.
+The table in which it is looked up proves nothing by itself, and may be behind (:func:`settled`); the proofs do,
+and they are checked here as an auditor will check them, before anything is published.
 """
 
 from __future__ import annotations
