@@ -26,6 +26,8 @@ from tests.integration.plainserver import PlainServer
 
 from nomos.natsclient import LeanClient
 from nomos.natslink import WRITE_AHEAD_BYTES
+from nomos_runtime import bus
+from nomos_runtime.bus import Bus
 
 UNTIL_SECONDS = 20.0
 #: A user who may do nothing with ``closed.>``.
@@ -345,6 +347,23 @@ async def test_a_first_request_that_waits_ends_with_its_client(server: PlainServ
         assert isinstance(ended, nats.errors.ConnectionClosedError)
     with pytest.raises(nats.errors.ConnectionClosedError):
         await client.request("echo", timeout=1)
+
+
+async def test_a_server_that_stands_still_holds_up_no_end(server: PlainServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "DRAIN_SECONDS", 0.5)
+    client = LeanClient()
+    made = Bus("proxy", client, 64)
+    await client.connect(server.url, user="a", password="b", error_cb=made._error)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link is not None and client._link.is_full, "a socket that is behind")
+        async with asyncio.timeout(UNTIL_SECONDS):
+            await made.close()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    flood.cancel()
+    await asyncio.gather(flood, return_exceptions=True)
 
 
 async def publish_often(client: Client, times: int) -> None:
