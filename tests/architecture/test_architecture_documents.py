@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nomos.cli import help as help_topics
-from nomos.cli.arguments import plugin_of
 from nomos.cli.main import build_parser
 from nomos.cli.output import Exit
+from nomos.cli.plugins import plugin_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADINGS = ("May", "Must never", "Subjects", "State", "Keys", "Trusted because")

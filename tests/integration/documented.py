@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ class Refused(Exception):
         self.code = code
 
 
-class Documented:
+class Documented(ABC):
     """A provider. Subclasses say what one of them is like."""
 
     authorize: ClassVar[str]
@@ -120,17 +121,17 @@ class Documented:
             return self._codes.pop(parameters["code"])
         raise Refused(400, "invalid_grant")
 
-    def read(self, headers: dict[str, str], body: bytes) -> dict[str, str]:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, headers: dict[str, str], body: bytes) -> dict[str, str]: ...
 
-    def tokens(self, parameters: dict[str, str]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def tokens(self, parameters: dict[str, str]) -> dict[str, Any]: ...
 
-    def ended(self, parameters: dict[str, str]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def ended(self, parameters: dict[str, str]) -> dict[str, Any]: ...
 
-    def error(self, refused: Refused) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def error(self, refused: Refused) -> dict[str, Any]: ...
 
 
 class Notion(Documented):
@@ -206,13 +207,25 @@ class GitHub(Documented):
         super().__init__(redirect_uri)
 
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
-        parameters = {name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()}
+        parameters = self.read(headers, body)
         self.asked.append((path, parameters))
         if path == self.device:
             return {
                 "device_code": secrets.token_hex(20), "user_code": "WDJB-MJHT", "expires_in": 900, "interval": 1,
                 "verification_uri": "https://github.com/login/device",
             }  # fmt: skip
+        return self.tokens(parameters)
+
+    def read(self, headers: dict[str, str], body: bytes) -> dict[str, str]:
+        return {name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()}
+
+    def tokens(self, parameters: dict[str, str]) -> dict[str, Any]:
         if self.answers:
             return {"error": self.answers.pop(0), "interval": 1}
         return self.new_tokens() | {"scope": "repo,read:org"}
+
+    def ended(self, parameters: dict[str, str]) -> dict[str, Any]:
+        raise Refused(404, "not_found")
+
+    def error(self, refused: Refused) -> dict[str, Any]:
+        return {"error": refused.code}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
+import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,16 +22,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from tests.integration.plainserver import PlainServer
 
 from nomos.natsclient import LeanClient
 from nomos.natslink import WRITE_AHEAD_BYTES
-from nomos_runtime.embedded.nats import server_binary
-from nomos_runtime.embedded.process import ServerProcess
+from nomos_runtime import bus
+from nomos_runtime.bus import Bus
 
 UNTIL_SECONDS = 20.0
 #: A user who may do nothing with ``closed.>``.
 PERMISSIONS = 'authorization { users [{ user: a, password: b, permissions: { publish: { deny: "closed.>" } } }] }'
 PAYLOAD_MAX = 1_048_576
+LIMITS = f"max_payload: {PAYLOAD_MAX}"
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -40,40 +43,9 @@ async def until(condition: Callable[[], Any], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
-class Server:
-    """A nats-server without accounts, that can be killed and started again."""
-
-    def __init__(self, folder: Path, more: str = "", scheme: str = "nats") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._folder = folder
-        self._configuration = folder / "nats.conf"
-        self._configuration.write_text(f'listen: "127.0.0.1:{self.port}"\nmax_payload: {PAYLOAD_MAX}\n{more}\n')
-        self._process: ServerProcess | None = None
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [str(server_binary()), "-c", str(self._configuration)]
-        self._process = ServerProcess("nats-server", command, log=self._folder / "log")
-        self._process.wait_until(self._answers, 20)
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                return probe.recv(4) == b"INFO"
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path, PERMISSIONS)
+def server(tmp_path: Path) -> Iterator[PlainServer]:
+    server = PlainServer(tmp_path, f"{LIMITS}\n{PERMISSIONS}")
     server.start()
     yield server
     server.kill()
@@ -97,7 +69,7 @@ Open = Callable[..., Awaitable[Opened]]
 async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
     clients: list[Client] = []
 
-    async def open_one(kind: type[Client], server: Server, **options: Any) -> Opened:
+    async def open_one(kind: type[Client], server: PlainServer, **options: Any) -> Opened:
         errors = Errors()
         client = kind()
         clients.append(client)
@@ -124,7 +96,7 @@ async def echo(message: Msg) -> None:
 
 
 @each_kind
-async def test_a_request_is_answered(server: Server, opened: Open, kind: type[Client]) -> None:
+async def test_a_request_is_answered(server: PlainServer, opened: Open, kind: type[Client]) -> None:
     client, errors = await opened(kind, server)
     await client.subscribe("echo", cb=echo)
     replies = await asyncio.gather(*(client.request("echo", b"%d" % number, timeout=5) for number in range(200)))
@@ -136,7 +108,7 @@ async def test_a_request_is_answered(server: Server, opened: Open, kind: type[Cl
 
 @each_kind
 async def test_nobody_answering_and_no_answer_are_different_errors(
-    server: Server, opened: Open, kind: type[Client]
+    server: PlainServer, opened: Open, kind: type[Client]
 ) -> None:
     client, _ = await opened(kind, server)
     with pytest.raises(nats.errors.NoRespondersError):
@@ -148,7 +120,7 @@ async def test_nobody_answering_and_no_answer_are_different_errors(
 
 @each_kind
 async def test_subscribing_comes_before_what_is_published_behind_it(
-    server: Server, opened: Open, kind: type[Client]
+    server: PlainServer, opened: Open, kind: type[Client]
 ) -> None:
     client, _ = await opened(kind, server)
     subscription = await client.subscribe("numbers")
@@ -162,7 +134,7 @@ async def test_subscribing_comes_before_what_is_published_behind_it(
 
 @each_kind
 async def test_a_subscription_ends_after_as_many_messages_as_it_was_limited_to(
-    server: Server, opened: Open, kind: type[Client]
+    server: PlainServer, opened: Open, kind: type[Client]
 ) -> None:
     client, _ = await opened(kind, server)
     subscription = await client.subscribe("some")
@@ -174,7 +146,7 @@ async def test_a_subscription_ends_after_as_many_messages_as_it_was_limited_to(
 
 
 @each_kind
-async def test_a_refusal_of_the_server_is_told(server: Server, opened: Open, kind: type[Client]) -> None:
+async def test_a_refusal_of_the_server_is_told(server: PlainServer, opened: Open, kind: type[Client]) -> None:
     client, errors = await opened(kind, server)
     await client.publish("closed.door")
     await until(lambda: any("permissions violation" in str(one).lower() for one in errors), "the refusal")
@@ -182,7 +154,9 @@ async def test_a_refusal_of_the_server_is_told(server: Server, opened: Open, kin
 
 
 @each_kind
-async def test_a_slow_subscription_loses_messages_and_says_so(server: Server, opened: Open, kind: type[Client]) -> None:
+async def test_a_slow_subscription_loses_messages_and_says_so(
+    server: PlainServer, opened: Open, kind: type[Client]
+) -> None:
     client, errors = await opened(kind, server)
     subscription = await client.subscribe("many", pending_msgs_limit=2)
     for _ in range(5):
@@ -195,7 +169,7 @@ async def test_a_slow_subscription_loses_messages_and_says_so(server: Server, op
 @each_kind
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB other 0\r\n", "a\tb"])
 async def test_a_subject_that_would_be_another_command_is_refused(
-    server: Server, opened: Open, kind: type[Client], subject: str
+    server: PlainServer, opened: Open, kind: type[Client], subject: str
 ) -> None:
     client, _ = await opened(kind, server)
     with pytest.raises(nats.errors.BadSubjectError):
@@ -206,7 +180,7 @@ async def test_a_subject_that_would_be_another_command_is_refused(
 
 @each_kind
 async def test_a_payload_over_the_servers_limit_is_refused_here(
-    server: Server, opened: Open, kind: type[Client]
+    server: PlainServer, opened: Open, kind: type[Client]
 ) -> None:
     client, _ = await opened(kind, server)
     with pytest.raises(nats.errors.MaxPayloadError):
@@ -215,7 +189,7 @@ async def test_a_payload_over_the_servers_limit_is_refused_here(
 
 @each_kind
 async def test_it_comes_back_after_a_restart_with_its_subscriptions(
-    server: Server, opened: Open, kind: type[Client]
+    server: PlainServer, opened: Open, kind: type[Client]
 ) -> None:
     client, _ = await opened(kind, server)
     other, _ = await opened(kind, server)
@@ -236,7 +210,7 @@ async def test_it_comes_back_after_a_restart_with_its_subscriptions(
 
 
 @each_kind
-async def test_draining_ends_what_arrived_and_closes(server: Server, opened: Open, kind: type[Client]) -> None:
+async def test_draining_ends_what_arrived_and_closes(server: PlainServer, opened: Open, kind: type[Client]) -> None:
     client, errors = await opened(kind, server, drain_timeout=5)
     other, _ = await opened(kind, server)
     done: list[bytes] = []
@@ -269,7 +243,7 @@ async def test_draining_ends_what_arrived_and_closes(server: Server, opened: Ope
     ],
 )
 async def test_a_message_that_cannot_be_read_costs_its_neighbours_nothing(
-    server: Server, opened: Open, poison: bytes
+    server: PlainServer, opened: Open, poison: bytes
 ) -> None:
     client, _ = await opened(LeanClient, server)
     other, _ = await opened(LeanClient, server)
@@ -284,7 +258,7 @@ async def test_a_message_that_cannot_be_read_costs_its_neighbours_nothing(
     assert client.stats["reconnects"] == 0
 
 
-async def test_a_message_goes_to_its_receiver_without_a_queue(server: Server, opened: Open) -> None:
+async def test_a_message_goes_to_its_receiver_without_a_queue(server: PlainServer, opened: Open) -> None:
     client, _ = await opened(LeanClient, server)
     got: list[bytes] = []
     subscription = await client.receive("direct", lambda message: got.append(message.data), queue="one")
@@ -299,7 +273,7 @@ async def test_a_message_goes_to_its_receiver_without_a_queue(server: Server, op
     assert len(got) == 10
 
 
-async def test_a_cancelled_request_is_cancelled_and_its_answer_ignored(server: Server, opened: Open) -> None:
+async def test_a_cancelled_request_is_cancelled_and_its_answer_ignored(server: PlainServer, opened: Open) -> None:
     client, errors = await opened(LeanClient, server)
     held: list[Msg] = []
     await client.receive("held", held.append)
@@ -313,7 +287,7 @@ async def test_a_cancelled_request_is_cancelled_and_its_answer_ignored(server: S
     assert errors == []
 
 
-async def test_a_publisher_waits_while_the_socket_is_behind(server: Server, opened: Open) -> None:
+async def test_a_publisher_waits_while_the_socket_is_behind(server: PlainServer, opened: Open) -> None:
     """More than the bound is written; it is all there, in order, and no more than the bound waited at once."""
     client, errors = await opened(LeanClient, server)
     other, _ = await opened(LeanClient, server)
@@ -329,6 +303,72 @@ async def test_a_publisher_waits_while_the_socket_is_behind(server: Server, open
     await until(lambda: len(sizes) == 40, "the flood")
     assert len(piece) < most <= 2 * (WRITE_AHEAD_BYTES + len(piece) + 64)
     assert errors == []
+
+
+async def test_one_who_gives_up_while_the_first_request_waits_takes_nobody_s_answer_along(
+    server: PlainServer, opened: Open
+) -> None:
+    client, errors = await opened(LeanClient, server)
+    other, _ = await opened(LeanClient, server)
+    await other.subscribe("echo", cb=echo)
+    await other.flush()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link.is_full, "a socket that is behind")
+        first = asyncio.create_task(client.request("echo", b"first", timeout=10))
+        others = [asyncio.create_task(client.request("echo", b"%d" % number, timeout=10)) for number in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert [reply.data for reply in await asyncio.gather(*others)] == [b"0", b"1", b"2"]
+    assert (await client.request("echo", b"after", timeout=10)).data == b"after"
+    await flood
+    assert errors == []
+
+
+async def test_a_first_request_that_waits_ends_with_its_client(server: PlainServer, opened: Open) -> None:
+    client, _ = await opened(LeanClient, server)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link.is_full, "a socket that is behind")
+        first = asyncio.create_task(client.request("echo", b"first", timeout=10))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(client.close())
+        await until(first.done, "the end of the request")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await closing
+    for ended in await asyncio.gather(first, flood, return_exceptions=True):
+        assert isinstance(ended, nats.errors.ConnectionClosedError)
+    with pytest.raises(nats.errors.ConnectionClosedError):
+        await client.request("echo", timeout=1)
+
+
+async def test_a_server_that_stands_still_holds_up_no_end(server: PlainServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "DRAIN_SECONDS", 0.5)
+    client = LeanClient()
+    made = Bus("proxy", client, 64)
+    await client.connect(server.url, user="a", password="b", error_cb=made._error)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        flood = asyncio.create_task(publish_often(client, 64))
+        await until(lambda: client._link is not None and client._link.is_full, "a socket that is behind")
+        async with asyncio.timeout(UNTIL_SECONDS):
+            await made.close()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    flood.cancel()
+    await asyncio.gather(flood, return_exceptions=True)
+
+
+async def publish_often(client: Client, times: int) -> None:
+    for _ in range(times):
+        await client.publish("flood", b"x" * 500_000)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -357,12 +397,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_over_tls_it_does_the_same_on_either_loop(tmp_path: Path, run: Callable[..., None]) -> None:
     chain, private = certificate(tmp_path)
-    server = Server(tmp_path, f'tls {{ cert_file: "{chain}", key_file: "{private}" }}', "tls")
+    server = PlainServer(tmp_path, f'{LIMITS}\ntls {{ cert_file: "{chain}", key_file: "{private}" }}')
 
     async def both() -> None:
         trusted = ssl.create_default_context(cafile=str(chain))
         client = LeanClient()
-        await client.connect(server.url, tls=trusted, max_reconnect_attempts=-1, reconnect_time_wait=0.05)
+        await client.connect(
+            server.url.replace("nats:", "tls:"), tls=trusted, max_reconnect_attempts=-1, reconnect_time_wait=0.05
+        )
         try:
             await client.subscribe("echo", cb=echo)
             whole = bytes(range(256)) * (PAYLOAD_MAX // 256)

@@ -282,6 +282,7 @@ async def test_a_refusal_counts_only_if_nobody_has_stored_other_tokens(
         assert (await world.call(bot)).status == 200
         assert [s["error"] for s in await world.provider.seen("refresh_token")] == ["", "invalid_grant"]
         assert await world.events(events.CONNECTION_LOST) == []
+        assert [e["outcome"] for e in await world.events(events.CREDENTIAL_RENEWED)] == ["refused"]
         assert (await world.state())["generation"] == 2
 
 

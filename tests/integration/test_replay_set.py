@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from nats.aio.msg import Msg
+from tests.integration.plainserver import PlainServer, synced
 
 from nomos.errors import Replayed, Unavailable
 from nomos.natsclient import LeanClient
@@ -21,8 +21,6 @@ from nomos_proxy import replay
 from nomos_proxy.marks import KEYS_MAX, encode_keys
 from nomos_proxy.replay import READ_MESSAGES, TTL_SECONDS_MIN, ReplaySet
 from nomos_runtime.bus import Bus
-from nomos_runtime.embedded.nats import server_binary
-from nomos_runtime.embedded.process import ServerProcess
 from nomos_runtime.topology.streams import STREAMS, Bounds, stream_config
 
 UNTIL_SECONDS = 20.0
@@ -40,40 +38,16 @@ class Stage:
     """A server that syncs every write, the stream, and proxies' replay sets."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self.store = folder / "store"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
-        self._process: ServerProcess | None = None
+        self._server = PlainServer(folder, synced(self.store))
+        self.start, self.kill = self._server.start, self._server.kill
         self._clients: list[LeanClient] = []
-
-    def start(self) -> None:
-        configuration = self._folder / "nats.conf"
-        configuration.write_text(
-            f'listen: "127.0.0.1:{self._port}"\njetstream {{ store_dir: "{self.store}", sync_interval: always }}\n'
-        )
-        command = [str(server_binary()), "-c", str(configuration)]
-        self._process = ServerProcess("nats-server", command, log=self._folder / "log")
-        self._process.wait_until(self._answers, 20)
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as probe:
-                return probe.recv(4) == b"INFO"
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
 
     async def bus(self) -> Bus:
         client = LeanClient()
         bus = Bus("proxy", client, 64)
         await client.connect(
-            f"nats://127.0.0.1:{self._port}",
+            self._server.url,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.05,
             error_cb=bus._error,

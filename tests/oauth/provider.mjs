@@ -6,7 +6,7 @@
 // Prints one line of JSON with its issuer when it listens. Its paths are those of the provider that it stands for. Control, outside the protocol:
 //   GET  /_seen              what reached the token and revocation endpoints: grant type, status, error
 //   POST /_control {...}     lives: seconds of the next access tokens; account: who comes; scope: what is said to be granted;
-//                            fault: none | deny | down | hang | cut; slow_ms; revocation: down
+//                            fault: none | deny | down | hang | cut; slow_ms; revocation: down | hang
 //                            device: an interval that is said to devices; busy: so many of their questions get slow_down
 //                            "cut" does what it is asked and closes without an answer, as a network does
 
@@ -45,6 +45,7 @@ const provider = new Provider(issuer, {
 provider.use(async (ctx, next) => {
   if (ctx.path.startsWith('/interaction/')) return interact(ctx);
   if (ctx.path === given.routes.revocation) {
+    if (control.revocation === 'hang') await new Promise((done) => setTimeout(done, 3_600_000).unref());
     if (control.revocation === 'down') ctx.status = 503;
     else await next();
     seen.push({grant_type: 'revocation', status: ctx.status, error: ctx.body?.error ?? ''});

@@ -26,14 +26,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client
 
 from nomos.errors import Conflict, NotFound, RolledBack, Unavailable
 from nomos.log.archive import ArchiveRow
-from nomos.log.chain import link
 from nomos.log.checkpoint import Checkpoint
 from nomos.log.heads import (
     ERASURE,
@@ -44,7 +43,6 @@ from nomos.log.heads import (
     SealRef,
     event_of,
     format_leaves,
-    parse_seal,
     producers_root,
     root_of,
     tenant_leaf,
@@ -60,30 +58,20 @@ from nomos.log.index import (
     root_name,
 )
 from nomos.log.keyhistory import short_name
-from nomos.log.record import Record, parse_record, parse_ts
-from nomos.log.roots import RootProofs, format_root_proofs
-from nomos.log.tree import (
-    ProofFailed,
-    Subtree,
-    consistency_path,
-    inclusion_path,
-    leaf_hash,
-    verify_consistency,
-    verify_inclusion,
-)
+from nomos.log.record import parse_record, parse_ts
+from nomos.log.roots import format_root_proofs
+from nomos.log.tree import ProofFailed
 from nomos.waiting import raise_if_cancelled
-from nomos_audit.block import parse_block
 from nomos_audit.checkpoints import Signer
 from nomos_audit.dailyroots import listed, names_of, read_root
 from nomos_audit.dayparts import DayParts
+from nomos_audit.dayseals import POLL_SECONDS, FoundSeal, Projected, find_seal, proofs_of, settled
 from nomos_audit.domain import JOURNAL
 from nomos_audit.follow import Follower, head_at
 from nomos_audit.head import Head, empty_head
 from nomos_audit.notes import find_note
 from nomos_audit.replay import HINT, VerifiedBlock, evolve, position_of
-from nomos_audit.segments import newest_block
 from nomos_audit.store.port import Store, digest_of
-from nomos_audit.streams import stream_state
 from nomos_audit.tiles import Tiles
 from nomos_runtime import observe
 from nomos_runtime.database import Database
@@ -91,7 +79,6 @@ from nomos_runtime.database import Database
 #: After midnight UTC; by so much the writers' clocks may differ.
 GRACE_SECONDS: Final = 30.0
 STANDBY_SECONDS: Final = 60.0
-POLL_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 5.0
 #: How long a seal, or its root, is waited for before all is looked at anew.
 WAIT_SECONDS: Final = 60.0
@@ -101,15 +88,6 @@ DAY_ARCHIVED: Final = "audit_day_archived"
 ARCHIVE_AWAY: Final = "audit_archive_away"
 
 _ERASURE_END: Final = f'"type":"{ERASURE}","v":1}}'.encode()
-
-
-class Projected(Protocol):
-    """How far the table is."""
-
-    @property
-    def size(self) -> int:
-        """Records in it."""
-        ...
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,13 +108,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     root_size: int
     files: tuple[PartEntry, ...]
     others: tuple[FileEntry, ...]
-
-
-class _Found(msgspec.Struct, frozen=True, kw_only=True):
-    record: Record
-    encoded: bytes
-    prev: bytes
-    seal: Seal
 
 
 NOTHING: Final = Done(day="", last=-1, seal=None, root_size=0, files=(), others=())
@@ -243,42 +214,23 @@ class Archiver:
     async def _resume(self) -> Done:
         """What the archive holds, checked against the chain and our own signature."""
         days, names = await names_of(self.store)
-        await self._settle()
+        await settled(self._client, self._projected)
         if not days:
             return NOTHING
         newest = days[-1]
         stored = await read_root(self.store, newest, self._signer.open_note)
-        found = await self._find_seal(newest, -1)
+        found = await find_seal(self._database, newest, -1)
         if found is None or found.encoded != stored.proofs.seal or found.record.seq != stored.root.size - 1:
             raise RolledBack(f"the archive holds a seal of {newest} that the chain has not", hint=HINT)
         files, others = await listed(self.store, days, names)
         return Done(
             day=newest,
             last=found.seal.last,
-            seal=_ref(found),
+            seal=found.ref,
             root_size=stored.root.size,
             files=files,
             others=others,
         )
-
-    async def _settle(self) -> None:
-        """Waits until all that was journalled before now is in the table: a seal of an earlier life among it."""
-        journalled = (await stream_state(self._client, JOURNAL)).last_seq
-        size: int | None = None
-        while True:
-            if size is None:
-                # What the newest block says of itself is enough: the table reaches its size only by verified links.
-                newest = await newest_block(self._client)
-                intake, reached = 0, 0
-                if newest is not None:
-                    block = parse_block(newest.payload)
-                    intake, reached = block.intake, block.size
-                # That size and no later one: under load the table is always a little behind the newest.
-                size = reached if intake >= journalled else None
-            if size is not None and self._projected.size >= size:
-                return
-            raise_if_cancelled()
-            await asyncio.sleep(POLL_SECONDS)
 
     async def _head_after(self, last: int) -> Head:
         """The head after record ``last``, which ended a block."""
@@ -294,7 +246,7 @@ class Archiver:
     async def _archive_next(self, head: Head) -> Head:
         """Archives the next day from ``head`` on; gives the head after its last record."""
         day = _after(self.done.day) if self.done.day else await self._first_day()
-        known = await self._find_seal(day, -1 if self.done.seal is None else self.done.seal.seq)
+        known = await find_seal(self._database, day, -1 if self.done.seal is None else self.done.seal.seq)
         parts = await DayParts.open(self.store, day, head.size)
         try:
             erasures, after = await self._gather(day, head, parts, None if known is None else known.seal.last)
@@ -380,10 +332,10 @@ class Archiver:
         midnight = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
         return self._now() / 1e6 >= midnight.timestamp() + later
 
-    async def _make_seal(self, seal: Seal) -> _Found:
+    async def _make_seal(self, seal: Seal) -> FoundSeal:
         after = -1 if self.done.seal is None else self.done.seal.seq
         # Another process may have been faster.
-        found = await self._find_seal(seal.day, after)
+        found = await find_seal(self._database, seal.day, after)
         if found is not None:
             return found
         await self._journal(SEAL, event_of(seal))
@@ -391,32 +343,18 @@ class Archiver:
         async with asyncio.timeout(WAIT_SECONDS):
             while found is None:
                 await asyncio.sleep(POLL_SECONDS / 5)
-                found = await self._find_seal(seal.day, after)
+                found = await find_seal(self._database, seal.day, after)
         return found
-
-    async def _find_seal(self, day: str, after: int) -> _Found | None:
-        """The first seal of ``day`` behind record ``after``, from the table. The signed root proves it later."""
-        async with self._database.transaction(tenant="_sys") as connection:
-            rows = await connection.fetch(
-                "SELECT record, prev FROM audit_events WHERE tenant = '_sys' AND type = $1 AND seq > $2 ORDER BY tseq",
-                SEAL,
-                after,
-            )
-        for row in rows:
-            record = parse_record(row["record"])
-            seal = parse_seal(record.event)
-            if seal.day == day:
-                return _Found(record=record, encoded=row["record"], prev=row["prev"], seal=seal)
-        return None
 
     # -- its root ----------------------------------------------------------------------------------------------------
 
-    async def _publish(self, found: _Found, heads: bytes) -> None:
+    async def _publish(self, found: FoundSeal, heads: bytes) -> None:
         """Stores everything that goes with the day's root, the root last, then the index."""
         day, size = found.seal.day, found.record.seq + 1
         note = await self._note_of(size)
         root = await self._signer.open_note(note)
-        proofs = await self._proofs(found, root, await self._tiles.reach(size))
+        subtree = await self._tiles.reach(size)
+        proofs = proofs_of(found, root, subtree, self._tiles.root, before=self.done.root_size)
         for name, content in self._tiles.files.stored(self.done.root_size, size):
             await self.store.put_new(name, content, await asyncio.to_thread(digest_of, content))
         others = {root_name(day, ".json"): format_root_proofs(proofs), root_name(day, ".heads"): heads}
@@ -426,7 +364,7 @@ class Archiver:
         self.done = Done(
             day=day,
             last=found.seal.last,
-            seal=_ref(found),
+            seal=found.ref,
             root_size=size,
             files=(*self.done.files, *(PartEntry(**msgspec.structs.asdict(one)) for one in found.seal.files)),
             others=(*self.done.others, *(FileEntry(n=name, sha256=digest_of(one)) for name, one in others.items())),
@@ -478,32 +416,6 @@ class Archiver:
                     break
                 await self._signer.checkpoint_now()
         return note if self._vouched is None else await self._vouched(note)
-
-    async def _proofs(self, found: _Found, root: Checkpoint, subtree: Subtree) -> RootProofs:
-        """The proofs of a day, checked as an auditor will check them."""
-        seal, size, content = found.seal, root.size, found.seal.last + 1
-        proofs = RootProofs(
-            day=seal.day,
-            size=size,
-            seal=found.encoded,
-            prev=found.prev,
-            inclusion=tuple(inclusion_path(subtree, size - 1, size)),
-            content_size=content,
-            content_root=self._tiles.root(content),
-            consistency=tuple(consistency_path(subtree, content, size)),
-            prev_size=self.done.root_size,
-            prev_consistency=tuple(consistency_path(subtree, self.done.root_size, size)),
-        )
-        verify_inclusion(size - 1, size, leaf_hash(link(found.prev, found.encoded)), proofs.inclusion, root.root)
-        verify_consistency(content, size, proofs.content_root, root.root, proofs.consistency)
-        if self.done.root_size:
-            before = self._tiles.root(self.done.root_size)
-            verify_consistency(self.done.root_size, size, before, root.root, proofs.prev_consistency)
-        return proofs
-
-
-def _ref(found: _Found) -> SealRef:
-    return SealRef(seq=found.record.seq, h=link(found.prev, found.encoded).hex())
 
 
 def _day_of(block: VerifiedBlock) -> str:

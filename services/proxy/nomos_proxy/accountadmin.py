@@ -143,12 +143,13 @@ class AccountAdmin:
         return {"state": polled.state, "again_seconds": polled.again_seconds, "trouble": polled.trouble}
 
     async def show(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:
-        """One connection: its state, and for an account its scopes and renewals."""
+        """One connection: its state, and for an account its scopes, renewals and how often somebody connected it."""
         connection = await self._found(by, params)
         shown = listed(connection)
         if connection.is_account:
             generation, renew_at = (await self._grants.renewed_at(by.tenant)).get(connection.name, (0, 0))
             shown |= {"scopes": list(connection.scopes), "generation": generation, "renew_at": renew_at}
+            shown["connected"] = connection.revision
         return shown
 
     async def renew(self, by: Operator, params: msgspec.Struct) -> dict[str, object]:

@@ -27,6 +27,7 @@ from nomos_proxy.intake import BearerIntake
 from nomos_proxy.issuers import Issuers
 from nomos_proxy.keyadmin import KeyAdmin
 from nomos_proxy.keys import DataKeys
+from nomos_proxy.oauth.attempts import Attempts
 from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.connecting import Connecting
 from nomos_proxy.oauth.grants import Grants
@@ -182,16 +183,11 @@ class Proxy:
             refresh=parts.refresh,
         )
         about_people = PersonalDataAdmin(settings=personal, store=events, refresh=parts.refresh)
+        attempts = Attempts(
+            store=events, vault=self._vault, keys=keys, clients=clients, credentials=credentials, grants=grants
+        )
         connecting = Connecting(
-            store=events,
-            vault=self._vault,
-            keys=keys,
-            clients=clients,
-            credentials=credentials,
-            grants=grants,
-            origin=s.pages_origin,
-            link_seconds=s.link_seconds,
-            refresh=parts.refresh,
+            attempts, clients, origin=s.pages_origin, link_seconds=s.link_seconds, refresh=parts.refresh
         )
         sweeper = Sweeper(
             grants=grants,

@@ -24,7 +24,7 @@ MARK: Final = b"[redacted:credential]"
 _SPELLING_BYTES_MAX: Final = 6
 #: Encodings inside encodings that are undone.
 ROUNDS: Final = 2
-#: What stands after a credential's first colon is searched for on its own from this length on.
+#: What stands behind a colon of a credential is searched for on its own from this length on.
 PASSWORD_CHARS_MIN: Final = 8
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _PRINTABLE: Final = frozenset(range(0x20, 0x7F))
@@ -32,19 +32,19 @@ _NOT_PRINTABLE: Final = bytes(b for b in range(256) if b not in _PRINTABLE)
 
 
 class EchoGuard:
-    """The forms of one credential. Build once for each opened bearer; of an empty one nothing is searched for."""
+    """The forms of one credential and its parts; of an empty one there are none. Build once for each opened bearer."""
 
-    __slots__ = ("_forms", "_hex")
+    __slots__ = ("_forms", "_hexes")
 
     def __init__(self, bearer: Secret) -> None:
-        plain = bearer.reveal()
-        forms = _forms_of(plain) if plain else set()
-        _, colon, password = plain.partition(b":")
-        if colon and len(password) >= PASSWORD_CHARS_MIN:
-            # of `user:password` the second half is as good as the whole
-            forms |= _forms_of(password)
+        texts = _texts_of(bearer.reveal())
+        forms: set[bytes] = set()
+        for text in texts:
+            forms |= _forms_of(text)
         self._forms = tuple(sorted(forms, key=len, reverse=True))
-        self._hex = (password if len(password) >= PASSWORD_CHARS_MIN else plain).hex().encode()
+        # what holds another one is found by it
+        inner = [text for text in texts if not any(other in text for other in texts if other != text)]
+        self._hexes = tuple(text.hex().encode() for text in inner)
 
     def __repr__(self) -> str:
         return "EchoGuard(redacted)"
@@ -78,7 +78,7 @@ class EchoGuard:
     @property
     def longest(self) -> int:
         """Bytes of the longest spelling that is found across two pieces: each byte as ``\\u0041``."""
-        return _SPELLING_BYTES_MAX * max(len(self._hex), *(len(form) for form in self._forms))
+        return _SPELLING_BYTES_MAX * max(map(len, (*self._hexes, *self._forms)), default=0)
 
     def _cut(self, content: bytes) -> tuple[bytes, int]:
         count = 0
@@ -87,18 +87,14 @@ class EchoGuard:
             if found:
                 content = content.replace(form, MARK)
                 count += found
-        # In one pass: an upstream that repeats the credential must not cost the square of its answer.
-        lowered, pieces, end = content.lower(), [], 0
-        at = lowered.find(self._hex)
-        while at >= 0:
-            pieces += [content[end:at], MARK]
-            end = at + len(self._hex)
-            count += 1
-            at = lowered.find(self._hex, end)
-        return b"".join([*pieces, content[end:]]), count
+        for hexadecimal in self._hexes:
+            content, found = _without(content, hexadecimal)
+            count += found
+        return content, count
 
     def _stands_in(self, view: bytes) -> bool:
-        return any(form in view for form in self._forms) or self._hex in view.lower()
+        lowered = view.lower()
+        return any(form in view for form in self._forms) or any(one in lowered for one in self._hexes)
 
 
 class EchoWindow:
@@ -135,6 +131,32 @@ class EchoWindow:
         """What was held back; it has been searched."""
         held, self._held = self._held, b""
         return held
+
+
+def _texts_of(plain: bytes) -> list[bytes]:
+    """What is searched for: all of it, and what stands behind a colon, where that is long enough.
+
+    Of ``user:password`` the second half is as good as the whole, and of ``key id:secret:token`` only the token is sent.
+    """
+    _, _, rest = plain.partition(b":")
+    secret, colon, token = rest.partition(b":")
+    parts = (rest, secret, token) if colon else (rest,)
+    return [one for one in (plain,) if one] + [one for one in parts if len(one) >= PASSWORD_CHARS_MIN]
+
+
+def _without(content: bytes, hexadecimal: bytes) -> tuple[bytes, int]:
+    """Takes a text's digits out in either case, and counts them.
+
+    In one pass: an upstream that repeats the credential must not cost the square of its answer.
+    """
+    lowered, pieces, end, count = content.lower(), [], 0, 0
+    at = lowered.find(hexadecimal)
+    while at >= 0:
+        pieces += [content[end:at], MARK]
+        end = at + len(hexadecimal)
+        count += 1
+        at = lowered.find(hexadecimal, end)
+    return (b"".join([*pieces, content[end:]]), count) if count else (content, 0)
 
 
 def _forms_of(plain: bytes) -> set[bytes]:

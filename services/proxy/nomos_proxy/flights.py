@@ -43,7 +43,7 @@ class Flights(Generic[K, T]):
             async with asyncio.timeout(within_seconds):
                 return await asyncio.shield(task)
         except TimeoutError as e:
-            raise Unavailable("the credential is being renewed", retry_after_ms=1_000) from e
+            raise Unavailable("the credential has not come in time", retry_after_ms=1_000) from e
 
     async def land(self, seconds: float) -> None:
         """Begins nothing more, and waits until what runs has come to its end, at most so long."""

@@ -29,7 +29,9 @@ from nomos_proxy.destination import Origin, parse_development_origin
 from nomos_proxy.domain import ConnectionFacts
 from nomos_proxy.echo import EchoGuard
 from nomos_proxy.federation.cloud import parse_federation
+from nomos_proxy.flights import Flights
 from nomos_proxy.history import added, check_free
+from nomos_proxy.keeping import Kept
 from nomos_proxy.keys import DataKeys
 from nomos_proxy.ssh.target import SshTarget, parse_target
 from nomos_runtime.eventstore import EventStore, StoredEvent
@@ -48,6 +50,8 @@ FOLLOWED: Final = (
 )
 #: Bytes of a bearer: a header's value.
 BEARER_BYTES_MAX: Final = 8_192
+#: How long a call waits until its bearer has been opened.
+OPEN_SECONDS_MAX: Final = 10.0
 
 
 class Connections:
@@ -165,9 +169,10 @@ class CredentialStore:
         self._store = store
         self._vault = vault
         self._keys = keys
-        #: By tenant and name: the revision of the connection, and its opened credential.
-        self._bearers: dict[tuple[str, str], tuple[int, Credential]] = {}
-        self._closed: set[str] = set()
+        #: The revision of each connection, and its opened credential.
+        self._bearers: Kept[tuple[int, Credential]] = Kept()
+        #: By revision too: what replaced a credential is never waited for as what it replaced.
+        self._opening: Flights[tuple[str, str, int], Credential] = Flights()
 
     async def add(
         self,
@@ -365,20 +370,28 @@ class CredentialStore:
     async def credential(self, connection: ConnectionFacts) -> Credential:
         """The opened bearer of a connection, from memory after the first use; an empty one where it needs none.
 
+        Of several first uses at once one opens it, and the others wait for that.
+
         Raises:
             CredentialUnreadable: the record does not open here.
             NotFound: the credential has been destroyed.
+            Unavailable: Postgres does not answer.
         """
         if connection.is_bare:
             return NO_CREDENTIAL
         at = (connection.tenant, connection.name)
-        known = self._bearers.get(at)
+        known = self._bearers.find(*at)
         if known is not None and known[0] == connection.revision:
             return known[1]
-        place = _place(connection.tenant, connection.name, connection.connector)
-        opened = credential_of(await self.unsealed(connection.tenant, f"bearer/{connection.name}", place))
-        if connection.tenant not in self._closed:
-            self._bearers[at] = (connection.revision, opened)
+        return await self._opening.outcome(
+            (*at, connection.revision), lambda: self._opened(connection), OPEN_SECONDS_MAX
+        )
+
+    async def _opened(self, connection: ConnectionFacts) -> Credential:
+        tenant, name = connection.tenant, connection.name
+        place = _place(tenant, name, connection.connector)
+        opened = credential_of(await self.unsealed(tenant, f"bearer/{name}", place))
+        self._bearers.keep(tenant, name, (connection.revision, opened))
         return opened
 
     async def unsealed(self, tenant: str, name: str, place: Place) -> Secret:
@@ -395,14 +408,12 @@ class CredentialStore:
         return self._vault.open(key, place, record)
 
     def drop(self, tenant: str, name: str) -> None:
-        """Keeps nothing opened of a removed connection in memory."""
-        self._bearers.pop((tenant, name), None)
+        """Keeps nothing opened of a removed connection in memory from now on."""
+        self._bearers.drop(tenant, name)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing opened of a closed tenant in memory from now on."""
-        self._closed.add(tenant)
-        for at in [one for one in self._bearers if one[0] == tenant]:
-            del self._bearers[at]
+        self._bearers.forget(tenant)
 
 
 def credential_of(bearer: Secret) -> Credential:

@@ -16,6 +16,7 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import Set
+from contextlib import suppress
 
 from nomos.catalogue import Auth, OutgoingRequest
 from nomos.catalogue.auth import BEARER
@@ -163,14 +164,8 @@ class Upstreams:
         if self._is_closed:
             raise UpstreamFailed("this process is stopping")
         written = self._written(origin, request, credential, headers, auth)
-        version = self._version(origin, prefers)
         deadline = asyncio.get_running_loop().time() + limits.total_seconds
-        try:
-            connection = await self._dialed(origin, limits, version)
-        except OtherVersion:
-            if not self._dialer.speaks(origin, version.other):
-                raise
-            connection = await self._dialed(origin, limits, version.other)
+        connection = await self._connected(origin, limits, prefers)
         try:
             async with asyncio.timeout_at(deadline):
                 if isinstance(connection, Wire):
@@ -185,6 +180,18 @@ class Upstreams:
             connection.close()
             raise
         return OpenAnswer(head, under_way, connection)
+
+    async def _connected(self, origin: Origin, limits: Limits, prefers: HttpVersion) -> Wire | Http2Connection:
+        """A connection outside of the pools, over which what the origin speaks is spoken."""
+        version = self._version(origin, prefers)
+        try:
+            return await self._dialed(origin, limits, version)
+        except OtherVersion:
+            if not self._dialer.speaks(origin, version.other):
+                raise
+        connection = await self._dialed(origin, limits, version.other)
+        self._learn(origin, version.other)
+        return connection
 
     async def _dialed(self, origin: Origin, limits: Limits, version: HttpVersion) -> Wire | Http2Connection:
         make = Wire if version is HttpVersion.HTTP1 else Http2Connection
@@ -214,8 +221,7 @@ class Upstreams:
             other = HttpVersion.HTTP2 if isinstance(pool, Pool) else HttpVersion.HTTP1
             if not self._dialer.speaks(origin, other):
                 raise
-        if self._pools.get(origin) is pool:
-            self._pools.pop(origin).close()
+        self._leave(origin, other)
         return await self._pool(origin, other).call(written, limits)
 
     def close(self) -> None:
@@ -230,6 +236,18 @@ class Upstreams:
         if found is not None:
             return HttpVersion.HTTP1 if isinstance(found, Pool) else HttpVersion.HTTP2
         return prefers if self._dialer.speaks(origin, prefers) else HttpVersion.HTTP1
+
+    def _learn(self, origin: Origin, version: HttpVersion) -> None:
+        """An origin is spoken to in this version from now on: its pool remembers it, where there is room for one."""
+        if not self._is_closed:
+            self._leave(origin, version)
+            with suppress(LimitExceeded):
+                self._pool(origin, version)
+
+    def _leave(self, origin: Origin, version: HttpVersion) -> None:
+        """Gives up an origin's pool if it speaks another version than this one."""
+        if origin in self._pools and self._version(origin, version) is not version:
+            self._pools.pop(origin).close()
 
     def _pool(self, origin: Origin, prefers: HttpVersion) -> Pool | Http2Pool:
         if self._is_closed:

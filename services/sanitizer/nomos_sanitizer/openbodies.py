@@ -37,8 +37,10 @@ from nomos_sanitizer.stream import Stream
 #: Bodies that are open at once, of one tenant and of all.
 OPEN_PER_TENANT_MAX: Final = 64
 OPEN_MAX: Final = 512
-#: Bytes that all open bodies hold together: pieces that are collected, and clean ones that were not fetched.
+#: Bytes that all open bodies hold together, and those of one tenant: pieces that are collected, lines and windows that
+#: wait for their end, and clean pieces that were not fetched.
 HELD_BYTES_MAX: Final = 256 * 1024 * 1024
+HELD_PER_TENANT_BYTES_MAX: Final = 128 * 1024 * 1024
 #: A body that no piece was sent or fetched of for so long is given up: the proxy has gone.
 IDLE_SECONDS: Final = 180.0
 
@@ -67,7 +69,8 @@ class _Body:
     @property
     def size(self) -> int:
         """Bytes that it holds."""
-        return len(self.held) + len(self.out)
+        waiting = 0 if self.stream is None else self.stream.held_bytes
+        return len(self.held) + len(self.out) + waiting
 
     def give(self) -> CleanPiece:
         """The next of what is clean."""
@@ -179,8 +182,7 @@ class OpenBodies:
             return CleanPiece(data=b"", is_over=True)
         if body.is_ended and (message.data or message.step == "last"):
             raise Conflict("the last piece of the body has come already")
-        if sum(one.size for one in self._bodies.values()) + len(message.data) > HELD_BYTES_MAX:
-            raise Unavailable(f"HELD_BYTES_MAX is {HELD_BYTES_MAX}", hint="ask again later")
+        self._check_room(body.message.tenant, len(message.data))
         is_last = message.step == "last"
         if is_last or len(message.data) > INLINE_BYTES_MAX:
             loop = asyncio.get_running_loop()
@@ -188,6 +190,21 @@ class OpenBodies:
         else:
             self._work(body, message.data, is_last)
         return body.give()
+
+    def _check_room(self, tenant: str, size: int) -> None:
+        """Checks that so many bytes more may be held."""
+        if self._has_room(tenant, size):
+            return
+        # what nobody goes on with takes no place of what somebody does
+        self._drop_idle()
+        if not self._has_room(tenant, size):
+            limits = f"HELD_PER_TENANT_BYTES_MAX is {HELD_PER_TENANT_BYTES_MAX}, HELD_BYTES_MAX is {HELD_BYTES_MAX}"
+            raise Unavailable(limits, hint="ask again later")
+
+    def _has_room(self, tenant: str, size: int) -> bool:
+        of_all = sum(one.size for one in self._bodies.values())
+        of_tenant = sum(one.size for one in self._bodies.values() if one.message.tenant == tenant)
+        return of_all + size <= HELD_BYTES_MAX and of_tenant + size <= HELD_PER_TENANT_BYTES_MAX
 
     def _work(self, body: _Body, data: bytes, is_last: bool) -> None:
         """Cleans what can be cleaned now. Touches this one body and nothing else, so it may run in a thread."""

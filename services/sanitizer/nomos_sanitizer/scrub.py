@@ -194,6 +194,9 @@ class Scrubber:
 
     def whole(self, data: bytes, depth: int) -> Sequence[Edit]:
         """Edits of a text that stands alone, so that it may be JSON as a whole."""
+        if depth >= ENCODING_DEPTH_MAX and _is_json(data):
+            # What its names say of its values is not read any more.
+            return (self._too_deep(len(data)),)
         return self._json(data, depth) or self._search(data, depth, own_invisible=True)
 
     def search(self, data: bytes) -> Sequence[Edit]:
@@ -319,8 +322,9 @@ class Scrubber:
         if depth < ENCODING_DEPTH_MAX:
             return self.whole(plain, depth + 1)
         self._budget.look(len(plain))
-        suspicious = self._matcher.fired(plain) or self._needles.remain(plain)
-        return (self._too_deep(len(plain)),) if suspicious else ()
+        # Not even a gate may fire: what is said to be clean here is clean at every depth.
+        is_quiet = self.fires(plain) == frozenset() and not _is_json(plain)
+        return () if is_quiet else (self._too_deep(len(plain)),)
 
     def _too_deep(self, size: int) -> Edit:
         return opaque((0, size), Found("secret", NESTING_RULE), RANK_RULES)
@@ -331,6 +335,17 @@ def _invisible(visible: invisible.Visible) -> list[Edit]:
         Edit(run.start, run.end, b"", b"", RANK_INVISIBLE, (Found("invisible", run.name, run.count),))
         for run in visible.removed
     ]
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether a text is read as JSON with strings in it."""
+    if not may_be_json(data):
+        return False
+    try:
+        structure.parse(data.decode("utf-8", "surrogatepass"))
+    except (structure.NotJson, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _may_be_json(text: str) -> bool:

@@ -113,6 +113,11 @@ class Stream:
         return self._media.is_lines
 
     @property
+    def held_bytes(self) -> int:
+        """What has come and is kept: a line whose end has not, and the window."""
+        return len(self._pending) + self._window.held_bytes
+
+    @property
     def report(self) -> Report:
         """What was found so far; whole after :meth:`finish`."""
         return tally(self._places, self._noted)

@@ -51,6 +51,11 @@ class TextWindow:
         """Whether nothing is held back."""
         return len(self._data) == self._left
 
+    @property
+    def held_bytes(self) -> int:
+        """What is kept: what is held back, and the context before it."""
+        return len(self._data)
+
     def feed(self, chunk: bytes) -> bytes:
         """Takes the next bytes and gives back what may leave.
 

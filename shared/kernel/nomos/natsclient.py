@@ -53,6 +53,8 @@ class LeanClient(Client):
         self._receivers: dict[int, Receiver] = {}
         self._asked: dict[str, asyncio.Future[Msg]] = {}
         self._inbox_of_answers = ""
+        #: Subscribes to the answers; not tied to the request that came first, which may end.
+        self._listening: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Future[None]] = set()
 
     async def receive(self, subject: str, receiver: Receiver, *, queue: str = "") -> Subscription:
@@ -117,14 +119,22 @@ class LeanClient(Client):
         return message
 
     async def _listen_for_answers(self) -> None:
-        prefix = f"{self._inbox_prefix.decode()}.{self._nuid.next().decode()}."
-        # Set first, so that it is subscribed to once; requests that follow are written behind the subscription.
-        self._inbox_of_answers = prefix
+        """Returns when answers are subscribed to, once for all who ask."""
+        listening = self._listening
+        if listening is None or listening.done():
+            listening = self._listening = asyncio.create_task(self._subscribe_to_answers())
+            listening.add_done_callback(_heard)
         try:
-            await self.receive(f"{prefix}*", self._take_answer)
-        except BaseException:
-            self._inbox_of_answers = ""
+            await asyncio.shield(listening)
+        except asyncio.CancelledError:
+            if listening.cancelled():
+                raise nats.errors.ConnectionClosedError from None
             raise
+
+    async def _subscribe_to_answers(self) -> None:
+        prefix = f"{self._inbox_prefix.decode()}.{self._nuid.next().decode()}."
+        await self.receive(f"{prefix}*", self._take_answer)
+        self._inbox_of_answers = prefix
 
     def _take_answer(self, message: Msg) -> None:
         future = self._asked.get(message.subject[len(self._inbox_of_answers) :])
@@ -200,6 +210,8 @@ class LeanClient(Client):
         if self._link is not None:
             self._link.flush()
         await super()._close(status, do_cbs)
+        if self._listening is not None:
+            self._listening.cancel()
         self._receivers.clear()
         self._inbox_of_answers = ""
 
@@ -294,6 +306,12 @@ class LeanClient(Client):
 def _give_up(future: asyncio.Future[Msg]) -> None:
     if not future.done():
         future.set_exception(nats.errors.TimeoutError())
+
+
+def _heard(listening: asyncio.Task[None]) -> None:
+    """Its error was raised to whoever waited; nobody may have."""
+    if not listening.cancelled():
+        listening.exception()
 
 
 def _check_subject(subject: str) -> None:

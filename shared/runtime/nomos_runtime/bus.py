@@ -188,8 +188,9 @@ class Bus:
 
     async def _abandon(self) -> None:
         try:
-            await self.client.close()
-        except (OSError, nats.errors.Error) as e:
+            # A server that stands still takes no last byte.
+            await asyncio.wait_for(self.client.close(), DRAIN_SECONDS)
+        except (TimeoutError, OSError, nats.errors.Error) as e:
             # The connection was lost already; what is left of it ends with the process.
             observe.say(self.service, observe.BUS_ERROR, error=repr(e)[:200])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, StreamConfig
+from tests.integration.plainserver import PlainServer, synced
 
 from nomos.events import Actor, Envelope, encode_batch, encode_envelope
 from nomos.log.record import parse_object
@@ -25,9 +25,7 @@ from nomos_audit.replay import start_of
 from nomos_audit.segments import newest_segment
 from nomos_audit.writer import State, Writer
 from nomos_runtime.database import Database
-from nomos_runtime.embedded.nats import server_binary
 from nomos_runtime.embedded.postgres import EmbeddedPostgres
-from nomos_runtime.embedded.process import ServerProcess
 
 ORIGIN = "audit.example.com/test"
 SERVICES = {"AP": "policy", "AM": "minting", "AA": "audit"}
@@ -71,41 +69,22 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.store = directory / "store"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._process: ServerProcess | None = None
+        more = synced(self.store, ", max_file_store: 1G")
+        self.server = PlainServer(directory, f"max_payload: 1048576\n{more}")
         self._clients: list[Client] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.starts = 0
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return self.server.url
 
     def start_server(self) -> None:
         self.starts += 1
-        configuration = self.directory / "nats.conf"
-        configuration.write_text(
-            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 1048576\n'
-            f'jetstream {{ store_dir: "{self.store}", sync_interval: always, max_file_store: 1G }}\n'
-        )
-        self._process = ServerProcess(
-            "nats-server", [str(server_binary()), "-c", str(configuration)], log=self.directory / "log"
-        )
-        self._process.wait_until(self._answers, 20)
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                return probe.recv(4) == b"INFO"
-        except OSError:
-            return False
+        self.server.start()
 
     def kill_server(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process = None
+        self.server.kill()
 
     def copy_store(self, name: str) -> Path:
         return Path(shutil.copytree(self.store, self.directory / name))
@@ -219,8 +198,7 @@ def server(bus_directory: Path) -> Iterator[Stage]:
     stage = Stage(bus_directory)
     stage.start_server()
     yield stage
-    if stage._process is not None:
-        stage.kill_server()
+    stage.kill_server()
 
 
 @pytest.fixture

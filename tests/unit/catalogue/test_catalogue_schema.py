@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from nomos.catalogue.load import connector_schema
+from nomos.catalogue.connectorfile import connector_schema
 from nomos.cli.main import main
 
 FOLDER = Path(__file__).parents[3] / "connectors"

@@ -8,13 +8,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from nomos.catalogue import OutgoingRequest
-from nomos.errors import Misconfigured, NotFound, PathRefused, UnknownOutcome
+from nomos.errors import Misconfigured, NotFound, PathRefused, UnknownOutcome, UpstreamFailed
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.exchange import Limits
 from nomos_proxy.files import calls
@@ -163,6 +163,16 @@ def test_not_one_byte_from_outside_is_read_while_a_file_and_a_link_change_places
     with opened_top(str(volume), "") as fd, flipping(volume / "f", volume / "link"):
         got = ask_often(fd, "GET", "/read/f")
     assert set(got) == {b"inside"}
+
+
+def test_a_tenant_s_folder_that_goes_away_meanwhile_is_a_failure_and_no_answer(volume: Path) -> None:
+    (volume / "file").write_text("a file")
+    opened = 0
+    with flipping(volume / "real", volume / "file"):
+        for _ in range(TRIES):
+            with suppress(UpstreamFailed, PathRefused), opened_top(str(volume), "real"):
+                opened += 1
+    assert opened
 
 
 @pytest.mark.parametrize(

@@ -321,5 +321,8 @@ def test_a_volume_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
         pass
     (tmp_path / "real").mkdir()
     (tmp_path / "acme").symlink_to("real")
-    with pytest.raises(UpstreamFailed, match="no folder"), opened_top(str(tmp_path), "acme"):
+    with pytest.raises(PathRefused, match="a link"), opened_top(str(tmp_path), "acme"):
+        pass
+    (tmp_path / "beta").write_text("a file")
+    with pytest.raises(UpstreamFailed, match="no folder"), opened_top(str(tmp_path), "beta"):
         pass

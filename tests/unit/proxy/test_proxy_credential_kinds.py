@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+from urllib.parse import quote
 
 import pytest
 
 from nomos.catalogue import Auth, OutgoingRequest
-from nomos.errors import DestinationRefused
+from nomos.errors import DestinationRefused, ResponseRefused
 from nomos_proxy.destination import Origin
 from nomos_proxy.echo import MARK, EchoGuard
 from nomos_proxy.exchange import Limits
@@ -93,3 +94,31 @@ def test_of_a_user_and_password_the_password_alone_is_found_in_every_form() -> N
         assert count >= 1
         assert password not in cleaned
         assert MARK in cleaned
+
+
+@pytest.mark.parametrize("which", ["secret", "token"])
+def test_of_a_key_secret_and_token_each_is_found_in_every_form(which: str) -> None:
+    """The token of a cloud's credential is sent by itself, so an upstream can repeat it by itself."""
+    parts = {name: base64.b64encode(os.urandom(90)) for name in ("secret", "token")}
+    guard = EchoGuard(Secret(b"AKIAIOSFODNN7EXAMPLE:" + parts["secret"] + b":" + parts["token"]))
+    part = parts[which]
+    for form in (
+        part,
+        quote(part.decode(), safe="").encode(),
+        base64.b64encode(part),
+        base64.b64encode(b"xy" + part),
+        part.hex().encode(),
+        part.hex().upper().encode(),
+        b":".join(parts.values()),
+    ):
+        cleaned, count = guard.clean(b"[" + form + b"]")
+        assert count >= 1
+        assert part not in cleaned
+        assert form not in cleaned
+        assert MARK in cleaned
+    with pytest.raises(ResponseRefused):
+        guard.clean(b'"' + b"".join(b"\\u%04x" % byte for byte in part) + b'"')
+
+
+def test_a_window_over_an_answer_without_a_credential_holds_nothing_back() -> None:
+    assert EchoGuard(Secret(b"")).window(None).feed(b"all of it") == (b"all of it", 0)

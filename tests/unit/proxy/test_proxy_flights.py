@@ -53,7 +53,7 @@ async def test_an_error_is_everybodys_who_waited_and_nobodys_else() -> None:
 async def test_it_goes_on_when_who_waited_is_gone_and_is_waited_for_at_the_end() -> None:
     flights: Flights[str, int] = Flights()
     work = Work()
-    with pytest.raises(Unavailable, match="being renewed"):
+    with pytest.raises(Unavailable, match="not come in time"):
         await flights.outcome("a", work.run, 0.01)
     waiting = asyncio.create_task(flights.outcome("a", work.run, 5))
     await asyncio.sleep(0)

@@ -139,6 +139,43 @@ async def test_an_upstream_that_speaks_http_2_alone_is_found_out_once(both: Any,
         assert len(here.server.requests) == 4
 
 
+async def test_a_live_call_finds_out_once_what_its_upstream_speaks(both: Any, authority: Any) -> None:
+    async with both(good) as here, strict(here.server.port) as (port, hellos):
+        origin = Origin(scheme="https", host=NAME, port=port)
+        client = client_for(authority, origin)
+        for _ in range(2):
+            opened = await client.open(origin, GET, BEARER, LIMITS)
+            assert await opened.collect(100, 5) == b'{"ok":true}'
+            opened.close()
+        assert hellos == ["http/1.1", "h2", "h2"]
+        assert (await client.call(origin, GET, BEARER, LIMITS)).body == b'{"ok":true}', "an ordinary call knows it too"
+        assert hellos == ["http/1.1", "h2", "h2", "h2"]
+        client.close()
+
+
+async def test_a_live_call_needs_no_room_among_the_pools(both: Any, authority: Any) -> None:
+    waiting: list[tuple[Peer, int]] = []
+    async with (
+        both(lambda peer, stream: waiting.append((peer, stream))) as busy,
+        both(good) as here,
+        strict(here.server.port) as (port, hellos),
+    ):
+        origin = Origin(scheme="https", host=NAME, port=port)
+        client = client_for(authority, origin, upstreams=1)
+        client._dialer._development_origins = {origin, busy.origin}
+        call = asyncio.create_task(client.call(busy.origin, GET, BEARER, LIMITS, prefers=HTTP2))
+        async with asyncio.timeout(5):
+            while not waiting:
+                await asyncio.sleep(0.01)
+        opened = await client.open(origin, GET, BEARER, LIMITS)
+        assert await opened.collect(100, 5) == b'{"ok":true}'
+        opened.close()
+        assert hellos == ["http/1.1", "h2"]
+        waiting[0][0].answer(waiting[0][1])
+        assert (await call).status == 200
+        client.close()
+
+
 @asynccontextmanager
 async def strict(port: int) -> AsyncIterator[tuple[int, list[str]]]:
     """In front of a server: refuses who offers HTTP/1.1, as RFC 7301 demands and Python's own server does not."""

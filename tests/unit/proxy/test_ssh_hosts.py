@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import msgspec
@@ -529,6 +530,23 @@ async def test_a_connection_that_ends_after_the_question_is_an_unknown_outcome(c
         with pytest.raises(UnknownOutcome):
             await client.do(action, "f", **args)
     assert client.hosts._places.is_empty
+
+
+@pytest.mark.parametrize("refused", ["write", "fsync", "close"])
+async def test_what_a_host_refuses_after_a_part_was_added_is_an_unknown_outcome(
+    client: Client, server: Server, refused: str
+) -> None:
+    (client.top / "f").write_bytes(b"before;")
+
+    def full(self: asyncssh.SFTPServer, file: Any, *what: Any) -> int:
+        if what:
+            asyncssh.SFTPServer.write(self, file, what[0], what[1][:100])
+        raise asyncssh.SFTPFailure("no space")
+
+    server.sftp = type("Full", (asyncssh.SFTPServer,), {refused: full})
+    with pytest.raises(UnknownOutcome, match="a part may have been added"):
+        await client.do("files.append", "f", text="x" * 50_000)
+    assert (client.top / "f").read_bytes().startswith(b"before;x")
 
 
 async def test_a_host_that_does_not_answer_is_an_unknown_outcome_in_time(client: Client, server: Server) -> None:

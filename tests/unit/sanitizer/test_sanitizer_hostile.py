@@ -79,11 +79,31 @@ def test_secret_under_many_encodings_is_found_or_its_text_is_redacted(clean_text
         assert text not in result.body.decode()
 
 
-def test_json_inside_json_without_end_is_redacted(clean_json: Clean) -> None:
-    value: object = {"password": "correct horse"}
-    for _ in range(12):
+def nested(value: object, levels: int) -> object:
+    for _ in range(levels):
         value = {"next": json.dumps(value)}
-    body = clean_json(value).body
+    return value
+
+
+@pytest.mark.parametrize("levels", range(2 * ENCODING_DEPTH_MAX))
+def test_json_inside_json_is_read_or_redacted_at_every_depth(clean_json: Clean, levels: int) -> None:
+    result = clean_json(nested({"password": "correct horse"}, levels))
+    assert b"correct horse" not in result.body
+    assert not result.report.is_clean
+
+
+@pytest.mark.parametrize("levels", range(2 * ENCODING_DEPTH_MAX))
+def test_base64_of_json_is_read_or_redacted_at_every_depth(clean_json: Clean, levels: int) -> None:
+    text = json.dumps({"password": "correct horse battery staple"})
+    for _ in range(levels):
+        text = base64.b64encode(text.encode()).decode()
+    assert text not in clean_json({"next": text}).body.decode()
+
+
+@pytest.mark.parametrize("levels", range(2 * ENCODING_DEPTH_MAX))
+def test_what_stands_too_deep_to_be_read_is_not_taken_for_clean_elsewhere(clean_json: Clean, levels: int) -> None:
+    text = json.dumps({"password": "correct horse"})
+    body = clean_json({"deep": nested({"next": text}, levels), "plain": text}).body
     assert b"correct horse" not in body
 
 

@@ -140,6 +140,38 @@ async def test_a_piece_a_body_and_all_together_have_limits(bench: Bench, monkeyp
     await bench.piece(first, 2, b" " * 30_000)
 
 
+@pytest.mark.parametrize(
+    ("content_type", "piece"), [(EVENTS, b"data: " + b"x" * 60_000), ("text/plain", b"a " * 30_000)]
+)
+async def test_what_a_live_body_holds_back_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, content_type: str, piece: bytes
+) -> None:
+    monkeypatch.setattr(openbodies, "HELD_BYTES_MAX", 75_000)
+    first, second = bench.open(content_type), bench.open(content_type, "other")
+    await bench.piece(first, 1, piece)
+    with pytest.raises(Unavailable, match="HELD_BYTES_MAX is 75000"):
+        await bench.piece(second, 1, piece)
+
+
+async def test_one_tenant_s_bodies_take_no_room_of_another_s(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openbodies, "HELD_PER_TENANT_BYTES_MAX", 100_000)
+    first, second, other = bench.open(JSON), bench.open(JSON), bench.open(JSON, "other")
+    await bench.piece(first, 1, b" " * 60_000)
+    with pytest.raises(Unavailable, match="HELD_PER_TENANT_BYTES_MAX is 100000"):
+        await bench.piece(second, 1, b" " * 60_000)
+    await bench.piece(other, 1, b" " * 60_000)
+
+
+async def test_a_body_that_nobody_goes_on_with_takes_no_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openbodies, "HELD_BYTES_MAX", 100_000)
+    left, kept = bench.open(JSON), bench.open(JSON, "other")
+    await bench.piece(left, 1, b" " * 60_000)
+    bench.now += IDLE_SECONDS + 1
+    await bench.piece(kept, 1, b" " * 60_000)
+    with pytest.raises(NotFound):
+        await bench.piece(left, 2, b" ")
+
+
 def test_a_tenant_has_so_many_bodies_open_and_takes_no_place_of_another(bench: Bench) -> None:
     for _ in range(OPEN_PER_TENANT_MAX):
         bench.open(EVENTS)

@@ -16,9 +16,9 @@ from typing import Final
 
 import msgspec
 
-from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, result
 from nomos.cli.policies import put_text, shown_text
+from nomos.cli.words import behind_the_verb
 from nomos.errors import Conflict, LimitExceeded, Misconfigured, NotFound
 from nomos_policy.commands.files import printable, read_file, read_policy_text, read_vocabulary
 from nomos_policy.guard import split_policies

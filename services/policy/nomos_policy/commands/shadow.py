@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from nomos.cli.admin import ask
-from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, result
 from nomos.cli.policies import save_draft
+from nomos.cli.words import behind_the_verb
 from nomos.errors import Misconfigured
 from nomos_policy.commands.files import printable, read_policy_text
 from nomos_policy.commands.replay import change_lines

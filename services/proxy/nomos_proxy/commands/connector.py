@@ -27,10 +27,11 @@ from nomos.catalogue import (
     load_catalogue,
 )
 from nomos.catalogue.auth import auth_text
-from nomos.catalogue.load import connector_schema, parse_connector
+from nomos.catalogue.connectorfile import connector_schema
+from nomos.catalogue.load import parse_connector
 from nomos.cli.admin import parse_args_json, read_text
-from nomos.cli.arguments import behind_the_verb
 from nomos.cli.output import Exit, error, result, say
+from nomos.cli.words import behind_the_verb
 from nomos.errors import Malformed, Misconfigured, NotFound
 from nomos.ids import parse_slug
 from nomos_proxy.destination import check_request, origin_of

@@ -31,6 +31,7 @@ from nomos_proxy.federation.exchange import (
 )
 from nomos_proxy.federation.issuer import Issuer
 from nomos_proxy.flights import Flights
+from nomos_proxy.keeping import Kept
 from nomos_proxy.oauth.party import ASK_SECONDS, post_form
 from nomos_proxy.oauth.protocol import AnswerUnreadable, GrantRefused
 from nomos_proxy.oauth.requests import TokenRequest
@@ -57,9 +58,15 @@ _At = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
 class _Held(Struct, frozen=True, kw_only=True):
+    at: _At
     credential: Credential
     since: int
     until: int
+
+
+class _Paused(Struct, frozen=True, kw_only=True):
+    at: _At
+    until: float
 
 
 class Federated:
@@ -78,12 +85,9 @@ class Federated:
         self._upstreams = upstreams
         self._journal = journal
         self._clock = clock
-        self._held: dict[_At, _Held] = {}
+        self._held: Kept[_Held] = Kept()
         self._flights: Flights[_At, _Held] = Flights()
-        self._paused: dict[_At, float] = {}
-        self._closed: set[str] = set()
-        #: Connections that were removed; their names are not given again.
-        self._removed: set[tuple[str, str]] = set()
+        self._paused: Kept[_Paused] = Kept()
 
     @property
     def issuer(self) -> Issuer:
@@ -104,28 +108,27 @@ class Federated:
             NotFound: there is no federation key here.
             Unavailable: none can be had now.
         """
-        at = _at(connection)
-        held = self._held.get(at)
+        held = self._found(connection)
         if held is not None and self._clock() < held.until:
             return held.credential
-        if self._clock() < self._paused.get(at, 0.0):
+        if self._is_paused(connection):
             raise Unavailable("the cloud gave no credential a moment ago", retry_after_ms=PAUSE_SECONDS * 1_000)
-        return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
+        return await self._flown(connection, within_seconds)
 
     async def after_refusal(
         self, connection: ConnectionFacts, used: Credential, *, within_seconds: float
     ) -> Credential | None:
         """Another credential in place of one that the upstream did not take (401); None where there is none."""
-        at, now = _at(connection), self._clock()
-        held = self._held.get(at)
+        held = self._found(connection)
         if held is not None and held.credential is not used:
             return held.credential
-        if (held is not None and now < held.since + YOUNG_SECONDS) or now < self._paused.get(at, 0.0):
+        is_young = held is not None and self._clock() < held.since + YOUNG_SECONDS
+        if is_young or self._is_paused(connection):
             # It says 401 to what was given just now: another one would be no better, and asking never ends.
             return None
         try:
             # What is held stays until there is another one: a 401 may be about something else.
-            return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
+            return await self._flown(connection, within_seconds)
         except NomosError as e:
             # The upstream's own answer says more to the agent than why no other credential could be had.
             observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code, tenant=connection.tenant)
@@ -133,22 +136,30 @@ class Federated:
 
     def drop(self, tenant: str, name: str) -> None:
         """Keeps nothing of a removed connection in memory from now on."""
-        self._removed.add((tenant, name))
-        self._forget(lambda at: at[:2] == (tenant, name))
+        self._held.drop(tenant, name)
+        self._paused.drop(tenant, name)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
-        self._closed.add(tenant)
-        self._forget(lambda at: at[0] == tenant)
+        self._held.forget(tenant)
+        self._paused.forget(tenant)
 
     async def close(self) -> None:
         """Lets what has been asked of clouds come to its end, so that the log has it; begins nothing more."""
         await self._flights.land(LANDING_SECONDS)
 
-    def _forget(self, is_meant: Callable[[_At], bool]) -> None:
-        for kept in (self._held, self._paused):
-            for at in [one for one in kept if is_meant(one)]:
-                kept.pop(at)
+    def _found(self, connection: ConnectionFacts) -> _Held | None:
+        """What is held for the connection as it is now."""
+        held = self._held.find(connection.tenant, connection.name)
+        return held if held is not None and held.at == _at(connection) else None
+
+    def _is_paused(self, connection: ConnectionFacts) -> bool:
+        paused = self._paused.find(connection.tenant, connection.name)
+        return paused is not None and paused.at == _at(connection) and self._clock() < paused.until
+
+    async def _flown(self, connection: ConnectionFacts, within_seconds: float) -> Credential:
+        at = _at(connection)
+        return (await self._flights.outcome(at, lambda: self._exchanged(connection), within_seconds)).credential
 
     async def _exchanged(self, connection: ConnectionFacts) -> _Held:
         federation = connection.federation
@@ -158,13 +169,13 @@ class Federated:
         try:
             found = await self._asked(connection, federation)
         except NomosError:
-            self._paused[at] = self._clock() + PAUSE_SECONDS
+            paused = _Paused(at=at, until=self._clock() + PAUSE_SECONDS)
+            self._paused.keep(connection.tenant, connection.name, paused)
             raise
         ahead = min(AHEAD_SECONDS_MAX, (found.expires_at - begun) // 5)
         credential = credential_of(Secret(found.credential.encode("ascii")))
-        held = _Held(credential=credential, since=begun, until=found.expires_at - ahead)
-        if connection.tenant not in self._closed and at[:2] not in self._removed:
-            self._held[at] = held
+        held = _Held(at=at, credential=credential, since=begun, until=found.expires_at - ahead)
+        self._held.keep(connection.tenant, connection.name, held)
         return held
 
     async def _asked(self, connection: ConnectionFacts, federation: Federation) -> Exchanged:

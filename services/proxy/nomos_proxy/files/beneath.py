@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from nomos.errors import PathRefused, UpstreamFailed
@@ -37,27 +37,20 @@ def opened_top(base: str, folder: str) -> Iterator[int]:
 
     Raises:
         UpstreamFailed: it is not there, or the tenant's folder is none.
-        PathRefused: the tenant's folder has become a link.
+        PathRefused: the tenant's folder is a link.
     """
     try:
         top = os.open(base, os.O_DIRECTORY | os.O_CLOEXEC | _ON_THE_WAY)
     except OSError as error:
         raise UpstreamFailed("the volume is not there", cause=error.strerror) from error
-    try:
-        if folder and not is_directory(top, folder):
-            raise UpstreamFailed("the tenant has no folder in this volume")
-        with opened_directory(top, (folder,) if folder else ()) as found:
-            yield found
-    finally:
-        os.close(top)
-
-
-def is_directory(parent: int, name: str) -> bool:
-    """Whether a directory, and no link to one, stands under this name now."""
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
+    with ExitStack() as opened:
+        opened.callback(os.close, top)
+        try:
+            found = opened.enter_context(opened_directory(top, (folder,) if folder else ()))
+        except Negative as no:
+            # no answer about what the agent asked for: there is nothing in which to look
+            raise UpstreamFailed("the tenant has no folder in this volume", cause=no.detail) from no
+        yield found
 
 
 @contextmanager

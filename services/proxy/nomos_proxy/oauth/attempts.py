@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from nomos.catalogue.oauth import check_scopes
-from nomos.errors import Conflict, NomosError, NotFound
+from nomos.errors import Conflict, JournalUnavailable, NomosError, NotFound
 from nomos.events import (
     CONNECT_ENDED,
     CONNECT_OFFERED,
@@ -33,7 +33,7 @@ from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.flow import Flow, fold
 from nomos_proxy.oauth.grants import Grants
 from nomos_proxy.oauth.party import Party
-from nomos_proxy.oauth.protocol import AnswerNotTaken, Granted, TokenSet, taken
+from nomos_proxy.oauth.protocol import AnswerNotTaken, Granted, NotConnected, TokenSet, taken
 from nomos_proxy.store import CredentialStore
 from nomos_runtime.eventstore import EventStore, StoredEvent
 from nomos_runtime.secret import Secret
@@ -204,6 +204,7 @@ class Attempts:
             AnswerNotTaken: it is more than was asked for, or of another account.
             Conflict: the connection was made, removed or changed meanwhile.
             LimitExceeded: as :meth:`asked`.
+            JournalUnavailable: the connection is stored, and is there when the journal is back.
         """
         try:
             tokens = taken(
@@ -216,6 +217,8 @@ class Attempts:
                 asked=flow.scopes,
             )
             await self._store_connection(flow, tokens, corr)
+        except JournalUnavailable:
+            raise
         except NomosError:
             # What we do not keep must not go on living at the provider.
             await party.give_back(granted.tokens)
@@ -246,6 +249,16 @@ class Attempts:
             return CONNECTION_ADDED, event | ({"base_url": flow.base_url} if flow.base_url else {})
 
         await self._credentials.change(flow.tenant, decide, also=write, actor=flow.by, corr=corr)
+
+    async def failed(self, flow: Flow, version: int, error: NomosError, corr: str) -> None:
+        """Ends an attempt that stands at ``version`` with an error of :meth:`take`, or of what comes before it."""
+        outcome = "failed"
+        if isinstance(error, NotConnected):
+            outcome = "denied"
+        elif isinstance(error, JournalUnavailable):
+            # what the log will hold of the connection when it is back
+            outcome = "connected"
+        await self.end(flow, version, outcome, error.code, corr)
 
     async def end(self, flow: Flow, version: int, outcome: str, code: str, corr: str) -> None:
         """Ends an attempt that stands at ``version``, and destroys what was kept of it."""

@@ -25,12 +25,10 @@ from nomos.events import (
     Actor,
 )
 from nomos.ids import new_id
-from nomos_proxy.keys import DataKeys
 from nomos_proxy.oauth.attempts import Attempts, stream
 from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.devices import Devices
 from nomos_proxy.oauth.flow import ID_PREFIX, SECRET_BYTES, Flow, b64url, link_of, parse_link, sha256_hex
-from nomos_proxy.oauth.grants import Grants
 from nomos_proxy.oauth.party import Party
 from nomos_proxy.oauth.protocol import NotConnected, check_issuer, error_code, read_object
 from nomos_proxy.oauth.requests import (
@@ -40,10 +38,7 @@ from nomos_proxy.oauth.requests import (
     push_request,
     pushed_url,
 )
-from nomos_proxy.store import CredentialStore
-from nomos_runtime.eventstore import EventStore
 from nomos_runtime.secret import Secret
-from nomos_runtime.vault import Vault
 
 #: Path of the page that a link opens, and of the one that providers send browsers back to.
 CONNECT: Final = "/connect/"
@@ -70,13 +65,9 @@ class Connecting:
 
     def __init__(
         self,
-        *,
-        store: EventStore,
-        vault: Vault,
-        keys: DataKeys,
+        attempts: Attempts,
         clients: Clients,
-        credentials: CredentialStore,
-        grants: Grants,
+        *,
         origin: str,
         link_seconds: int,
         refresh: Callable[[], Awaitable[None]],
@@ -84,21 +75,15 @@ class Connecting:
         """Wires it.
 
         Args:
-            store: of the service.
-            vault: seals what is kept of a way.
-            keys: the tenants' data keys.
+            attempts: their events, and how they end.
             clients: as whom a provider is asked.
-            credentials: where connections are recorded.
-            grants: where tokens are stored.
             origin: of the pages; with :data:`CONNECTED` it is the redirect address, exactly.
             link_seconds: how long a link works.
             refresh: brings this replica's facts up to date.
         """
-        self._attempts = Attempts(
-            store=store, vault=vault, keys=keys, clients=clients, credentials=credentials, grants=grants
-        )
+        self._attempts = attempts
         #: The other way: a code that a person enters at the provider.
-        self.devices = Devices(self._attempts, clients, refresh)
+        self.devices = Devices(attempts, clients, refresh)
         self._clients = clients
         self._origin = origin
         self._link_seconds = link_seconds
@@ -149,9 +134,11 @@ class Connecting:
 
         Raises:
             NotFound, Expired, Replayed: as :meth:`Flow.check_link`.
+            LimitExceeded: as :meth:`Flow.check_begin`.
             UpstreamFailed, UnknownOutcome: the provider does not take the pushed request.
         """
         flow, _, _ = await self.opened(link)
+        flow.check_begin()
         party = await self._clients.party(flow.tenant, flow.connector, is_shared=flow.is_shared)
         state = b64url(os.urandom(SECRET_BYTES))
         secrets = Secrets(verifier=generate_token(VERIFIER_CHARS), nonce=b64url(os.urandom(SECRET_BYTES)))
@@ -213,8 +200,7 @@ class Connecting:
                 raise Malformed(f"CODE_CHARS_MAX is {CODE_CHARS_MAX}")
             await self._connect(party, flow, query["code"], corr)
         except NomosError as e:
-            outcome = "denied" if isinstance(e, NotConnected) else "failed"
-            await self._attempts.end(flow, flow.version + 1, outcome, e.code, corr)
+            await self._attempts.failed(flow, flow.version + 1, e, corr)
             raise
         await self._attempts.end(flow, flow.version + 1, "connected", "", corr)
         await self._refresh()

@@ -182,7 +182,7 @@ class Devices:
             version += 1
             await self._attempts.take(party, flow, granted, nonce="", corr=corr)
         except NomosError as e:
-            await self._attempts.end(flow, version, "failed", e.code, corr)
+            await self._attempts.failed(flow, version, e, corr)
             raise
         await self._attempts.end(flow, flow.version + 1, "connected", "", corr)
         await self._refresh()

@@ -19,11 +19,13 @@ from typing import Final, Literal
 
 from msgspec import Struct, structs
 
-from nomos.errors import Expired, Malformed, NotFound, NotPermitted, Replayed
+from nomos.errors import Expired, LimitExceeded, Malformed, NotFound, NotPermitted, Replayed
 from nomos.events import CONNECT_BEGUN, CONNECT_ENDED, CONNECT_OFFERED, CONNECT_RETURNED, Actor, Envelope
 from nomos.ids import is_id, parse_slug
 
 SECRET_BYTES: Final = 32
+#: How often a browser is sent to the provider by one link: whoever holds it writes an event each time.
+BEGINS_MAX: Final = 20
 ID_PREFIX: Final = "cn"
 _LINK_CHARS_MAX: Final = 200
 _SECRET_CHARS: Final = 43
@@ -83,6 +85,16 @@ class Flow(Struct, frozen=True, kw_only=True):
         if not _is_hash_of(self.link_sha256, secret):
             raise _no_link()
         self.check_open(now)
+
+    def check_begin(self) -> None:
+        """Checks that the link has not led to the provider too often.
+
+        Raises:
+            LimitExceeded: as often as :data:`BEGINS_MAX`.
+        """
+        # before an answer has come, all events but the first are such ways
+        if self.version > BEGINS_MAX:
+            raise LimitExceeded("begins_max of a link", BEGINS_MAX, self.version)
 
     def check_return(self, state: str, browser: bytes, now: int) -> None:
         """Checks that a provider's answer belongs to the browser and the request that were begun.

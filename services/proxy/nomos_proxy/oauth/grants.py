@@ -56,11 +56,19 @@ class Grant(Struct, frozen=True, kw_only=True):
 
 
 class Due(Struct, frozen=True, kw_only=True):
-    """A connection that something is to be done for: renewal, or revocation where it is ``ending``."""
+    """A connection that something is to be done for: renewal, or revocation where it is ``ending``.
+
+    Attributes:
+        tenant: whose it is.
+        connection: its name.
+        state: as of its grant.
+        renew_at: since when, Unix seconds.
+    """
 
     tenant: str
     connection: str
     state: State
+    renew_at: int
 
 
 class Grants:
@@ -147,13 +155,14 @@ class Grants:
     async def store(self, grant: Grant, provider: str, tokens: TokenSet) -> bool:
         """Stores what took the place of ``grant``; False where another set has. Ends the lease.
 
-        Not bound to the lease: a set that a provider has handed out must not be thrown away because time ran out.
+        Not bound to the lease: a set that a provider has handed out must not be thrown away because time ran out. Of a
+        connection that was removed meanwhile it is due to be given back at once, as the one before was.
         """
         record = await self._sealed(grant.tenant, grant.connection, provider, tokens)
         async with self._database.transaction(grant.tenant) as c:
             done = await c.execute(
-                "UPDATE grants SET generation = generation + 1, record = $4, renew_at = $5, failures = 0, "
-                "retry_at = 0, holder = '', held_until = '-infinity' "
+                "UPDATE grants SET generation = generation + 1, record = $4, failures = 0, retry_at = 0, holder = '', "
+                "held_until = '-infinity', renew_at = CASE WHEN state = 'ending' THEN 1 ELSE $5 END "
                 "WHERE tenant = $1 AND connection = $2 AND generation = $3",
                 grant.tenant,
                 grant.connection,
@@ -217,16 +226,30 @@ class Grants:
                 grant.generation,
             )
 
-    async def due(self, now: int) -> Sequence[Due]:
-        """The connections that are due, over all tenants, the longest due first: names only."""
+    async def due(self, now: int, after: Due | None = None) -> Sequence[Due]:
+        """The connections that are due, over all tenants, the longest due first: names only.
+
+        Args:
+            now: Unix seconds.
+            after: the last one of the look before; None for the first ones. At most :data:`DUE_MAX` are found at once.
+        """
+        last = (0, "", "") if after is None else (after.renew_at, after.tenant, after.connection)
         async with self._database.transaction(scope="sweep") as c:
             rows = await c.fetch(
-                "SELECT tenant, connection, state FROM grants WHERE renew_at > 0 AND renew_at <= $1 "
-                "AND retry_at <= $1 AND state <> 'lost' ORDER BY renew_at LIMIT $2",
+                "SELECT tenant, connection, state, renew_at FROM grants WHERE renew_at > 0 AND renew_at <= $1 "
+                "AND retry_at <= $1 AND state <> 'lost' AND (renew_at, tenant, connection) > ($2, $3, $4) "
+                "ORDER BY renew_at, tenant, connection LIMIT $5",
                 now,
+                *last,
                 DUE_MAX,
             )
-        return [Due(tenant=r["tenant"], connection=r["connection"], state=r["state"]) for r in rows]
+        return [msgspec.convert(dict(row), Due) for row in rows]
+
+    async def held(self, tenant: str) -> Sequence[str]:
+        """The connections of a tenant whose tokens are stored, removed ones that are not given back among them."""
+        async with self._database.transaction(tenant) as c:
+            rows = await c.fetch("SELECT connection FROM grants WHERE tenant = $1 ORDER BY connection", tenant)
+        return [row["connection"] for row in rows]
 
     async def _sealed(self, tenant: str, connection: str, provider: str, tokens: TokenSet) -> bytes:
         key = await self._keys.of(tenant)

@@ -42,6 +42,7 @@ from nomos_proxy.credentialevents import renewed, renewing
 from nomos_proxy.domain import PROXY, ConnectionFacts
 from nomos_proxy.flights import Flights
 from nomos_proxy.history import added
+from nomos_proxy.keeping import Kept
 from nomos_proxy.oauth.clients import Clients
 from nomos_proxy.oauth.grants import Grant, Grants, renew_at, use_until
 from nomos_proxy.oauth.party import Party
@@ -105,9 +106,8 @@ class Accounts:
         self._clock = clock
         #: Names this process among those that hold leases.
         self._holder = new_id("rq")
-        self._opened: dict[tuple[str, str], Opened] = {}
+        self._opened: Kept[Opened] = Kept()
         self._flights: Flights[tuple[str, str], Opened] = Flights()
-        self._closed: set[str] = set()
 
     async def credential(self, connection: ConnectionFacts, *, within_seconds: float) -> Credential:
         """The access token of a connection, renewed if it must be.
@@ -121,7 +121,7 @@ class Accounts:
             NotFound: its tokens have been destroyed.
             Unavailable: no good token can be had now.
         """
-        known = self._opened.get(_at(connection))
+        known = self._opened.find(*_at(connection))
         # One that is lost is looked up anew: a token without an end may still lie in memory here.
         if (
             known is not None
@@ -136,7 +136,7 @@ class Accounts:
         self, connection: ConnectionFacts, used: Credential, *, within_seconds: float
     ) -> Credential | None:
         """Another access token in place of one that the upstream did not take (401); None where there is none."""
-        known = self._opened.get(_at(connection))
+        known = self._opened.find(*_at(connection))
         if known is None:
             return None
         if known.credential is not used:
@@ -162,14 +162,12 @@ class Accounts:
         return (await self._newer(connection, grant.generation, within_seconds)).generation
 
     def drop(self, tenant: str, name: str) -> None:
-        """Keeps nothing of a removed connection in memory."""
-        self._opened.pop((tenant, name), None)
+        """Keeps nothing of a removed connection in memory from now on."""
+        self._opened.drop(tenant, name)
 
     def forget(self, tenant: str) -> None:
         """Keeps nothing of a closed tenant in memory from now on."""
-        self._closed.add(tenant)
-        for at in [one for one in self._opened if one[0] == tenant]:
-            del self._opened[at]
+        self._opened.forget(tenant)
 
     async def close(self) -> None:
         """Lets what has been asked of providers come to its end: an answer that is on its way must not be lost."""
@@ -233,8 +231,7 @@ class Accounts:
             since=grant.tokens.obtained_at,
             until=use_until(grant.tokens),
         )
-        if connection.tenant not in self._closed:
-            self._opened[_at(connection)] = opened
+        self._opened.keep(*_at(connection), opened)
         return opened
 
     async def _try(self, connection: ConnectionFacts, grant: Grant) -> Grant | None:
@@ -262,9 +259,10 @@ class Accounts:
         try:
             tokens = await self._asked(party, connection, grant)
         except (GrantRefused, AnswerNotTaken) as e:
+            # Recorded first: the provider refused, whatever that means for the connection.
+            await self._ended(connection, asked, "refused", code=e.code)
             if not await self._lose(connection, grant, e.code):
                 return None
-            await self._ended(connection, asked, "refused", code=e.code)
             raise _lost() from e
         except NomosError as e:
             pause = min(RETRY_SECONDS << min(grant.failures, 12), RETRY_SECONDS_MAX)
@@ -273,7 +271,14 @@ class Accounts:
             is_open = isinstance(e, UnknownOutcome | AnswerRefused | AnswerUnreadable)
             await self._ended(connection, asked, "unknown" if is_open else "failed", code=e.code)
             raise
-        if not await self._store(connection, grant, tokens):
+        try:
+            is_stored = await self._store(connection, grant, tokens)
+        except NomosError as e:
+            await self._ended(connection, asked, "unknown", code=e.code)
+            raise
+        if not is_stored:
+            # Others have been stored meanwhile, or the tokens are gone: these are used by nobody.
+            await self._ended(connection, asked, "failed", code=Conflict.code)
             return None
         await self._ended(connection, asked, "renewed", expires_at=tokens.expires_at)
         return _next(grant, tokens)

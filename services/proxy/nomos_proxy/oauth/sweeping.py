@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from nomos.errors import NomosError, Refused
+from nomos.errors import NomosError, Refused, UnknownOutcome
 from nomos.ids import new_id
 from nomos_proxy.credentialevents import revoked
 from nomos_proxy.domain import ConnectionFacts
@@ -22,6 +22,7 @@ from nomos_proxy.oauth.renewing import Accounts
 from nomos_proxy.store import Connections
 from nomos_runtime import observe
 from nomos_runtime.journal import Journal
+from nomos_runtime.vault import CredentialUnreadable
 
 SWEEP_SECONDS: Final = 5.0
 #: Providers that are asked at once.
@@ -69,11 +70,15 @@ class Sweeper:
     async def sweep(self) -> None:
         """One look; returns when what was due has been tried.
 
+        All of it, some after some: those that stay due, because nobody can be asked for them, hide nobody else's.
+
         Raises:
             Unavailable: Postgres does not answer.
         """
-        due = await self._grants.due(int(time.time()))
-        await asyncio.gather(*(self._do(one) for one in due if not self._is_closed(one.tenant)))
+        now, last = int(time.time()), None
+        while due := await self._grants.due(now, last):
+            await asyncio.gather(*(self._do(one) for one in due if not self._is_closed(one.tenant)))
+            last = due[-1]
 
     async def _do(self, due: Due) -> None:
         async with self._asking:
@@ -88,15 +93,21 @@ class Sweeper:
                 observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code, tenant=due.tenant)
 
     async def leave(self, tenant: str) -> None:
-        """Gives all tokens of a closed tenant back, once each, before its keys are destroyed. What fails is said."""
-        for connection in self._connections.of_tenant(tenant):
-            if connection.is_account and not connection.is_removed:
-                try:
-                    async with asyncio.timeout(LEAVE_SECONDS):
-                        await self.revoke(connection, tries_max=1)
-                except (NomosError, TimeoutError) as e:
-                    code = e.code if isinstance(e, NomosError) else "timeout"
-                    observe.say("proxy", observe.CREDENTIAL_FAULT, code=code, tenant=tenant)
+        """Gives all tokens of a closed tenant back, once each, before its keys are destroyed. What fails is said.
+
+        Raises:
+            Unavailable: the database or the journal does not answer; it is not erased then.
+        """
+        for name in await self._grants.held(tenant):
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self.revoke(self._connections.find(tenant, name), tries_max=1)
+            except TimeoutError:
+                connection = self._connections.find(tenant, name)
+                told = revoked(connection, outcome="failed", tries=1, code=UnknownOutcome.code, now=int(time.time()))
+                await self._journal.append([told])
+            except NomosError as e:
+                observe.say("proxy", observe.CREDENTIAL_FAULT, code=e.code, tenant=tenant)
 
     async def revoke(self, connection: ConnectionFacts, *, tries_max: int = 0) -> str:
         """Gives the tokens of a removed connection back; gives the outcome, empty where another process is at it.
@@ -114,8 +125,8 @@ class Sweeper:
         try:
             party = await self._clients.party(connection.tenant, connection.connector, is_shared=connection.is_shared)
             code = await party.give_back(grant.tokens)
-        except Refused as e:
-            # no client any more, or a connector that connects no accounts any more: nobody could ask
+        except (Refused, CredentialUnreadable) as e:
+            # no client any more, one that does not open, or a connector without accounts by now: nobody could ask
             code = e.code
         tries = grant.failures + 1
         outcome = code if code in ("revoked", "unsupported") else "failed"

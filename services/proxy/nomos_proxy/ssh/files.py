@@ -32,7 +32,7 @@ import asyncssh
 from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 from msgspec import Struct
 
-from nomos.errors import PathRefused
+from nomos.errors import PathRefused, UnknownOutcome
 from nomos_proxy.answer import UpstreamResponse
 from nomos_proxy.files import answers
 from nomos_proxy.files.answers import (
@@ -89,6 +89,7 @@ async def perform(
         PathRefused: outside of the roots, over a link, no file or directory, or changed meanwhile; nothing was read or
             changed.
         AnswerRefused: an answer over a limit.
+        UnknownOutcome: the host refused to go on, after a part may have been added.
         asyncssh.Error, OSError: the connection ended; it may have taken effect.
     """
     for path in (asked.path, asked.to):
@@ -245,9 +246,12 @@ async def _append(host: _Host, asked: Asked, body_bytes_max: int) -> UpstreamRes
     size = found.size or 0
     if size + len(asked.content) > FILE_BYTES_MAX:
         raise Negative(413, "too_large", f"the file would be over file_bytes_max, which is {FILE_BYTES_MAX}")
-    await file.write(asked.content)
-    await _sync(file)
-    await file.close()
+    try:
+        await file.write(asked.content)
+        await _sync(file)
+        await file.close()
+    except asyncssh.SFTPError as error:
+        raise UnknownOutcome("the host refused it, after a part may have been added", cause=error.reason) from error
     return told(200, {"bytes": len(asked.content), "size": size + len(asked.content)})
 
 

@@ -1,11 +1,9 @@
-"""Reads connector files and checks that they say one thing each.
+"""Reads connector files: their shape (:mod:`nomos.catalogue.connectorfile`), then part by part what they declare.
 
-Beyond the shape of the file (unknown keys are refused), the rules are: every field of the action's resource type
-stands in one place of the request (the path, unless ``derive`` says otherwise); every other field of the path is a
-required parameter; every name of a query or body stands for one thing; no two actions with one method can match the
-same path, unless a member that one fixes is fixed otherwise by the other, so that a request belongs to one action; a
-GET is a read. Rules of their own have names in bodies and queries (:mod:`nomos.catalogue.namechecks`), headers that an
-action fixes (:mod:`nomos.catalogue.actionheaders`), and what is not HTTP (:mod:`nomos.catalogue.operations`).
+What an action must say to say one thing is :mod:`nomos.catalogue.onething` and, for names in queries and bodies,
+:mod:`nomos.catalogue.namechecks`. Rules of their own have contents (:mod:`nomos.catalogue.contentrules`), headers that
+an action fixes (:mod:`nomos.catalogue.actionheaders`), and what is not HTTP (:mod:`nomos.catalogue.operations`). Here:
+names, hosts, limits, and that a GET is a read.
 
 Source: the format is ours; ``connectors/github.yaml`` is the example.
 """
@@ -16,39 +14,34 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Literal
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from nomos.catalogue import contentrules
-from nomos.catalogue.actionheaders import MEDIA_TYPE, NAME, VALUE, check_action_headers, check_media_type
-from nomos.catalogue.apart import may_meet
+from nomos.catalogue.actionheaders import check_action_headers, check_media_type
 from nomos.catalogue.auth import FORBIDDEN_HEADERS, HEADER_NAME, KEY, NONE, aws_auth, header_auth, parse_auth
-from nomos.catalogue.kinds import ResourceFile, build_kind, check_pattern
+from nomos.catalogue.connectorfile import ActionFile, AuthFile, ConnectorFile, HostFile, PaginationFile, ParameterFile
+from nomos.catalogue.kinds import build_kind, check_pattern
 from nomos.catalogue.model import (
     ANY_NAME,
     WHOLE,
     Action,
     Auth,
-    BodyFormat,
     Catalogue,
     Connector,
-    Encoding,
     FieldSource,
     Pagination,
     Parameter,
-    ParameterType,
     Rate,
     ResourceType,
     Risk,
-    Scheme,
     matches,
 )
 from nomos.catalogue.namechecks import check_names
-from nomos.catalogue.oauth import OAuthFile, build_oauth
+from nomos.catalogue.oauth import build_oauth
+from nomos.catalogue.onething import check_path, check_unambiguous
 from nomos.catalogue.operations import check_operation
-from nomos.catalogue.request import field_of
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 from nomos.ids import parse_slug
 
@@ -67,95 +60,6 @@ _TEMPLATE: Final = re.compile(
 _WHOLE_IN_FILE: Final = "."
 _POINTER: Final = re.compile(r"(?:/[A-Za-z0-9_-]{1,64}){1,6}")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
-
-
-class _ParameterFile(Struct, frozen=True, forbid_unknown_fields=True):
-    where: Literal["path", "query", "body"]
-    wire: str = ""
-    type: ParameterType = "string"
-    repeats: bool = False
-    required: bool = False
-    max_length: int = 256
-    max_items: int = 100
-    minimum: int = 0
-    maximum: int = 2**53 - 1
-    enum: tuple[str, ...] = ()
-    pattern: str = ""
-    encoding: Encoding = "raw"
-    instead_of: str = ""
-
-
-class _SourceFile(Struct, frozen=True, forbid_unknown_fields=True):
-    query: str = ""
-    body: str = ""
-    constant: str = ""
-    host: bool = False
-
-
-def _shaped(pattern: str) -> msgspec.Meta:
-    """For the JSON Schema alone; the loader says in words what is wrong."""
-    return msgspec.Meta(extra_json_schema={"pattern": f"^(?:{pattern})$"})
-
-
-class _FixedFile(Struct, frozen=True, forbid_unknown_fields=True):
-    query: dict[str, str] = {}
-    body: dict[str, str | int | bool] = {}
-    headers: dict[Annotated[str, _shaped(NAME)], Annotated[str, _shaped(VALUE)]] = {}
-
-
-class _PaginationFile(Struct, frozen=True, forbid_unknown_fields=True):
-    parameter: str
-    kind: Literal["page", "cursor"]
-    next: str = ""
-    more: str = ""
-
-
-class _AuthFile(Struct, frozen=True, forbid_unknown_fields=True):
-    header: str = ""
-    prefix: str = ""
-    aws: str = ""
-
-
-class _HostFile(Struct, frozen=True, forbid_unknown_fields=True):
-    pattern: str
-
-
-class _ActionFile(Struct, frozen=True, forbid_unknown_fields=True):
-    title: str
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-    path: str
-    risk: Risk
-    resource: str
-    derive: dict[str, _SourceFile] = {}
-    uses: tuple[str, ...] = ()
-    parameters: dict[str, _ParameterFile] = {}
-    body: BodyFormat = "json"
-    json_part: str = ""
-    content_type: Annotated[str, _shaped(f"|{MEDIA_TYPE}")] = ""
-    fixed: _FixedFile = _FixedFile()
-    graphql: str = ""
-    idempotency_header: str | None = None
-    rate: Rate | None = None
-    pagination: _PaginationFile | None = None
-    streaming: bool = False
-    scopes: tuple[str, ...] = ()
-    notes: str = ""
-
-
-class _ConnectorFile(Struct, frozen=True, forbid_unknown_fields=True):
-    connector: str
-    title: str
-    scheme: Scheme
-    host: str | _HostFile
-    auth: Literal["bearer", "basic", "signature", "chosen", "key", "none"] | _AuthFile
-    resource_types: dict[str, ResourceFile]
-    actions: dict[str, _ActionFile]
-    port: int = 0
-    headers: dict[str, str] = {}
-    http: Literal["1.1", "2"] = "1.1"
-    rate: Rate | None = None
-    oauth: OAuthFile | None = None
-    parameters: dict[str, _ParameterFile] = {}
 
 
 def load_catalogue(directory: Path) -> Catalogue:
@@ -183,19 +87,6 @@ def load_catalogue(directory: Path) -> Catalogue:
     return Catalogue(connectors=MappingProxyType(connectors), actions=MappingProxyType(actions))
 
 
-def connector_schema() -> dict[str, object]:
-    """The shape of a connector file as a JSON Schema (2020-12), for editors; the rules beyond the shape are here."""
-    made = msgspec.json.schema(_ConnectorFile)
-    text = msgspec.json.encode(made).decode()
-    # The names of the loader's own types are nobody else's business.
-    text = re.sub(r'"((?:#/\$defs/)?)_?(\w+?)File"', lambda found: f'"{found[1]}{found[2]}"', text)
-    head: dict[str, object] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A connector of Nomos",
-    }
-    return head | msgspec.json.decode(text, type=dict[str, object])
-
-
 def parse_connector(content: bytes) -> Connector:
     """Reads one connector file.
 
@@ -218,7 +109,7 @@ def build_connector(members: object) -> Connector:
         MalformedCatalogue, LimitExceeded: as :func:`parse_connector`.
     """
     try:
-        file = msgspec.convert(members, _ConnectorFile, strict=True)
+        file = msgspec.convert(members, ConnectorFile, strict=True)
     except msgspec.ValidationError as error:
         raise MalformedCatalogue(str(error)[:200]) from error
     _check_origin(file)
@@ -226,7 +117,7 @@ def build_connector(members: object) -> Connector:
         raise LimitExceeded("actions_max", ACTIONS_MAX, len(file.actions))
     types = {kind: build_kind(file.connector, file.resource_types, kind) for kind in file.resource_types}
     actions = [_action(file, name, declared, types) for name, declared in file.actions.items()]
-    _check_unambiguous(actions)
+    check_unambiguous(actions)
     of_hosts = [action.id for action in actions if any(source.where == "host" for source in action.sources)]
     if of_hosts and isinstance(file.host, str):
         raise MalformedCatalogue(f"{of_hosts[0]} acts on a host, and the connector has one for all")
@@ -235,7 +126,7 @@ def build_connector(members: object) -> Connector:
         title=file.title,
         scheme=file.scheme,
         host=file.host if isinstance(file.host, str) else "",
-        host_pattern=file.host.pattern if isinstance(file.host, _HostFile) else "",
+        host_pattern=file.host.pattern if isinstance(file.host, HostFile) else "",
         port=file.port,
         auth=_auth(file),
         is_auth_chosen=file.auth == "chosen",
@@ -256,10 +147,10 @@ def is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
 
-def _auth(file: _ConnectorFile) -> Auth:
+def _auth(file: ConnectorFile) -> Auth:
     if file.scheme != "https":
         return KEY if file.scheme == "ssh" else NONE
-    if isinstance(file.auth, _AuthFile):
+    if isinstance(file.auth, AuthFile):
         if bool(file.auth.header) == bool(file.auth.aws):
             raise MalformedCatalogue("auth names a header, or a service of AWS")
         auth = aws_auth(file.auth.aws) if file.auth.aws else header_auth(file.auth.header, file.auth.prefix)
@@ -270,12 +161,12 @@ def _auth(file: _ConnectorFile) -> Auth:
     return auth
 
 
-def _check_origin(file: _ConnectorFile) -> None:
+def _check_origin(file: ConnectorFile) -> None:
     try:
         parse_slug(file.connector, "connector")
     except Malformed as error:
         raise MalformedCatalogue(error.detail) from error
-    if isinstance(file.host, _HostFile):
+    if isinstance(file.host, HostFile):
         check_pattern(file.host.pattern, "the host")
         if file.oauth is not None:
             raise MalformedCatalogue("accounts are connected where the connector has one host for all")
@@ -289,7 +180,7 @@ def _check_origin(file: _ConnectorFile) -> None:
             raise MalformedCatalogue(f"header {name!r} must be 1 to 256 printable ASCII characters")
 
 
-def _check_scheme(file: _ConnectorFile) -> None:
+def _check_scheme(file: ConnectorFile) -> None:
     if file.scheme == "file":
         if file.port:
             raise MalformedCatalogue("files have no port")
@@ -303,7 +194,7 @@ def _check_scheme(file: _ConnectorFile) -> None:
         raise MalformedCatalogue(f"with the scheme {file.scheme} auth is {wanted}, host a pattern, and no header set")
 
 
-def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapping[str, ResourceType]) -> Action:
+def _action(connector: ConnectorFile, name: str, file: ActionFile, types: Mapping[str, ResourceType]) -> Action:
     what = f"action {name}"
     if _ACTION_NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what!r} must be written <noun>.<verb>")
@@ -347,7 +238,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
         scopes=file.scopes,
         notes=file.notes,
     )
-    _check_path(what, action)
+    check_path(what, action)
     check_names(what, action)
     contentrules.check_multipart(what, action)
     if connector.scheme != "https":
@@ -355,7 +246,7 @@ def _action(connector: _ConnectorFile, name: str, file: _ActionFile, types: Mapp
     return action
 
 
-def _fixed_headers(what: str, connector: _ConnectorFile, file: _ActionFile) -> tuple[tuple[str, str], ...]:
+def _fixed_headers(what: str, connector: ConnectorFile, file: ActionFile) -> tuple[tuple[str, str], ...]:
     taken = {*connector.headers, file.idempotency_header, _auth(connector).header}
     return check_action_headers(what, file.fixed.headers, taken=[name for name in taken if name])
 
@@ -366,7 +257,7 @@ def _checked_rate(what: str, rate: Rate | None) -> Rate | None:
     return rate
 
 
-def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile) -> dict[str, _ParameterFile]:
+def _declared_parameters(what: str, connector: ConnectorFile, file: ActionFile) -> dict[str, ParameterFile]:
     declared = dict(file.parameters)
     for name in file.uses:
         if name not in connector.parameters or name in declared:
@@ -375,7 +266,7 @@ def _declared_parameters(what: str, connector: _ConnectorFile, file: _ActionFile
     return declared
 
 
-def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> tuple[FieldSource, ...]:
+def _sources(what: str, file: ActionFile, kind: ResourceType, inside: str) -> tuple[FieldSource, ...]:
     if not set(file.derive) <= set(kind.fields):
         raise MalformedCatalogue(f"{what}: derive names a field that the resource type does not have")
     sources = []
@@ -398,7 +289,7 @@ def _sources(what: str, file: _ActionFile, kind: ResourceType, inside: str) -> t
     return tuple(sources)
 
 
-def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, _ParameterFile]) -> Pagination | None:
+def _pagination(what: str, file: PaginationFile | None, declared: Mapping[str, ParameterFile]) -> Pagination | None:
     if file is None:
         return None
     parameter = declared.get(file.parameter)
@@ -414,7 +305,7 @@ def _pagination(what: str, file: _PaginationFile | None, declared: Mapping[str, 
     return Pagination(parameter=file.parameter, kind=file.kind, next=file.next, more=file.more)
 
 
-def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Parameter:
+def _parameter(what: str, name: str, file: ParameterFile, inside: str) -> Parameter:
     if _NAME.fullmatch(name) is None:
         raise MalformedCatalogue(f"{what}: parameter {name!r} must be lower-case letters, digits and underscores")
     if min(file.max_length, file.max_items) < 1 or not -(2**53) < file.minimum <= file.maximum < 2**53:
@@ -447,35 +338,3 @@ def _parameter(what: str, name: str, file: _ParameterFile, inside: str) -> Param
         encoding=file.encoding,
         instead_of=file.instead_of,
     )
-
-
-def _check_path(what: str, action: Action) -> None:
-    parts = action.path.split("/")
-    names = [field_of(part)[0] for part in parts if part.startswith("{")]
-    fields = [source.name for source in action.sources if source.where == "path"]
-    from_args = [parameter.name for parameter in action.parameters if parameter.where == "path"]
-    if sorted(names) != sorted([*fields, *from_args]):
-        raise MalformedCatalogue(f"{what}: the path must hold each resource field and path parameter exactly once")
-    kind = action.resource_type
-    long_field = kind.fields[-1] if kind.within else None
-    if any((name == long_field) != part.startswith("{+") for part, name in _fields_in(parts) if name in fields):
-        raise MalformedCatalogue(f"{what}: a resource field is one segment, and one that is a path stands as {{+name}}")
-    if long_field is not None and long_field not in fields:
-        raise MalformedCatalogue(f"{what}: a path stands in the path")
-    if any(parameter.name in action.resource_type.fields for parameter in action.parameters):
-        raise MalformedCatalogue(f"{what}: a parameter must not be named like a resource field")
-    if action.method in ("GET", "DELETE") and action.has_body:
-        raise MalformedCatalogue(f"{what}: a {action.method} has no body")
-
-
-def _fields_in(parts: list[str]) -> list[tuple[str, str]]:
-    return [(part, field_of(part)[0]) for part in parts if part.startswith("{")]
-
-
-def _check_unambiguous(actions: list[Action]) -> None:
-    by_method: dict[str, list[Action]] = {}
-    for one in actions:
-        for other in by_method.setdefault(one.method, []):
-            if may_meet(one, other):
-                raise MalformedCatalogue(f"{other.id} and {one.id} can both match one path")
-        by_method[one.method].append(one)

@@ -1,91 +1,14 @@
-"""The words of every command, a function for each family. What a command does is in the module that it names.
-
-A command's module is imported when the command runs, so that the command line starts fast.
-"""
+"""The words of every command, a function for each family. What a command does is in the module that it names."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Callable
 
-Command = Callable[[argparse.Namespace], int]
-#: Commands that live in other distributions: name -> help. The second word of two is a command of a group; its entry
-#: point has a hyphen for the blank.
-PLUGINS = {
-    "up": "start everything on loopback, for development",
-    "run": "run one service",
-    "demo": "show the main job, step by step",
-    "bench": "measure",
-    "doctor": "check an installation",
-    "operator": "make an operator's credentials; your passkeys and sessions on pages",
-    "connector": "what may be called at which provider; check, try and draft a connector's file",
-    "replay": "evaluate recorded decisions again",
-    "policy explain": "which policies decide a request, and what would change the answer",
-    "policy test": "compare the answers of a policy set with a table of expected ones",
-    "policy lint": "find what is wrong, or can hardly be meant, in a policy set",
-    "policy pack": "sets of policies to start from",
-    "policy model": "a policy text as the values that a form shows, and edits of it",
-    "policy shadow": "evaluate a candidate set beside the one in force, on live traffic",
-    "policy impact": "what a candidate set would have answered to everything that a tenant was asked",
-}
-#: Commands that do not come from ``nomos-authz-runtime``: name -> distribution.
-DISTRIBUTIONS = {
-    **dict.fromkeys(("replay", "policy explain", "policy test", "policy lint", "policy pack"), "nomos-authz-policy"),
-    "connector": "nomos-authz-proxy",
-}
+from nomos.cli.words import Group, Words, lazy
+
 #: Processes that a command may be told to use.
 PROCESSES_MAX = 64
-_Group = argparse._SubParsersAction
-
-
-class Words:
-    """Adds commands to one parser."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self.top: _Group[argparse.ArgumentParser] = parser.add_subparsers(dest="command", metavar="COMMAND")
-        #: Commands that have commands, by name.
-        self.groups: dict[str, _Group[argparse.ArgumentParser]] = {}
-
-    def group(self, name: str, about: str) -> _Group[argparse.ArgumentParser]:
-        """A command that has commands."""
-        sub = self.top.add_parser(name, help=about, description=about)
-        self.groups[name] = sub.add_subparsers(dest=f"{name}_command", metavar="COMMAND", required=True)
-        return self.groups[name]
-
-    def add(
-        self,
-        name: str,
-        about: str,
-        run: Command | None,
-        *,
-        group: _Group[argparse.ArgumentParser] | None = None,
-        context: bool = True,
-        tenant: bool = False,
-    ) -> argparse.ArgumentParser:
-        """A command. ``context`` and ``tenant`` give it these options."""
-        sub = (group or self.top).add_parser(name, help=about, description=about)
-        sub.add_argument("--json", action="store_true", help="one JSON document on standard output")
-        if context:
-            sub.add_argument("--context", metavar="FILE", help="context file of the installation")
-        if tenant:
-            sub.add_argument("--tenant", required=True, metavar="T")
-        if run is not None:
-            sub.set_defaults(run=run)
-        return sub
-
-
-def behind_the_verb() -> argparse.ArgumentParser:
-    """The options of every command, for the verbs of a plug-in: they may stand before the verb or behind it."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    common.add_argument("--context", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return common
-
-
-def plugin_of(words: Sequence[str]) -> str | None:
-    """The plug-in command that a command line begins with, or None."""
-    return next((name for name in (" ".join(words[:2]), *words[:1]) if name in PLUGINS), None)
 
 
 def _count(text: str) -> int:
@@ -93,16 +16,6 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= PROCESSES_MAX:
         raise argparse.ArgumentTypeError(f"expected 1 to {PROCESSES_MAX}, got {text!a}")
     return int(text)
-
-
-def lazy(module: str, function: str) -> Command:
-    """The command ``function`` of ``nomos.cli.<module>``, imported when it runs."""
-
-    def run(args: argparse.Namespace) -> int:
-        command: Command = getattr(import_module(f"nomos.cli.{module}"), function)
-        return command(args)
-
-    return run
 
 
 def identities(words: Words) -> None:
@@ -253,7 +166,7 @@ def connections(words: Words) -> None:
     words.add("keys", doing, lazy("connections", "connection_keys"), group=group)
 
 
-def _given_by_providers(words: Words, group: _Group[argparse.ArgumentParser], elsewhere: str) -> None:
+def _given_by_providers(words: Words, group: Group[argparse.ArgumentParser], elsewhere: str) -> None:
     """Connections whose credentials nobody brings."""
     doing = "set the tenant's client at a provider, or list what is set"
     sub = words.add("client", doing, lazy("connections", "connection_client"), group=group, tenant=True)

@@ -192,13 +192,13 @@ def connection_connect(args: Namespace) -> int:
         return Exit.YES
     say(f"until {until}, once: {made['link']}")
     ends = time.time() + args.wait
-    before = _generation(args)
-    while (now := _generation(args)) <= before:
+    before = _connected(args)
+    while (now := _connected(args)) <= before:
         if time.time() >= ends:
             say("nomos: not connected yet; the link still works")
             return Exit.HUMAN_FIRST
         time.sleep(LOOK_SECONDS)
-    result(args, "connection connect", {**made, "generation": now}, [f"connection {args.name} is connected"])
+    result(args, "connection connect", {**made, "connected": now}, [f"connection {args.name} is connected"])
     return Exit.YES
 
 
@@ -231,12 +231,12 @@ def _connect_by_code(args: Namespace) -> int:
         made["again_seconds"] = found["again_seconds"]
 
 
-def _generation(args: Namespace) -> int:
-    """How often the connection has got tokens; 0 before it is there."""
+def _connected(args: Namespace) -> int:
+    """How often somebody has connected the account; 0 before it is there. A renewal is none."""
     found = ask(args, "proxy", "connection-list", args.tenant)
     if all(one["name"] != args.name for one in found["connections"]):
         return 0
-    return int(ask(args, "proxy", "connection-show", args.tenant, name=args.name)["generation"])
+    return int(ask(args, "proxy", "connection-show", args.tenant, name=args.name)["connected"])
 
 
 def connection_federate(args: Namespace) -> int:

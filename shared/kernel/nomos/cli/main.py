@@ -11,8 +11,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from nomos.cli.arguments import DISTRIBUTIONS, FAMILIES, PLUGINS, Command, Words, plugin_of
+from nomos.cli.arguments import FAMILIES
 from nomos.cli.output import Exit, error
+from nomos.cli.plugins import DISTRIBUTIONS, PLUGINS, plugin_of
+from nomos.cli.words import Command, Words
 from nomos.errors import Malformed, Misconfigured, NomosError, Unavailable, UnknownOutcome
 
 
