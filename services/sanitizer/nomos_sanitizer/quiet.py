@@ -11,10 +11,10 @@ from typing import Final
 
 from nomos.errors import ResponseRefused
 from nomos.pii import PiiClass
-from nomos_sanitizer import invisible
+from nomos_sanitizer import invisible, readings
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
-from nomos_sanitizer.encodings import base64_readings, base64_runs, long_words
+from nomos_sanitizer.encodings import base64_readings, base64_runs, join_lines, long_words
 from nomos_sanitizer.escapes import unescape
 from nomos_sanitizer.matching import GATE_BASE64, GATE_BEGINNING, GATE_ESCAPE, GATE_INVISIBLE, Matcher
 
@@ -25,6 +25,8 @@ _JSON_STARTS: Final = (b"{", b"[", b'"')
 _BLANK: Final = b" \t\r\n"
 #: Escapes inside escapes that are decoded for many texts at once.
 _QUIET_DEPTH_MAX: Final = 2
+#: From here on runs of base64 are read with arrays.
+_MANY_BYTES: Final = 4_096
 _ASCII: Final = bytes(range(0x80))
 #: What chance writes into binaries.
 _IN_BINARIES: Final = frozenset({GATE_INVISIBLE, GATE_ESCAPE})
@@ -79,9 +81,19 @@ class Quiet:
         if data.count(b"\n") == 2 * data.count(_BETWEEN):
             runs = long_words(data)
         else:
-            runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
-        plains = [plain for run in runs for plain in base64_readings(run)]
+            runs = [join_lines(data[start:end]).rstrip(b"=") for start, end in base64_runs(data, short_too=False)]
+        plains = self._unsure(runs)
         return not any(map(may_be_json, plains)) and self._are_quiet(plains, 0)
+
+    def _unsure(self, runs: list[bytes]) -> list[bytes]:
+        """What base64 runs say, but for what is known to be noise in which nothing can be found."""
+        if not self._needles and not self._pii and sum(map(len, runs)) >= _MANY_BYTES:
+            read = readings.read_all(runs)
+            self._left -= 2 * len(read.data)
+            unsure = readings.doubtful(read, self._matcher) if self._left >= 0 else None
+            if unsure is not None:
+                return unsure
+        return [plain for run in runs for plain in base64_readings(run)]
 
     def _are_quiet(self, plains: list[bytes], depth: int) -> bool:
         """The same for what base64 runs say; most of it are binaries: paths, digests, pictures."""
