@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 
 from nomos_sanitizer import escapes
-from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.escapes import Change
 from nomos_sanitizer.invisible import IS_PRINTABLE, NOT_PRINTABLE
 from nomos_sanitizer.masks import Bytes, Mask, Places, as_bytes
@@ -45,8 +44,11 @@ _PERCENT, _BACKSLASH, _AMPERSAND = 0x25, 0x5C, 0x26
 _DEPTH_MAX: Final = 3
 #: So many bytes around an escape can become part of an escape when it is decoded: the longest has 34.
 _REACH: Final = 34 * _DEPTH_MAX
-#: Up to so many readings are looked at one by one.
+#: Up to so many readings, runs or escapes are looked at one by one; of runs and escapes one more for so many bytes.
 _FEW: Final = 64
+_BYTES_FOR_EACH: Final = 256
+#: Where more than one in so many bytes is of readings that may be text, all are searched.
+_SHARE: Final = 8
 
 
 class Readings(msgspec.Struct, frozen=True):
@@ -106,25 +108,23 @@ def doubtful(readings: Readings, matcher: Matcher) -> list[bytes] | None:
     """The readings that must be searched one by one; None if all of them must be."""
     is_doubtful = ~_are_binary(readings)
     sizes = readings.ends - readings.starts
-    if int(sizes[is_doubtful].sum()) * 2 > len(readings.data):
+    if int(sizes[is_doubtful].sum()) * _SHARE > len(readings.data):
         return None
     shown = _Shown(readings.data)
-    runs = _ordinary_runs(shown)
+    runs, places = _ordinary_runs(shown), _may_begin_escape(shown)
+    if runs is None or len(places) > shown.most:
+        return None
     for start, end in runs:
         # Base64 may go on in the next line, and escapes may stand for line feeds.
         if end - start >= RUN_MIN:
             number = int(np.searchsorted(readings.starts, start, side="right")) - 1
             goes_on = readings.data[end] in _BREAKS and end < readings.ends[number]
             is_doubtful[number] |= goes_on or escapes.may_hold_escape(readings.data[start:end])
-    if not _are_harmless(runs, shown, matcher):
+    said = b"\n\n".join(readings.data[start:end] for start, end in runs)
+    has_long = any(end - start >= RUN_MIN for start, end in runs)
+    if not _says_nothing(said, matcher) or not _shows_nothing(shown, places, matcher, has_long=has_long):
         return None
     return [readings.at(number) for number in np.flatnonzero(is_doubtful).tolist()]
-
-
-def _are_harmless(runs: list[tuple[int, int]], shown: _Shown, matcher: Matcher) -> bool:
-    said = b"\n\n".join(shown.data[start:end] for start, end in runs)
-    has_long = any(end - start >= RUN_MIN for start, end in runs)
-    return _says_nothing(said, matcher) and _shows_nothing(shown, matcher, has_long=has_long)
 
 
 def _are_binary(readings: Readings) -> Mask:
@@ -145,6 +145,8 @@ class _Shown:
         self.data = data
         self.places = np.flatnonzero(as_bytes(data.translate(IS_PRINTABLE)).view(np.bool_))
         self.text: Bytes = as_bytes(data)[self.places]
+        #: So much is looked at one by one: five times what chance writes. For more, the search has arrays.
+        self.most = _FEW + len(data) // _BYTES_FOR_EACH
 
     def text_with(self, changes: Sequence[Change]) -> bytes:
         """The characters, if something else stood at some places."""
@@ -153,11 +155,13 @@ class _Shown:
         return escapes.changed(self.text.tobytes(), zip(starts, ends, shown, strict=True))
 
 
-def _ordinary_runs(shown: _Shown) -> list[tuple[int, int]]:
-    """Where runs of ordinary characters begin and end that are long enough for a secret."""
+def _ordinary_runs(shown: _Shown) -> list[tuple[int, int]] | None:
+    """Where runs of ordinary characters begin and end that are long enough for a secret; None if they are many."""
     places, text = shown.places, shown.text
     ahead = SHORT_RUN_MIN - 1
     at = np.flatnonzero(places[ahead:] - places[: len(places) - ahead] == ahead)
+    if len(at) > shown.most:
+        return None
     # All printable characters are ordinary but for the ends of lines.
     window = text[at[:, None] + np.arange(SHORT_RUN_MIN)]
     at = at[~((window == _FEED) | (window == _RETURN)).any(axis=1)]
@@ -176,15 +180,22 @@ def _says_nothing(text: bytes, matcher: Matcher) -> bool:
             return False
         if GATE_ESCAPE not in gates:
             return True
-        plain = escapes.unescape(text, Budget(len(text))).data
+        plain = escapes.decoded(text)
         if plain == text:  # an entity that nobody knows stands for itself
             return True
         text = plain
     return False
 
 
-def _shows_nothing(shown: _Shown, matcher: Matcher, *, has_long: bool) -> bool:
-    """Whether a binary holds nothing beside what its ordinary runs say, before and after its escapes are decoded."""
+def _shows_nothing(shown: _Shown, places: list[int], matcher: Matcher, *, has_long: bool) -> bool:
+    """Whether a binary holds nothing beside what its ordinary runs say, before and after its escapes are decoded.
+
+    Args:
+        shown: the binary.
+        places: where its escapes may begin.
+        matcher: the compiled rules.
+        has_long: whether there is a run of ``RUN_MIN`` ordinary characters.
+    """
     changes: list[Change] = []
     for depth in range(_DEPTH_MAX):
         if matcher.fires_loosely(escapes.changed(shown.data, changes), has_long=has_long):
@@ -192,7 +203,7 @@ def _shows_nothing(shown: _Shown, matcher: Matcher, *, has_long: bool) -> bool:
         if matcher.fired_distinct(shown.text_with(changes)):
             return False
         if not depth:
-            again = _around(shown.data, escapes.standing_at(shown.data, _may_begin_escape(shown)))
+            again = _around(shown.data, escapes.standing_at(shown.data, places))
         elif escapes.stand_in(b"\n".join([said for _, _, said in changes])):
             again = [(start, end, escapes.decoded(said)) for start, end, said in changes]
         else:

@@ -308,12 +308,12 @@ class Scrubber:
         # What goes as it stands need not be read, unless it may get a name from what it says.
         gone = () if self._needles else merge(direct)
         ends = [edit.end for edit in gone]
-        are_quiet = not gone and len(data) >= _ALONE and self._quiet.has_quiet_runs(data)
-        for start, end in () if are_quiet and not short_too else base64_runs(data, short_too=short_too):
+        is_noise = not gone and self._quiet.is_noise(data)
+        for start, end in () if is_noise and not short_too else base64_runs(data, short_too=short_too):
             place = bisect_left(ends, end)
             if place < len(gone) and gone[place].start <= start:
                 continue
-            if not are_quiet if end - start >= BASE64_RUN_MIN else self._is_read(data[start:end]):
+            if not is_noise if end - start >= BASE64_RUN_MIN else self._is_read(data[start:end]):
                 self._budget.run()
                 for edit in base64_edits(data, start, end, lambda plain: self._decoded(plain, depth)):
                     self._budget.span()
