@@ -82,7 +82,7 @@ class Lexed:
         return frozenset(texts)
 
     def strings_at(self, places: Places) -> set[bytes]:
-        """The strings in which some places are, but for those of :attr:`escaped`."""
+        """The strings in which some places, in order, are, but for those of :attr:`escaped`."""
         if len(places) < _FEW_PLACES and b"\\" not in self.data:
             return {self._around(place) for place in places.tolist()}
         marks, opening = self._outline.marks, self._strings_at(places)
@@ -97,8 +97,8 @@ class Lexed:
     def _strings_at(self, places: Places) -> Places:
         """The numbers of the marks that open the strings in which some places are."""
         behind = np.searchsorted(self._outline.marks, places)
-        # Mostly the places are in order, so what is next to its like is told at once.
-        behind = np.unique(behind[np.concatenate([behind[1:] != behind[:-1], [True]])] if len(behind) else behind)
+        # In order, so that alike stand together: to sort is much faster than to look for what is alike.
+        behind = behind[np.diff(behind, prepend=-1) != 0]
         # Behind an odd number of marks is inside a string.
         opening: Places = behind[behind % 2 == 1] - 1
         return opening

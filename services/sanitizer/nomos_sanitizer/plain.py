@@ -144,7 +144,7 @@ def _suspicious(data: bytes, gates: frozenset[int]) -> Places:
         places += _long_runs(data)
     if GATE_INVISIBLE in gates:
         places.append(np.array(_invisible(data), np.int64))
-    return np.concatenate(places)
+    return np.sort(np.concatenate(places))
 
 
 def _invisible(data: bytes) -> list[int]:

@@ -126,7 +126,10 @@ class Scrubber:
 
     def have_quiet_runs(self, texts: Set[bytes]) -> bool:
         """Whether nothing is found in strings that are known to hold nothing but runs that may be base64."""
-        return not any(map(may_be_json, texts)) and self._quiet.has_quiet_runs(BETWEEN.encode().join(texts))
+        joined = BETWEEN.encode().join(texts)
+        if b'"' in joined and any(map(may_be_json, texts)):
+            return False
+        return self._quiet.has_quiet_runs(joined)
 
     def not_known(self, texts: Set[str]) -> Set[str]:
         """Those of some strings of which it is not known that nothing would be removed from them."""
