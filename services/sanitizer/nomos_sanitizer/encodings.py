@@ -130,8 +130,12 @@ def _usable(size: int, offset: int) -> int:
 
 
 def long_words(data: bytes) -> list[bytes]:
-    """The runs of at least ``BASE64_RUN_MIN`` characters in a text in which none goes on over the end of a line."""
-    return [word for word in data.translate(_NOT_RUN_TO_BLANK).split() if len(word) >= BASE64_RUN_MIN]
+    """What :func:`base64_runs` gives, without padding, of a text in which no run goes on over the end of a line.
+
+    Some are a little too short, as padding counts.
+    """
+    least = BASE64_RUN_MIN - _PADDING_MAX
+    return [word for word in data.translate(_NOT_RUN_TO_BLANK).split() if len(word) >= least]
 
 
 def base64_edits(data: bytes, start: int, end: int, find: Callable[[bytes], Sequence[Edit]]) -> Iterator[Edit]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomos_sanitizer import encodings, readings
+from nomos_sanitizer import encodings, engine, readings
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.domain import Sanitizer
@@ -111,6 +111,17 @@ def test_a_long_text_that_is_searched_in_pieces_has_all_that_is_found_at_once(
     together = sanitizer._matcher._together
     at_once: list[int] = together.hits_at_once(data, ())
     assert sorted(set(together.hits(data))) == sorted(set(at_once))
+
+
+@EVERY_RULE
+def test_a_secret_across_the_border_of_two_pieces_is_found(rule: Rule, sanitizer: Sanitizer) -> None:
+    example = build(rule.example, rule.id).encode()
+    number = RULES.index(rule)
+    for inside in (0, 1, len(example) // 2, len(example) - 1):
+        # The token before it makes the search go on in pieces.
+        lead = b"ghp_" + b"a" * 20 + b" "
+        text = lead.ljust(engine._PIECE_BYTES - inside) + example + b" " * engine._PIECE_BYTES
+        assert number in sanitizer._matcher.fired(text)
 
 
 SYMBOLS = st.text(alphabet="abzAZ09+/-_", min_size=8, max_size=90).map(str.encode)
@@ -237,9 +248,9 @@ def test_in_many_runs_of_base64_is_found_what_the_complete_search_finds(
     sanitizer: Sanitizer, kind: bytes, seed: int, fragments: list[bytes]
 ) -> None:
     chance = random.Random(seed)
-    bodies = [body_of(kind, chance.randrange(2**32), chance.randrange(36, 80), []) for _ in range(80)]
+    bodies = [body_of(kind, chance.randrange(2**32), chance.randrange(30, 80), []) for _ in range(80)]
     for fragment in fragments:
-        bodies[chance.randrange(len(bodies))] = body_of(kind, chance.randrange(2**32), 40, [fragment])
+        bodies[chance.randrange(len(bodies))] = body_of(kind, chance.randrange(2**32), chance.randrange(40), [fragment])
     body = b"\n\n".join(bodies)
     fast = Scrubber(sanitizer._matcher, Needles(()), Budget(len(body)))
     slow = Complete(sanitizer._matcher, Needles(()), Budget(20 * len(body)))
