@@ -35,6 +35,7 @@ _PIECE_BYTES: Final = 65_536
 _ONLY_BASE64: Final = frozenset({GATE_BASE64, GATE_BEGINNING})
 _NOTHING: Final[frozenset[int]] = frozenset()
 _WORD: Final = 8
+_FEW_WORDS: Final = 64
 _FULL_WORDS: Final = tuple(np.uint64(int.from_bytes(bytes((bit,)) * _WORD, "little")) for bit in (1, 2))
 
 
@@ -172,6 +173,8 @@ def _long_runs(data: bytes) -> list[Places]:
             filled = kinds & full_word == full_word
             for _ in range(BASE64_RUN_MIN // _WORD - 2):
                 filled = filled[1:] & filled[:-1]
-            filled[1:] &= ~filled[:-1]  # One place of each run will do.
-            places.append(np.flatnonzero(filled) * _WORD + at)
+            words = np.flatnonzero(filled)
+            if len(words) > _FEW_WORDS:  # One of each run will do.
+                words = words[np.diff(words, prepend=-2) > 1]
+            places.append(words * _WORD + at)
     return places

@@ -99,7 +99,7 @@ class Quiet:
 
     def _doubtful(self, runs: list[bytes]) -> list[bytes] | None:
         """As :func:`nomos_sanitizer.readings.doubtful`; nothing is told where more is looked for than rules."""
-        if self._needles or self._pii or not runs:
+        if self._needles or self._pii or not runs or (len(runs) == 1 and not readings.begins_as_noise(runs[0])):
             return None
         read = readings.read_all(runs)
         self._left -= 2 * len(read.data)

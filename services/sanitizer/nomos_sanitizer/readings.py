@@ -44,6 +44,8 @@ _PERCENT, _BACKSLASH, _AMPERSAND = 0x25, 0x5C, 0x26
 _DEPTH_MAX: Final = 3
 #: So many bytes around an escape can become part of an escape when it is decoded: the longest has 34.
 _REACH: Final = 34 * _DEPTH_MAX
+#: So many characters of a long run are looked at first.
+_BEGINNING: Final = 1_024
 #: Up to so many readings, runs or escapes are looked at one by one; of runs and escapes one more for so many bytes.
 _FEW: Final = 64
 _BYTES_FOR_EACH: Final = 256
@@ -103,6 +105,11 @@ def read_all(runs: Sequence[bytes]) -> Readings:
     # Those of one stream of groups are in order, as the runs are.
     order = np.argsort((places % _READINGS).astype(np.uint8), kind="stable")
     return Readings(plain.tobytes(), starts[order], ends[order])
+
+
+def begins_as_noise(run: bytes) -> bool:
+    """Whether no reading of the beginning of a long run is text; else it is not worth the while to read all of it."""
+    return bool(_are_binary(read_all([run[:_BEGINNING]])).all())
 
 
 def doubtful(readings: Readings, matcher: Matcher) -> list[bytes] | None:

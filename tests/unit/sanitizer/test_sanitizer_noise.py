@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import platform
 import random
 import re
 from collections.abc import Set
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nomos_sanitizer import encodings, engine, readings
+from nomos_sanitizer import encodings, engine, memory, readings
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
 from nomos_sanitizer.domain import Sanitizer
@@ -314,3 +315,7 @@ def test_beginnings_of_secrets_in_base64_without_a_secret_are_no_reason_to_write
     body = json.dumps([*strings, hidden]).encode()
     result = sanitizer.sanitize(body, content_type="application/json", headers=(), credentials=())
     assert [(line.rule, line.where) for line in result.report.removed] == [("github-token", f"/{count}")]
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    assert memory.keep_freed() == (platform.libc_ver()[0] == "glibc")
