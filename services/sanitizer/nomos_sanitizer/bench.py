@@ -1,6 +1,4 @@
-"""The measurement ``sanitize``: how fast bodies are sanitized on one core, and what is found in which context.
-
-Times are of the processor, so that other work on the machine counts little.
+"""The measurement ``sanitize``: how fast bodies are sanitized on one core (processor time), and what is found where.
 
 Throughput: recorded answers of a public API, as they are and joined to larger bodies, and hostile bodies of one kind
 each. Recall: a secret of every rule, built anew, in every context; found means that it cannot be read in what leaves.

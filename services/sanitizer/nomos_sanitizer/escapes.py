@@ -29,6 +29,9 @@ ESCAPE_PATTERN: Final = (
 #: Up to so many escapes, and one more for so many bytes, the loop costs less than the arrays.
 _FEW: Final = 64
 _BYTES_FOR_EACH: Final = 512
+#: Where so many bytes of a text begin with many escapes, the loop is not tried.
+_HEAD_BYTES: Final = 4_096
+_MARKS: Final = (b"%", b"\\", b"&")
 _NO_BOUND: Final = 1 << 62
 _ESCAPE: Final = Spans(ESCAPE_PATTERN)
 _SIMPLE: Final = {110: b"\n", 114: b"\r", 116: b"\t", 98: b"\b", 102: b"\f", 118: b"\v"}
@@ -46,7 +49,9 @@ def unescape(data: bytes, budget: Budget) -> View | MaskView:
     Raises:
         ResponseRefused: more runs of escape sequences than the budget allows.
     """
-    few = unescape_each(data, budget, most=_FEW, bytes_for_each=_BYTES_FOR_EACH)
+    few = None
+    if sum(map(data[:_HEAD_BYTES].count, _MARKS)) <= 2 * _FEW:
+        few = unescape_each(data, budget, most=_FEW, bytes_for_each=_BYTES_FOR_EACH)
     # An escape that stands for more bytes than it has is for the loop, however many there are.
     return few or escape_arrays.unescape(data, budget) or _certain(unescape_each(data, budget))
 
