@@ -61,7 +61,7 @@ class Injections:
         self._ids = tuple(marker.id for marker in markers)
         patterns = [marker.pattern.encode() for marker in markers]
         self._spans = tuple(map(Spans, patterns))
-        self._search = Search(list(enumerate(patterns)), in_pieces=True)
+        self._search = Search(list(enumerate(patterns)))
         self._all = range(len(markers))
 
     def may_fire(self, body: bytes) -> bool:
