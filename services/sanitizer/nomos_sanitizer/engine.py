@@ -77,7 +77,7 @@ class Search:
         patterns: each with the number that is said where it matches. Several may have one number.
         in_pieces: whether long texts are searched in pieces, as one text. Hyperscan looks back over the run of
             characters that it is in, as far as the piece goes, each time that a pattern begins which it has found
-            already: 8 MB of ``SCW`` would take minutes. For databases of many patterns with long repeats.
+            already: 8 MB of ``SCW`` took two minutes. For databases of many patterns with long repeats.
 
     Raises:
         hyperscan.error: a pattern that Hyperscan does not know.
