@@ -261,10 +261,11 @@ async def test_another_service_account_is_another_credential(scene: Any) -> None
             federation=parse_federation(ACTING),
             exchange=parse_development_origin(at.origin),
         )
-        asked = [facts, structs.replace(facts, federation=parse_federation(ACTING | {"service_account": other})), facts]
+        changed = structs.replace(facts, federation=parse_federation(ACTING | {"service_account": other}))
+        asked = [facts, facts, changed, changed]
         given = [(await federated_of(scene).credential(one, within_seconds=10)).bearer for one in asked]
         paths = [one["path"] for one in await at.seen() if "bearer" in one]
-    assert given[0] == given[2] != given[1]
+    assert given[0] == given[1] != given[2] == given[3]
     assert [path.rpartition("/")[2] for path in paths] == [
         f"{ACCOUNT}:generateAccessToken", f"{other}:generateAccessToken",
     ]  # fmt: skip
@@ -311,7 +312,7 @@ async def test_nothing_of_a_connection_is_kept_that_is_removed_while_a_cloud_is_
                 await asyncio.sleep(0)
         mine.drop(tenant, "http")
         assert (await waiting).bearer.reveal()
-        assert not mine._held
+        assert mine._held.find(tenant, "http") is None
 
 
 async def test_a_token_that_the_upstream_does_not_take_stays_while_its_cloud_gives_no_other(

@@ -10,6 +10,7 @@ from nomos.ids import new_id
 from nomos_runtime.peers import callers
 from nomos_runtime.service import Parts
 from nomos_runtime.settings import load, optional_secret
+from nomos_sanitizer import memory
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.fingerprints import Fingerprints
 from nomos_sanitizer.handlers import Cleaner, decoder, open_decoder, piece_decoder
@@ -27,6 +28,7 @@ class SanitizerService:
     def __init__(self, settings: SanitizerSettings, env: Mapping[str, str]) -> None:
         self._settings = settings
         self._callers = callers(env, "proxy")
+        memory.keep_freed()
         self._sanitizer = Sanitizer.from_rules(load_rules())
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="sanitize")
         key = optional_secret(FINGERPRINT_KEY, env)

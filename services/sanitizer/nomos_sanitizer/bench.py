@@ -1,6 +1,4 @@
-"""The measurement ``sanitize``: how fast bodies are sanitized on one core, and what is found in which context.
-
-Times are of the processor, so that other work on the machine counts little.
+"""The measurement ``sanitize``: how fast bodies are sanitized on one core (processor time), and what is found where.
 
 Throughput: recorded answers of a public API, as they are and joined to larger bodies, and hostile bodies of one kind
 each. Recall: a secret of every rule, built anew, in every context; found means that it cannot be read in what leaves.
@@ -30,6 +28,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from nomos.errors import Misconfigured, ResponseRefused
+from nomos_sanitizer import memory
 from nomos_sanitizer.domain import Sanitizer
 from nomos_sanitizer.examples import build, secret_of
 from nomos_sanitizer.limits import STREAM_STEP_BYTES
@@ -141,6 +140,7 @@ class SanitizeBench:
     def run(self, args: argparse.Namespace, folder: Path) -> Sequence[Row | FoundRow]:
         """Measures; ``--seconds`` for each row of throughput."""
         recorded = _recorded(Path(args.connectors))
+        memory.keep_freed()  # as the service does
         began = time.thread_time()
         sanitizer = Sanitizer.from_rules(load_rules())
         compiled_ms = (time.thread_time() - began) * 1e3
@@ -197,6 +197,23 @@ def _clean(recorded: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
     yield "clean, joined to 1 MB", [_joined(plain, LARGE_BYTES)]
     yield "clean, joined to 10 KB", [_joined(plain, TEN_KB)]
     yield "recorded, joined to 10 KB", [_joined(recorded, TEN_KB)]
+    chance = random.Random(_SEED)  # noqa: S311 - bytes that are nobody's secret
+    digests = [chance.randbytes(32).hex() for _ in range(LARGE_BYTES // 68)]
+    yield "digests, 1 MB", [json.dumps({"layers": digests}).encode()]
+    yield "commits with paths, 1 MB", [json.dumps([_commit(chance) for _ in range(LARGE_BYTES // 420)]).encode()]
+
+
+def _commit(chance: random.Random) -> dict[str, str]:
+    """One element of a list of commits: digests, and paths that have the characters of base64."""
+    sha, number = chance.randbytes(20).hex(), chance.randrange(1_000)
+    return {
+        "sha": sha,
+        "tree": f"sha256:{chance.randbytes(32).hex()}",
+        "url": f"https://api.example.com/repos/acme/site/git/commits/{sha}",
+        "html_url": f"https://example.com/acme/site/commit/{sha}",
+        "path": f"services/part{number}/module_name/handlers/file_{number}.py",
+        "message": f"Handler {number} answers again",
+    }
 
 
 def _joined(bodies: Sequence[bytes], size: int) -> bytes:
@@ -219,6 +236,7 @@ def _hostile() -> Iterator[tuple[str, list[bytes]]]:
     shapes: tuple[tuple[str, bytes], ...] = (
         ("hostile: base64 of noise", b'{"a":"' + base64.b64encode(chance.randbytes(size * 3 // 4)) + b'"}'),
         ("hostile: beginnings of tokens", b"ghp_" * (size // 4)),
+        ("hostile: beginnings, another rule", b"glpat-" * (size // 6)),
         ("hostile: one endless token", b"ghp_" + b"a" * size),
         ("hostile: json escapes", b'["' + b"\\u0041" * (size // 6) + b'"]'),
         ("hostile: percent escapes", b"%41" * (size // 3)),
@@ -317,7 +335,7 @@ def _detect_secrets(rules: Sequence[Rule], recorded: Sequence[bytes], folder: Pa
     except ImportError:
         return []
 
-    # Files, as people run it: its filters against false alarms apply to files only.
+    # Files, as people run it: its filters apply to files only.
     place = folder / "detect-secrets.txt"
 
     def reports(text: str) -> bool:

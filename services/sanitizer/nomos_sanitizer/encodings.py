@@ -29,6 +29,8 @@ _IS_RUN: Final = bytes(byte != 0x20 for byte in _NOT_RUN_TO_BLANK)
 _BLANK: Final = b" \t\r\n"
 _QUAD: Final = 4
 _PADDING_MAX: Final = 2
+#: The shortest run, without padding.
+_RUN_MIN: Final = 8
 #: From here on a run is read with arrays.
 _LONG_RUN: Final = 2_048
 _SEXTETS: Final = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", bytes(range(64)))
@@ -58,15 +60,15 @@ def base64_runs(data: bytes, *, short_too: bool) -> Iterator[tuple[int, int]]:
         short_too: whether runs are asked for that are shorter than ``BASE64_RUN_MIN``.
     """
     least = 0 if short_too else BASE64_RUN_MIN
-    if least and len(data) > _LONG_RUN and b"\n" not in data:
-        yield from _runs_of_one_line(data)
+    if len(data) > _LONG_RUN and b"\n" not in data:
+        yield from _runs_of_one_line(data, least)
         return
     for start, end in _RUN.all(data):
         if end - start >= least:
             yield start, end
 
 
-def _runs_of_one_line(data: bytes) -> list[tuple[int, int]]:
+def _runs_of_one_line(data: bytes, least: int) -> list[tuple[int, int]]:
     is_run = as_bytes(data.translate(_IS_RUN)).view(np.bool_)
     edges = np.flatnonzero(is_run[1:] != is_run[:-1]) + 1
     if len(is_run) and is_run[0]:
@@ -74,19 +76,24 @@ def _runs_of_one_line(data: bytes) -> list[tuple[int, int]]:
     if len(edges) % 2:
         edges = np.concatenate([edges, [len(data)]])
     starts, ends = edges[::2], edges[1::2]
-    long = ends - starts >= BASE64_RUN_MIN - _PADDING_MAX
+    long = ends - starts >= max(_RUN_MIN, least - _PADDING_MAX)
     padded = [
         (start, end + len(data[end : end + _PADDING_MAX]) - len(data[end : end + _PADDING_MAX].lstrip(b"=")))
         for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True)
     ]
-    return [(start, end) for start, end in padded if end - start >= BASE64_RUN_MIN]
+    return [(start, end) for start, end in padded if end - start >= least]
 
 
 def base64_readings(run: bytes) -> list[bytes]:
     """What a run says when it is read from each of the four places at which a group of four characters can begin."""
-    if b"\n" in run:
-        run = b"".join(run[start:end] for start, end in _lines(run, 0, len(run)))
-    return _all_readings(run.rstrip(b"=").translate(_TO_STANDARD))
+    return _all_readings(join_lines(run).rstrip(b"=").translate(_TO_STANDARD))
+
+
+def join_lines(run: bytes) -> bytes:
+    """A run without its line breaks and the blanks around them."""
+    if b"\n" not in run:
+        return run
+    return b"".join(run[start:end] for start, end in _lines(run, 0, len(run)))
 
 
 def _all_readings(symbols: bytes) -> list[bytes]:
@@ -123,8 +130,12 @@ def _usable(size: int, offset: int) -> int:
 
 
 def long_words(data: bytes) -> list[bytes]:
-    """The runs of at least ``BASE64_RUN_MIN`` characters in a text in which none goes on over the end of a line."""
-    return [word for word in data.translate(_NOT_RUN_TO_BLANK).split() if len(word) >= BASE64_RUN_MIN]
+    """What :func:`base64_runs` gives, without padding, of a text in which no run goes on over the end of a line.
+
+    Some are a little too short, as padding counts.
+    """
+    least = BASE64_RUN_MIN - _PADDING_MAX
+    return [word for word in data.translate(_NOT_RUN_TO_BLANK).split() if len(word) >= least]
 
 
 def base64_edits(data: bytes, start: int, end: int, find: Callable[[bytes], Sequence[Edit]]) -> Iterator[Edit]:

@@ -8,6 +8,7 @@ Leaves to :mod:`nomos_sanitizer.scrub` what is searched for in the decoded text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from html.entities import html5
 from typing import Final
 
@@ -17,6 +18,8 @@ from nomos_sanitizer.edits import View
 from nomos_sanitizer.engine import Spans
 from nomos_sanitizer.masks import MaskView
 
+#: A place in a text, from where to where, and what stands there instead.
+Change = tuple[int, int, bytes]
 #: One escape sequence. As the gate of a scan, and as the step of the loop below.
 ESCAPE_PATTERN: Final = (
     rb"%[0-9A-Fa-f]{2}"
@@ -26,6 +29,9 @@ ESCAPE_PATTERN: Final = (
 #: Up to so many escapes, and one more for so many bytes, the loop costs less than the arrays.
 _FEW: Final = 64
 _BYTES_FOR_EACH: Final = 512
+#: Where so many bytes of a text begin with many escapes, the loop is not tried.
+_HEAD_BYTES: Final = 4_096
+_MARKS: Final = (b"%", b"\\", b"&")
 _NO_BOUND: Final = 1 << 62
 _ESCAPE: Final = Spans(ESCAPE_PATTERN)
 _SIMPLE: Final = {110: b"\n", 114: b"\r", 116: b"\t", 98: b"\b", 102: b"\f", 118: b"\v"}
@@ -43,7 +49,9 @@ def unescape(data: bytes, budget: Budget) -> View | MaskView:
     Raises:
         ResponseRefused: more runs of escape sequences than the budget allows.
     """
-    few = unescape_each(data, budget, most=_FEW, bytes_for_each=_BYTES_FOR_EACH)
+    few = None
+    if sum(map(data[:_HEAD_BYTES].count, _MARKS)) <= 2 * _FEW:
+        few = unescape_each(data, budget, most=_FEW, bytes_for_each=_BYTES_FOR_EACH)
     # An escape that stands for more bytes than it has is for the loop, however many there are.
     return few or escape_arrays.unescape(data, budget) or _certain(unescape_each(data, budget))
 
@@ -64,26 +72,76 @@ def unescape_each(
     """
     view = View()
     at = runs = number = 0
-    high = -1  # a high surrogate that waits for the low one right after it
-    for number, (start, end) in enumerate(_ESCAPE.all(data), 1):
+    for number, (start, end, meaning) in enumerate(_meanings(data, _ESCAPE.all(data)), 1):
         if number > most + start // bytes_for_each:
             return None
         runs += number == 1 or start > at
         view.copy(data, at, start)
-        escape = data[start:end]
-        point = _code_unit(escape)
-        if high >= 0 and start == at and 0xDC00 <= point <= 0xDFFF:
-            # The pair is one character; its first half is written as nothing, so an edit of it takes the second half.
-            view.replace(chr(0x10000 + ((high - 0xD800) << 10) + point - 0xDC00).encode(), start, end)
-        elif point < 0:
-            view.replace(_decode(escape), start, end)
-        elif not 0xD800 <= point <= 0xDBFF:
-            view.replace(chr(point).encode("utf-8", "surrogatepass"), start, end)
-        high = point if 0xD800 <= point <= 0xDBFF else -1
+        view.replace(meaning, start, end)
         at = end
     budget.escape(runs)
     view.copy(data, at, len(data))
     return view.close()
+
+
+def standing_at(data: bytes, places: Iterable[int]) -> list[Change]:
+    """The escapes that begin at some places: where they begin and end, and what they stand for.
+
+    Args:
+        data: the text.
+        places: in order, among them all at which an escape begins.
+    """
+    return list(_meanings(data, _spans_at(data, places)))
+
+
+def decoded(data: bytes) -> bytes:
+    """A short text with every escape sequence decoded once."""
+    return changed(data, _meanings(data, _ESCAPE.all(data))) if may_hold_escape(data) else data
+
+
+def stand_in(data: bytes) -> bool:
+    """Whether there is an escape sequence in a text."""
+    return may_hold_escape(data) and _ESCAPE.matches(data)
+
+
+def changed(data: bytes, changes: Iterable[Change]) -> bytes:
+    """A text with something else at some places, which are in order."""
+    parts: list[bytes] = []
+    at = 0
+    for start, end, said in changes:
+        parts += (data[at:start], said)
+        at = end
+    parts.append(data[at:])
+    return b"".join(parts)
+
+
+def _spans_at(data: bytes, places: Iterable[int]) -> Iterator[tuple[int, int]]:
+    at = 0
+    for place in places:
+        end = _ESCAPE.end(data, place) if place >= at else -1
+        if end >= 0:
+            yield place, end
+            at = end
+
+
+def _meanings(data: bytes, spans: Iterable[tuple[int, int]]) -> Iterator[Change]:
+    """Escapes with what they stand for; the first half of a pair of surrogates stands for nothing."""
+    at = 0
+    high = -1  # a high surrogate that waits for the low one right after it
+    for start, end in spans:
+        escape = data[start:end]
+        point = _code_unit(escape)
+        if high >= 0 and start == at and 0xDC00 <= point <= 0xDFFF:
+            # The pair is one character; its first half is written as nothing, so an edit of it takes the second half.
+            yield start, end, chr(0x10000 + ((high - 0xD800) << 10) + point - 0xDC00).encode()
+        elif point < 0:
+            yield start, end, _decode(escape)
+        elif 0xD800 <= point <= 0xDBFF:
+            yield start, end, b""
+        else:
+            yield start, end, chr(point).encode("utf-8", "surrogatepass")
+        high = point if 0xD800 <= point <= 0xDBFF else -1
+        at = end
 
 
 def _certain(view: View | None) -> View:

@@ -7,20 +7,17 @@ leaves, so no note can tell of what was removed.
 
 from __future__ import annotations
 
-import threading
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from typing import Final
 
-import hyperscan
 import msgspec
-import re2
 
 from nomos.errors import Malformed
 from nomos_sanitizer.edits import Found
-from nomos_sanitizer.engine import bytes_options
+from nomos_sanitizer.engine import Search, Spans
 from nomos_sanitizer.limits import NOTES_PER_TEXT_MAX
 from nomos_sanitizer.structure import Json, Members, Number
 from nomos_sanitizer.tree import pointer
@@ -62,23 +59,18 @@ class Injections:
 
     def __init__(self, markers: Sequence[Marker]) -> None:
         self._ids = tuple(marker.id for marker in markers)
-        self._patterns = tuple(re2.compile(marker.pattern.encode(), bytes_options()) for marker in markers)
-        self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-        flags = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_DOTALL
-        self._database.compile(
-            expressions=[marker.pattern.encode() for marker in markers],
-            ids=list(range(len(markers))),
-            flags=[flags] * len(markers),
-        )
-        self._local = threading.local()
+        patterns = [marker.pattern.encode() for marker in markers]
+        self._spans = tuple(map(Spans, patterns))
+        self._search = Search(list(enumerate(patterns)))
+        self._all = range(len(markers))
 
     def may_fire(self, body: bytes) -> bool:
         """Whether something could be noted in a body as it stands, or in one whose escapes are still to be decoded."""
-        return _BACKSLASH in body or bool(self._fired(body))
+        return _BACKSLASH in body or self._fires(body)
 
     def fires(self, body: bytes, *texts: str) -> bool:
         """Whether something is noted in a body as it stands, or in one of some texts."""
-        return bool(self._fired(body) or self._fired("\n".join(texts).encode("utf-8", "surrogatepass")))
+        return self._fires(body) or self._fires("\n".join(texts).encode("utf-8", "surrogatepass"))
 
     def in_text(self, text: str) -> list[Found]:
         """The markers in a text, each with how often it stands there."""
@@ -88,31 +80,21 @@ class Injections:
     def in_json(self, root: Json) -> Iterator[tuple[str, Found]]:
         """The markers in the keys and strings of a JSON value, with the pointer of each place."""
         # One scan of them all: most bodies hold nothing.
-        if not self._fired("\n".join(text for _, text in _strings(root)).encode("utf-8", "surrogatepass")):
+        if not self._fires("\n".join(text for _, text in _strings(root)).encode("utf-8", "surrogatepass")):
             return
         for path, text in _strings(root):
             for found in self.in_text(text):
                 yield pointer(list(path)), found
 
+    def _fires(self, data: bytes) -> bool:
+        return bool(data and self._search.hits_at_once(data, self._all))
+
     def _fired(self, data: bytes) -> list[int]:
-        if not data:
-            return []
-        scratch = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = hyperscan.Scratch(self._database)
-        hits: list[int] = []
-        self._database.scan(data, match_event_handler=_note, context=hits, scratch=scratch)
-        return sorted(set(hits))
+        return sorted(self._search.hits(data))
 
     def _count(self, number: int, data: bytes) -> int:
         # The engines differ in what \s and \b mean for a few bytes; what fired is there at least once.
-        return max(1, sum(1 for _ in islice(self._patterns[number].finditer(data), NOTES_PER_TEXT_MAX)))
-
-
-def _note(number: int, _start: int, _end: int, _flags: int, hits: object) -> bool | None:
-    assert isinstance(hits, list)
-    hits.append(number)
-    return None
+        return max(1, sum(1 for _ in islice(self._spans[number].all(data), NOTES_PER_TEXT_MAX)))
 
 
 _Path = tuple[str, ...]

@@ -243,17 +243,17 @@ def ascii_projection(data: bytes) -> tuple[bytes, Callable[[], MaskView]]:
         The projection and what makes a view of it, which leads back to ``data`` and is seldom asked for.
     """
     if len(data) < _LONG_BINARY:
-        short = data.translate(None, _NOT_PRINTABLE)
-        return short, lambda: MaskView(short, as_bytes(data.translate(_IS_PRINTABLE)).view(np.bool_))
+        short = data.translate(None, NOT_PRINTABLE)
+        return short, lambda: MaskView(short, as_bytes(data.translate(IS_PRINTABLE)).view(np.bool_))
     # Not by deleting: which byte of a binary goes cannot be foreseen, and that is slow one by one.
-    mask = as_bytes(data.translate(_IS_PRINTABLE)).view(np.bool_)
+    mask = as_bytes(data.translate(IS_PRINTABLE)).view(np.bool_)
     projection = as_bytes(data)[np.flatnonzero(mask)].tobytes()
     return projection, lambda: MaskView(projection, mask)
 
 
 _LONG_BINARY: Final = 4_096
-_NOT_PRINTABLE: Final = bytes(byte for byte in range(256) if not 0x20 <= byte < 0x7F and byte not in b"\t\n\r")
-_IS_PRINTABLE: Final = bytes(byte not in _NOT_PRINTABLE for byte in range(256))
+NOT_PRINTABLE: Final = bytes(byte for byte in range(256) if not 0x20 <= byte < 0x7F and byte not in b"\t\n\r")
+IS_PRINTABLE: Final = bytes(byte not in NOT_PRINTABLE for byte in range(256))
 
 
 def _extend(removed: list[Removed], start: int, end: int, name: str) -> None:

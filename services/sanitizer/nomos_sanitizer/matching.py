@@ -19,11 +19,12 @@ from typing import Final
 from nomos_sanitizer import invisible
 from nomos_sanitizer.edits import marker_for
 from nomos_sanitizer.encodings import base64_forms
-from nomos_sanitizer.engine import Search, Spans
+from nomos_sanitizer.engine import Occurrences, Search, Spans
 from nomos_sanitizer.escapes import ESCAPE_PATTERN, may_hold_escape
 from nomos_sanitizer.limits import BASE64_RUN_MIN
 from nomos_sanitizer.pii import PiiFinder
 from nomos_sanitizer.rules import Rule
+from nomos_sanitizer.shapes import shape
 from nomos_sanitizer.structure import KEY_GATE
 
 #: Gates. Rules have the ids from 0 up, so gates count down from -1 on the way out of :meth:`Matcher.fired`.
@@ -35,6 +36,8 @@ GATE_BEGINNING: Final = -4
 _GATES: Final = 4
 
 _LITERAL_MIN: Final = 4
+#: So many beginnings of secrets in base64 are looked at where they stand.
+_PLACES_MAX: Final = 256
 
 
 class _Apart:
@@ -98,9 +101,14 @@ class Matcher:
         )
         beginnings = [(_GATES + GATE_BEGINNING, _quote(literal)) for literal in sorted(_base64_literals(self.rules))]
         numbered = [(_GATES + number, rule) for number, rule in enumerate(self.rules)]
-        self._together = Search([*((n, rule.detection) for n, rule in numbered if not rule.needs), *beginnings])
+        together = [*((n, rule.detection) for n, rule in numbered if not rule.needs), *beginnings]
+        self._together = Search(together, in_pieces=True)
+        self._rule_ids = range(_GATES, _GATES + len(self.rules))
         self._apart = tuple(_Apart(number, rule) for number, rule in numbered if rule.needs)
         self._apart_distinct = tuple(rule for rule in self._apart if rule.number in self.distinct)
+        shapes = {n: shape(rule.match) for n, rule in numbered}
+        self._wide = Search([(n, rule.detection) for n, rule in numbered if not shapes[n].is_certain])
+        self._loose = Search([(n, rule.detection) for n, rule in numbered if shapes[n].is_loose])
         runs = [
             (_GATES + GATE_BASE64, b"[A-Za-z0-9+/]{%d}" % BASE64_RUN_MIN),
             (_GATES + GATE_BASE64, b"[A-Za-z0-9_-]{%d}" % BASE64_RUN_MIN),
@@ -108,21 +116,25 @@ class Matcher:
         self._gates = Search([(_GATES + GATE_INVISIBLE, invisible.gate_pattern()), *runs])
         self._escapes = Search([(_GATES + GATE_ESCAPE, ESCAPE_PATTERN)])
         self._beginnings = Search(beginnings)
+        self._places = Occurrences([literal for _, literal in beginnings])
         self._keys = Search([(0, KEY_GATE)])
 
     def fired(self, data: bytes) -> frozenset[int]:
         """The numbers of the rules (0 and up) and gates (below 0) that match somewhere in ``data``."""
-        if not data:
-            return frozenset()
-        return self._numbers(self._together.hits(data), data)
+        return self._numbers(self._hits(data), data) if data else frozenset()
 
     def gates(self, data: bytes) -> frozenset[int] | None:
         """The gates that match somewhere in ``data``; None if a rule does, as soon as that is known."""
         if not data:
             return frozenset()
-        hits = self._together.hits_below(data, _GATES)
-        fired = None if hits is None else self._numbers(hits, data)
+        hits = self._together.hits_at_once(data, self._rule_ids)
+        fired = None if hits and hits[-1] in self._rule_ids else self._numbers(hits, data)
         return None if fired and max(fired) >= 0 else fired
+
+    def _hits(self, data: bytes) -> list[int]:
+        # Most texts hold nothing, and that is found at once. To go on behind what is found costs more.
+        hits = self._together.hits_at_once(data, self._rule_ids)
+        return self._together.hits(data) if hits and hits[-1] in self._rule_ids else hits
 
     def _numbers(self, hits: list[int], data: bytes) -> frozenset[int]:
         hits += self._gates.hits(data)
@@ -137,14 +149,27 @@ class Matcher:
 
     def fired_distinct(self, data: bytes) -> frozenset[int]:
         """Of :meth:`fired` the rules whose secret shows by its own beginning."""
-        hits = self._together.hits(data)
+        hits = self._hits(data)
         for rule in self._apart_distinct:
             hits += rule.hits(data)
         return frozenset(hit - _GATES for hit in hits) & self.distinct
 
+    def fires_loosely(self, data: bytes, *, has_long: bool) -> bool:
+        """Whether a rule matches that other than ordinary characters may match too (:mod:`nomos_sanitizer.shapes`).
+
+        Args:
+            data: a binary.
+            has_long: whether a run of ``RUN_MIN`` ordinary characters stands in it.
+        """
+        return bool((self._wide if has_long else self._loose).hits(data))
+
     def has_base64_beginning(self, run: bytes) -> bool:
         """Whether a text or a base64 run holds the encoded beginning of some rule's secret."""
         return bool(self._beginnings.hits(run))
+
+    def beginnings(self, data: bytes) -> list[int] | None:
+        """Where the encoded beginnings of rules' secrets end in a text; None where they are many."""
+        return self._places.ends(data, _PLACES_MAX)
 
     def may_name_secret(self, data: bytes) -> bool:
         """Whether a JSON text may hold a member, or a name and value pair, whose name is that of a secret."""

@@ -32,9 +32,10 @@ _ALNUM: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 #: For each byte, by one bit each, whether it is of the two alphabets of base64.
 _ALPHABETS: Final = bytes((byte in _ALNUM + b"+/") + 2 * (byte in _ALNUM + b"-_") for byte in range(256))
 _PIECE_BYTES: Final = 65_536
-_ONLY_BASE64: Final = frozenset({GATE_BASE64})
+_ONLY_BASE64: Final = frozenset({GATE_BASE64, GATE_BEGINNING})
 _NOTHING: Final[frozenset[int]] = frozenset()
 _WORD: Final = 8
+_FEW_WORDS: Final = 64
 _FULL_WORDS: Final = tuple(np.uint64(int.from_bytes(bytes((bit,)) * _WORD, "little")) for bit in (1, 2))
 
 
@@ -111,20 +112,26 @@ def _is_clean_json(body: Lexed, gates: frozenset[int], matcher: Matcher, scrubbe
     data = body.data
     if matcher.may_name_secret(data) and not structure.holds_no_named_secret(data):
         return False
-    if not body.is_shallow or GATE_BEGINNING in gates:
+    if not body.is_shallow:
         return False
     if not gates and _BACKSLASH not in data:
         return True
     # The look at the bytes does not see a name in which there are escapes.
     if matcher.may_name_secret(('"' + '"\n"'.join(body.escaped) + '"').encode("utf-8", "surrogatepass")):
         return False
-    texts = body.strings_at(_suspicious(data, gates))
+    strings = body.strings_at(_suspicious(data, gates))
+    begun: set[bytes] = set()
+    if GATE_BEGINNING in gates:
+        ends = matcher.beginnings(data)
+        if ends is None:
+            return False
+        begun = body.strings_at(np.array(ends, np.int64) - 1)
     try:
-        if gates == _ONLY_BASE64:
-            scrubber.prime_runs(texts)
-        texts |= body.escaped
+        if gates <= _ONLY_BASE64 and scrubber.have_quiet_runs(strings - begun):
+            strings = begun
+        texts = body.escaped.union(map(bytes.decode, strings | begun))
         scrubber.prime(texts)
-        return not any(scrubber.text(text)[1] for text in texts)
+        return not any(scrubber.text(text)[1] for text in scrubber.not_known(texts))
     except ResponseRefused:
         return False
 
@@ -138,7 +145,7 @@ def _suspicious(data: bytes, gates: frozenset[int]) -> Places:
         places += _long_runs(data)
     if GATE_INVISIBLE in gates:
         places.append(np.array(_invisible(data), np.int64))
-    return np.concatenate(places)
+    return np.sort(np.concatenate(places))
 
 
 def _invisible(data: bytes) -> list[int]:
@@ -166,5 +173,8 @@ def _long_runs(data: bytes) -> list[Places]:
             filled = kinds & full_word == full_word
             for _ in range(BASE64_RUN_MIN // _WORD - 2):
                 filled = filled[1:] & filled[:-1]
-            places.append(np.flatnonzero(filled) * _WORD + at)
+            words = np.flatnonzero(filled)
+            if len(words) > _FEW_WORDS:  # One of each run will do.
+                words = words[np.diff(words, prepend=-2) > 1]
+            places.append(words * _WORD + at)
     return places

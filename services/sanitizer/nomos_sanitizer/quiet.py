@@ -11,10 +11,10 @@ from typing import Final
 
 from nomos.errors import ResponseRefused
 from nomos.pii import PiiClass
-from nomos_sanitizer import invisible
+from nomos_sanitizer import invisible, readings
 from nomos_sanitizer.budget import Budget
 from nomos_sanitizer.credentials import Needles
-from nomos_sanitizer.encodings import base64_readings, base64_runs, long_words
+from nomos_sanitizer.encodings import base64_readings, base64_runs, join_lines, long_words
 from nomos_sanitizer.escapes import unescape
 from nomos_sanitizer.matching import GATE_BASE64, GATE_BEGINNING, GATE_ESCAPE, GATE_INVISIBLE, Matcher
 
@@ -25,6 +25,8 @@ _JSON_STARTS: Final = (b"{", b"[", b'"')
 _BLANK: Final = b" \t\r\n"
 #: Escapes inside escapes that are decoded for many texts at once.
 _QUIET_DEPTH_MAX: Final = 2
+#: From here on runs of base64 are read with arrays.
+_MANY_BYTES: Final = 4_096
 _ASCII: Final = bytes(range(0x80))
 #: What chance writes into binaries.
 _IN_BINARIES: Final = frozenset({GATE_INVISIBLE, GATE_ESCAPE})
@@ -46,6 +48,8 @@ class Quiet:
         # Its own allowance: where it is used up, the search itself decides what the body costs.
         self._left = budget.bytes_left // 2
         self._pii = pii
+        #: The last long text of which it is known that it must be searched.
+        self._not_noise = b""
 
     def fires(self, data: bytes) -> frozenset[int] | None:
         """The gates that fire on a text as it stands; None where a rule does, a credential or personal data shows."""
@@ -76,12 +80,30 @@ class Quiet:
 
     def has_quiet_runs(self, data: bytes) -> bool:
         """The same for what the base64 runs in ``data`` hold, in which no known beginning shows."""
-        if data.count(b"\n") == 2 * data.count(_BETWEEN):
-            runs = long_words(data)
-        else:
-            runs = [data[start:end] for start, end in base64_runs(data, short_too=False)]
-        plains = [plain for run in runs for plain in base64_readings(run)]
+        runs = _runs(data)
+        plains = None
+        if sum(map(len, runs)) >= _MANY_BYTES:
+            plains = self._doubtful(runs)
+            if plains is None and len(runs) == 1:
+                self._not_noise = data
+                return False  # To look whether it is quiet would cost as much as to search it.
+        if plains is None:
+            plains = [plain for run in runs for plain in base64_readings(run)]
         return not any(map(may_be_json, plains)) and self._are_quiet(plains, 0)
+
+    def is_noise(self, data: bytes) -> bool:
+        """Whether the long base64 runs in a text are noise in which nothing can be found."""
+        if len(data) < _MANY_BYTES or data == self._not_noise:
+            return False
+        return self._doubtful(_runs(data)) == []
+
+    def _doubtful(self, runs: list[bytes]) -> list[bytes] | None:
+        """As :func:`nomos_sanitizer.readings.doubtful`; nothing is told where more is looked for than rules."""
+        if self._needles or self._pii or not runs or (len(runs) == 1 and not readings.begins_as_noise(runs[0])):
+            return None
+        read = readings.read_all(runs)
+        self._left -= 2 * len(read.data)
+        return readings.doubtful(read, self._matcher) if self._left >= 0 else None
 
     def _are_quiet(self, plains: list[bytes], depth: int) -> bool:
         """The same for what base64 runs say; most of it are binaries: paths, digests, pictures."""
@@ -112,6 +134,13 @@ class Quiet:
             return unescape(data, Budget(len(data))).data
         except ResponseRefused:
             return b""
+
+
+def _runs(data: bytes) -> list[bytes]:
+    """The long runs of base64 in a text, without line breaks and padding."""
+    if data.count(b"\n") == 2 * data.count(_BETWEEN):
+        return long_words(data)
+    return [join_lines(data[start:end]).rstrip(b"=") for start, end in base64_runs(data, short_too=False)]
 
 
 def may_be_json(data: bytes) -> bool:

@@ -41,8 +41,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def detection(self) -> bytes:
-        """The pattern that decides whether the rule fires: without the left boundary, so never narrower."""
-        return self.gate.encode() or self.match
+        """The pattern that decides whether the rule fires, as narrow as :attr:`span` unless the rule has a gate.
+
+        A text stands by itself, or between characters that are no letter, digit or ``+`` and ``/``, so that the left
+        boundary is met at its beginning wherever it is looked at.
+        """
+        return self.gate.encode() or _LEFT[self.left].encode() + self.match
 
     @property
     def match(self) -> bytes:

@@ -8,6 +8,7 @@ run and to :mod:`nomos_sanitizer.tree` how JSON is walked.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence, Set
 from itertools import islice
 from typing import Final
@@ -123,18 +124,16 @@ class Scrubber:
                 step = -(-len(group) // _FAN_OUT)
                 groups += [group[at : at + step] for at in range(0, len(group), step)]
 
-    def prime_runs(self, texts: Set[str]) -> None:
-        """The same for strings that are known to hold nothing but runs that may be base64.
+    def have_quiet_runs(self, texts: Set[bytes]) -> bool:
+        """Whether nothing is found in strings that are known to hold nothing but runs that may be base64."""
+        joined = BETWEEN.encode().join(texts)
+        if b'"' in joined and any(map(may_be_json, texts)):
+            return False
+        return self._quiet.has_quiet_runs(joined)
 
-        Raises:
-            ResponseRefused: a limit of the pass is exceeded.
-        """
-        joined = BETWEEN.join(texts).encode("utf-8", "surrogatepass")
-        small = len(texts) > 1 or len(joined) <= _ALONE
-        if small and not any(map(_may_be_json, texts)) and self._quiet.has_quiet_runs(joined):
-            self._clean.update(texts)
-        else:
-            self.prime(texts)
+    def not_known(self, texts: Set[str]) -> Set[str]:
+        """Those of some strings of which it is not known that nothing would be removed from them."""
+        return texts - self._clean
 
     def fires(self, data: bytes) -> frozenset[int] | None:
         """As :meth:`nomos_sanitizer.quiet.Quiet.fires`."""
@@ -232,11 +231,13 @@ class Scrubber:
             shadow = visible.shadow.data
             self._budget.look(len(shadow))
             fired = self._matcher.fired(shadow)
-            edits += visible.shadow.back((*self._direct(shadow, fired), *self._encoded(shadow, fired, depth)))
+            direct = self._direct(shadow, fired)
+            edits += visible.shadow.back((*direct, *self._encoded(shadow, fired, depth, direct)))
         else:
+            encoded = self._encoded(data, fired, depth, edits)
             if GATE_INVISIBLE in fired:
                 edits += self._in_binary(data)
-            edits += self._encoded(data, fired, depth)
+            edits += encoded
         return merge(edits)
 
     def _examine(self, data: bytes, own_invisible: bool) -> invisible.Visible | None:
@@ -290,13 +291,13 @@ class Scrubber:
             edits.append(opaque((start, end), Found("pii", pii.rule_of(name)), RANK_PII))
         return edits
 
-    def _encoded(self, data: bytes, fired: frozenset[int], depth: int) -> list[Edit]:
+    def _encoded(self, data: bytes, fired: frozenset[int], depth: int, direct: Sequence[Edit]) -> list[Edit]:
         edits: list[Edit] = []
         if GATE_ESCAPE in fired:
             edits += self._escaped(data, depth)
         if GATE_BASE64 in fired or self._needles.in_base64(data):
             short_too = GATE_BEGINNING in fired or self._needles.in_base64(data)
-            edits += self._base64(data, depth, short_too=short_too)
+            edits += self._base64(data, depth, direct, short_too=short_too)
         return edits
 
     def _escaped(self, data: bytes, depth: int) -> Sequence[Edit]:
@@ -308,10 +309,17 @@ class Scrubber:
         # Invisible characters written as escapes are visible as they stand; they stay.
         return view.back(self._search(view.data, depth + 1, own_invisible=False))
 
-    def _base64(self, data: bytes, depth: int, *, short_too: bool) -> list[Edit]:
+    def _base64(self, data: bytes, depth: int, direct: Sequence[Edit], *, short_too: bool) -> list[Edit]:
         edits: list[Edit] = []
-        for start, end in base64_runs(data, short_too=short_too):
-            if end - start >= BASE64_RUN_MIN or self._is_read(data[start:end]):
+        # What goes as it stands need not be read, unless it may get a name from what it says.
+        gone = () if self._needles else merge(direct)
+        ends = [edit.end for edit in gone]
+        is_noise = not gone and self._quiet.is_noise(data)
+        for start, end in () if is_noise and not short_too else base64_runs(data, short_too=short_too):
+            place = bisect_left(ends, end)
+            if place < len(gone) and gone[place].start <= start:
+                continue
+            if not is_noise if end - start >= BASE64_RUN_MIN else self._is_read(data[start:end]):
                 self._budget.run()
                 for edit in base64_edits(data, start, end, lambda plain: self._decoded(plain, depth)):
                     self._budget.span()
@@ -346,10 +354,6 @@ def _is_json(data: bytes) -> bool:
     except (structure.NotJson, UnicodeDecodeError):
         return False
     return True
-
-
-def _may_be_json(text: str) -> bool:
-    return '"' in text and may_be_json(text.encode("utf-8", "surrogatepass"))
 
 
 class _Nested:
