@@ -19,7 +19,7 @@ Pure: no IO, no clock, no randomness.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -135,7 +135,12 @@ class CallPlan(Struct, frozen=True, kw_only=True):
 
 
 def plan_call(
-    invocation: VerifiedInvocation, catalogue: Catalogue, connection: ConnectionFacts, *, via: tuple[str, ...] = ()
+    invocation: VerifiedInvocation,
+    catalogue: Catalogue,
+    connection: ConnectionFacts,
+    *,
+    via: tuple[str, ...] = (),
+    parse_resource: Callable[[str], Resource] | None = None,
 ) -> CallPlan:
     """The call that a verified invocation means.
 
@@ -144,6 +149,7 @@ def plan_call(
         catalogue: what may be called.
         connection: the connection to use, from the proxy's own store.
         via: the agents that handed the permission on.
+        parse_resource: the catalogue's own, perhaps with a memory.
 
     Raises:
         UnknownAction, UnknownResource: the command or resource is none of the catalogue.
@@ -160,7 +166,8 @@ def plan_call(
     if not connection.is_open:
         raise NotFound("the connection is closed")
     _check_scopes(connection, connector, action)
-    request = build_request(action, catalogue.parse_resource(invocation.resource), invocation.args)
+    named_resource = (parse_resource or catalogue.parse_resource)(invocation.resource)
+    request = build_request(action, named_resource, invocation.args)
     derived = derive_resource(connector, action, request)
     if request.host not in ("", connection.host):
         raise NotCovered("the connection goes to another host than the signed one")
