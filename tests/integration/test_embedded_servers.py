@@ -29,7 +29,7 @@ from nats.aio.client import Client
 
 from nomos.errors import Conflict, Misconfigured, Unavailable
 from nomos_runtime import topology
-from nomos_runtime.embedded.nats import EmbeddedNats, server_binary
+from nomos_runtime.embedded.nats import TIMER_SLACK_NS, EmbeddedNats, server_binary
 from nomos_runtime.embedded.postgres import OWNERS, EmbeddedPostgres, PostgresUrls
 from nomos_runtime.provision import Installation, preload_resolver, provision_operator
 from nomos_runtime.topology import Bounds
@@ -141,6 +141,11 @@ async def test_the_server_listens_on_loopback_only(server: EmbeddedNats, tmp_pat
     with Path("/proc/net/tcp").open() as f:
         listening = [line.split()[1] for line in f if line.split()[3] == "0A"]
     assert [a for a in listening if a.endswith(f":{server.port:04X}")] == [f"0100007F:{server.port:04X}"]
+
+
+def test_the_servers_timers_may_be_a_little_late(server: EmbeddedNats, tmp_path: Path) -> None:
+    server.start(provision(tmp_path, server))
+    assert int(Path(f"/proc/{server.pid}/timerslack_ns").read_text(encoding="ascii")) == TIMER_SLACK_NS
 
 
 def test_a_directory_serves_one_process_at_a_time(server: EmbeddedNats, tmp_path: Path) -> None:

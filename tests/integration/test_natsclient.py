@@ -106,6 +106,28 @@ async def test_a_request_is_answered(server: PlainServer, opened: Open, kind: ty
     assert errors == []
 
 
+async def test_a_service_answers_with_the_payload_alone(server: PlainServer, opened: Open) -> None:
+    asking, _ = await opened(LeanClient, server)
+    answering, errors = await opened(LeanClient, server)
+    bus = Bus("policy", answering, 8)
+    answers: list[Exception] = []
+
+    async def answer(message: Msg) -> None:
+        try:
+            await bus.answer(message, message.data)
+        except nats.errors.Error as e:
+            answers.append(e)
+
+    await bus.serve("echo", "policy", answer)
+    await bus.flush()
+    reply = await asking.request("echo", b"payload", timeout=5, headers={"Nats-Request-Info": "who asks"})
+    assert (reply.data, reply.headers) == (b"payload", None)
+    # Who asks for no answer gets none, and the service hears so.
+    await asking.publish("echo", b"payload")
+    await until(lambda: answers, "the refusal to answer nobody")
+    assert errors == []
+
+
 @each_kind
 async def test_nobody_answering_and_no_answer_are_different_errors(
     server: PlainServer, opened: Open, kind: type[Client]
@@ -130,6 +152,40 @@ async def test_subscribing_comes_before_what_is_published_behind_it(
         message = await subscription.next_msg(5)
         assert message.data == b"%d" % number
         assert message.headers == ({"n": str(number)} if number % 3 == 0 else None)
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [
+        ({"Nats-Msg-Id": "proxy-1:7", "n": "1"}, {"Nats-Msg-Id": "proxy-1:7", "n": "1"}),
+        ({"n": "two words"}, {"n": "two words"}),
+        ({" n ": "  stripped\t"}, {"n": "stripped"}),
+        ({"n": "one\r\nother: line"}, {"n": "one  other: line"}),
+        ({"n": ""}, {"n": ""}),
+        ({"n": "beyond ASCII: \u00e9"}, {"n": "beyond ASCII: \u00e9"}),
+        ({"": "nothing", "n": "1"}, {"n": "1"}),
+    ],
+)
+async def test_headers_arrive_as_they_were_sent_and_are_never_another_line(
+    server: PlainServer, opened: Open, kind: type[Client], sent: dict[str, str], arrives: dict[str, str]
+) -> None:
+    client, errors = await opened(kind, server)
+    subscription = await client.subscribe("headed")
+    await client.publish("headed", b"payload\r\n", headers=sent)
+    message = await subscription.next_msg(5)
+    assert (message.headers, message.data) == (arrives, b"payload\r\n")
+    assert errors == []
+
+
+@each_kind
+@pytest.mark.parametrize("name", ["a:b", "a b", "a\r\nb"])
+async def test_a_header_whose_name_is_none_is_refused(
+    server: PlainServer, opened: Open, kind: type[Client], name: str
+) -> None:
+    client, _ = await opened(kind, server)
+    with pytest.raises(nats.errors.BadHeaderError):
+        await client.publish("headed", b"", headers={name: "value"})
 
 
 @each_kind

@@ -5,6 +5,10 @@ without acknowledgements: the position lives with the reader (in the chain, or b
 server. A consumer that is lost (server restart, missed heartbeat, a gap in its own numbering) is made again from the
 reader's position, so a message is never skipped and never given twice.
 
+Nothing is sent that nobody has asked for: a reader that takes what came in the last moments gets it in one go, and not
+each message when it is stored, which woke server and reader for every one. So a reader decides by its own pauses how
+often it is woken (ADR 0049).
+
 Trusted: the stream's server for durability and for the compare-and-swap. Not trusted: that the stream still is what it
 was. One that ends before the reader's position is :class:`~nomos.errors.RolledBack`.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -27,7 +32,7 @@ from nats.js.errors import NotFoundError
 from nomos.errors import Fenced, Misconfigured, RolledBack, Unavailable
 from nomos.waiting import raise_if_cancelled
 
-#: Messages and bytes that one pull asks for. The bytes must exceed the bus's largest message.
+#: Messages and bytes that one sweep asks for. The bytes must exceed the bus's largest message.
 PULL_MESSAGES: Final = 256
 PULL_BYTES: Final = 4 * 1024 * 1024
 PULL_SECONDS: Final = 10.0
@@ -150,6 +155,16 @@ async def append(
     return ack.seq
 
 
+class _Pull(Enum):
+    """What the server has been asked for and has not ended."""
+
+    NOTHING = auto()
+    #: All that there is, and the word that this was all.
+    SWEEP = auto()
+    #: The next message, whenever it comes. Everything before it has been given.
+    NEXT = auto()
+
+
 class Tail:
     """Reads a stream in order from a position on, also what is appended later. One reader, one task."""
 
@@ -164,13 +179,16 @@ class Tail:
         self._consumer = ""
         self._inbox = ""
         self._consumer_seq = 0
+        self._pull = _Pull.NOTHING
         self._wanted = 0
+        #: Whether the last sweep ended because there was no more.
+        self._has_all = False
         self._heard_at = 0.0
         self._reconnects = 0
         self._lost = True
 
     async def take(self, wait_seconds: float) -> list[Stored]:
-        """What has arrived, in order; waits up to ``wait_seconds`` while there is nothing. May be empty.
+        """What the stream holds by now, in order; waits up to ``wait_seconds`` while there is nothing. May be empty.
 
         Raises:
             Misconfigured: there is no such stream.
@@ -180,26 +198,36 @@ class Tail:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
         raise_if_cancelled()
-        while not self._buffer:
-            if self._is_lost():
-                await self._open()
-            await self._pull()
-            left = until - loop.time()
-            if left <= 0:
-                return []
+        # What was all a moment ago need not be it now; while the next message is waited for, there is none.
+        self._has_all = self._pull is _Pull.NEXT
+        while not self._buffer or self._pull is _Pull.SWEEP:
             self._arrived.clear()
-            if self._buffer:
-                break
-            try:
-                async with asyncio.timeout(min(left, _LOOK_SECONDS)):
-                    await self._arrived.wait()
-            except TimeoutError:
-                continue
+            if self._is_lost():
+                if self._buffer:
+                    break
+                await self._open()
+            if self._pull is _Pull.NOTHING and not self._has_all:
+                await self._ask(_Pull.SWEEP)
+            left = until - loop.time()
+            if left <= 0 and self._has_all:
+                return []
+            if self._pull is _Pull.NOTHING:
+                await self._ask(_Pull.NEXT)
+            await self._hear(_LOOK_SECONDS if self._pull is _Pull.SWEEP else min(left, _LOOK_SECONDS))
         taken = list(self._buffer)
         self._buffer.clear()
-        if not self._is_lost():
-            await self._pull()
+        if self._pull is _Pull.NOTHING and not self._has_all and not self._is_lost():
+            # There was more than one sweep brings: the rest is on its way while the reader works.
+            await self._ask(_Pull.SWEEP)
         return taken
+
+    async def _hear(self, seconds: float) -> None:
+        """Returns when something has arrived, or after so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
 
     def waiting(self) -> int:
         """How many messages have arrived and are not taken."""
@@ -221,7 +249,7 @@ class Tail:
     def _is_lost(self) -> bool:
         silent = asyncio.get_running_loop().time() - self._heard_at > SILENCE_SECONDS
         replaced = self._client.stats["reconnects"] != self._reconnects
-        return self._lost or replaced or (self._wanted > 0 and silent)
+        return self._lost or replaced or (self._pull is not _Pull.NOTHING and silent)
 
     async def _open(self) -> None:
         await self.close()
@@ -251,25 +279,25 @@ class Tail:
         except BUS_FAULTS as error:
             raise Unavailable(f"stream {self._stream} does not answer", cause=repr(error)) from error
         self._consumer_seq = 0
-        self._wanted = 0
+        self._pull, self._has_all = _Pull.NOTHING, False
         self._lost = False
 
-    async def _pull(self) -> None:
-        if self._wanted > 0 or self._buffer:
-            return
-        asked = {
-            "batch": PULL_MESSAGES,
-            "max_bytes": PULL_BYTES,
-            "expires": int(PULL_SECONDS * _NANOSECONDS),
-            "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANOSECONDS),
-        }
+    async def _ask(self, what: _Pull) -> None:
+        asked: dict[str, object] = {"batch": PULL_MESSAGES, "max_bytes": PULL_BYTES, "no_wait": True}
+        if what is _Pull.NEXT:
+            asked = {
+                "batch": 1,
+                "expires": int(PULL_SECONDS * _NANOSECONDS),
+                "idle_heartbeat": int(HEARTBEAT_SECONDS * _NANOSECONDS),
+            }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         try:
             await self._client.publish(subject, json.dumps(asked).encode(), reply=self._inbox)
         except BUS_FAULTS as error:
             self._lost = True
             raise Unavailable(f"stream {self._stream} does not answer", cause=repr(error)) from error
-        self._wanted = PULL_MESSAGES
+        self._pull = what
+        self._wanted = 1 if what is _Pull.NEXT else PULL_MESSAGES
         self._heard_at = asyncio.get_running_loop().time()
 
     async def _receive(self, message: Msg) -> None:
@@ -289,15 +317,19 @@ class Tail:
         self._consumer_seq = consumer_seq
         self._after = seq
         self._wanted -= 1
+        if not self._wanted:
+            # The server says no more of a question that it has answered in full; there may be more.
+            self._pull, self._has_all = _Pull.NOTHING, self._pull is _Pull.NEXT
         self._buffer.append(Stored(seq, message.subject, message.data))
         self._arrived.set()
 
     def _take_status(self, status: str, description: str) -> None:
         if status == "100":
             return
-        self._wanted = 0
-        ended = status in ("404", "408") or (status == "409" and "MaxBytes" in description)
-        self._lost = self._lost or not ended
+        is_full = status == "409" and "MaxBytes" in description
+        self._lost = self._lost or not (is_full or status in ("404", "408"))
+        self._has_all = not is_full
+        self._pull = _Pull.NOTHING
         self._arrived.set()
 
 

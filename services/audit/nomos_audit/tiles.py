@@ -27,6 +27,8 @@ from nomos_audit.segments import newest_segment
 from nomos_runtime import observe
 
 WAIT_SECONDS: Final = 1.0
+#: Between two looks at the chain; by so much the tiles may be behind it.
+LINGER_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 0.5
 #: How long :meth:`Tiles.reach` waits for the chain.
 REACH_SECONDS: Final = 30.0
@@ -198,6 +200,8 @@ class Tiles:
                         skipped = 0
                     async with self._moved:
                         self._moved.notify_all()
+                    # What comes next is read in one go.
+                    await asyncio.sleep(LINGER_SECONDS)
         finally:
             await follower.close()
 

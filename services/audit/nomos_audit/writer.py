@@ -56,7 +56,7 @@ RETRY_SECONDS: Final = 0.1
 #: Journal messages held back for the next block before more are asked for.
 WAITING_MAX: Final = 512
 #: How long the writer collects for one block; by so much the chain is behind the journal.
-LINGER_SECONDS: Final = 0.05
+LINGER_SECONDS: Final = 0.1
 #: Records of a block that are made in one go.
 PIECE_RECORDS: Final = 64
 

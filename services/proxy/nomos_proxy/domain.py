@@ -19,7 +19,7 @@ Pure: no IO, no clock, no randomness.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -143,6 +143,7 @@ def plan_call(
     *,
     via: tuple[str, ...] = (),
     data: bytes | None = None,
+    parse_resource: Callable[[str], Resource] | None = None,
 ) -> CallPlan:
     """The call that a verified invocation means.
 
@@ -152,6 +153,7 @@ def plan_call(
         connection: the connection to use, from the proxy's own store.
         via: the agents that handed the permission on.
         data: the content that the arguments name; while it is not here, the plan's request is not complete.
+        parse_resource: the catalogue's own, perhaps with a memory.
 
     Raises:
         UnknownAction, UnknownResource: the command or resource is none of the catalogue.
@@ -168,7 +170,8 @@ def plan_call(
     if not connection.is_open:
         raise NotFound("the connection is closed")
     _check_scopes(connection, connector, action)
-    request = build_request(action, catalogue.parse_resource(invocation.resource), invocation.args, data)
+    named_resource = (parse_resource or catalogue.parse_resource)(invocation.resource)
+    request = build_request(action, named_resource, invocation.args, data)
     derived = derive_resource(connector, action, request)
     if request.host not in ("", connection.host):
         raise NotCovered("the connection goes to another host than the signed one")

@@ -9,6 +9,9 @@ What a failure means depends on when it happens, and the error says which:
 
 Order of the checks on an answer: head size, number of headers, framing, encoding, declared size, received size.
 
+A plain answer, whose head comes at once and says its length, is cut here (:mod:`nomos_proxy.plainhttp`); h11 reads
+every other one.
+
 Sources: RFC 9112 sections 6 and 7 (framing), RFC 9110 section 15.2 (interim answers).
 """
 
@@ -25,10 +28,12 @@ from nomos.errors import Expired, UnknownOutcome, UpstreamFailed
 from nomos.messages import now_ms
 from nomos_proxy.answer import AnswerHead, AnswerRefused, UpstreamResponse
 from nomos_proxy.headers import passing_headers
+from nomos_proxy.plainhttp import parse_plain, write_plain
 from nomos_proxy.wire import Wire
 
 #: Interim (1xx) answers before the real one.
 INTERIM_ANSWERS_MAX: Final = 8
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -97,7 +102,7 @@ async def exchange(wire: Wire, request: WireRequest, limits: Limits) -> Upstream
 class Exchange:
     """One request that has been sent, and its answer while it comes. A read may be cancelled; nothing is lost by it."""
 
-    __slots__ = ("_connection", "_head", "_limits", "_method", "_received", "_wire")
+    __slots__ = ("_connection", "_held", "_is_over", "_left", "_limits", "_method", "_received", "_status", "_wire")
 
     def __init__(self, wire: Wire, request: WireRequest, limits: Limits) -> None:
         """Sends the request.
@@ -108,12 +113,18 @@ class Exchange:
         self._wire = wire
         self._method = request.method
         self._limits = limits
-        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
-        self._head: h11.Response | None = None
+        #: Reads an answer that is not plain; None while it may be.
+        self._connection: h11.Connection | None = None
+        #: Of a plain answer: bytes of its body that have not come, and bytes that were received and not given.
+        self._left = 0
+        self._held = b""
+        self._is_over = False
+        #: Of the answer; 0 until its head was read.
+        self._status = 0
         self._received = 0
         wire.begin()
         # written in a frame of its own: a traceback that shows local variables must not find the credential in this one
-        _write(wire, self._connection, request, limits)
+        self._connection = _write(wire, request, limits)
         # from here on the upstream may have seen the request
 
     async def head(self) -> AnswerHead:
@@ -122,15 +133,28 @@ class Exchange:
         Raises:
             StaleConnection, UnknownOutcome, AnswerRefused: as :func:`exchange`.
         """
+        if self._connection is None:
+            received = await self._wire.read()
+            end = received.find(_HEAD_END)
+            plain = parse_plain(received[:end]) if 0 <= end <= self._limits.head_bytes else None
+            if plain is not None:
+                self._status, self._left, self._held = plain.status, plain.length, received[end + len(_HEAD_END) :]
+                check_fields(plain.status, plain.fields, self._limits)
+                return AnswerHead(status=plain.status, headers=passing_headers(plain.fields))
+            self._connection = _reader(self._method, self._limits)
+            _take(self._connection, received)
+        return await self._other_head(self._connection)
+
+    async def _other_head(self, connection: h11.Connection) -> AnswerHead:
         interim_answers = 0
         while True:
-            match await self._next_event():
+            match await self._next_event(connection):
                 case h11.InformationalResponse():
                     interim_answers += 1
                     if interim_answers > INTERIM_ANSWERS_MAX:
                         raise UnknownOutcome(f"more than {INTERIM_ANSWERS_MAX} interim answers")
                 case h11.Response() as head:
-                    self._head = head
+                    self._status = head.status_code
                     _check_head(head, self._method, self._limits)
                     received = head.headers.raw_items()
                     return AnswerHead(status=head.status_code, headers=passing_headers(received))
@@ -143,15 +167,17 @@ class Exchange:
         Raises:
             UnknownOutcome, AnswerRefused: as :func:`exchange`.
         """
-        if self._head is None:
+        if not self._status:
             raise RuntimeError("the head is read first")
+        if self._connection is None:
+            return await self._read_plain()
         while True:
-            match await self._next_event():
+            match await self._next_event(self._connection):
                 case h11.Data() as data if data.data:
                     self._received += len(data.data)
                     if self._received > self._limits.body_bytes:
                         limit = self._limits.body_bytes
-                        raise AnswerRefused(f"the answer is over the limit of {limit} bytes", self._head.status_code)
+                        raise AnswerRefused(f"the answer is over the limit of {limit} bytes", self._status)
                     return bytes(data.data)
                 case h11.Data():
                     continue
@@ -161,22 +187,46 @@ class Exchange:
                 case _:
                     raise UnknownOutcome("the upstream ended without a complete answer")
 
-    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    async def _read_plain(self) -> bytes:
+        """As :meth:`read`, of a body whose length was said and is within the limit."""
+        if not self._left:
+            if not self._is_over:
+                self._is_over = True
+                if self._held:
+                    # more than the answer: it could be taken for the next one
+                    self._wire.close()
+                else:
+                    self._wire.rest(asyncio.get_running_loop().time())
+            return b""
+        data = self._held or await self._wire.read()
+        if not data:
+            raise UnknownOutcome("the upstream's answer is broken in its body", cause=f"{self._left} bytes are missing")
+        data, self._held = data[: self._left], data[self._left :]
+        self._left -= len(data)
+        return data
+
+    async def _next_event(self, connection: h11.Connection) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         while True:
             try:
-                event = self._connection.next_event()
+                event = connection.next_event()
             except h11.RemoteProtocolError as error:
-                what = "head" if self._head is None else "body"
+                what = "body" if self._status else "head"
                 raise UnknownOutcome(f"the upstream's answer is broken in its {what}", cause=str(error)[:200]) from None
             if event is not h11.NEED_DATA:
                 return event
-            await _feed(self._wire, self._connection)
+            _take(connection, await self._wire.read())
 
 
-def _write(wire: Wire, connection: h11.Connection, request: WireRequest, limits: Limits) -> None:
-    serialized = _serialized(connection, request)
+def _write(wire: Wire, request: WireRequest, limits: Limits) -> h11.Connection | None:
+    """Sends the request; gives who reads the answer, where the request was not plain."""
+    connection = None
+    serialized = write_plain(request.method, request.target, request.headers, request.body)
+    if serialized is None:
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
+        serialized = _serialized(connection, request)
     limits.check_begin()
     wire.write(serialized)
+    return connection
 
 
 def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:
@@ -189,8 +239,15 @@ def _serialized(connection: h11.Connection, request: WireRequest) -> bytes:
         raise UpstreamFailed("the request cannot be written as HTTP/1.1") from None
 
 
-async def _feed(wire: Wire, connection: h11.Connection) -> None:
-    received = await wire.read()
+def _reader(method: str, limits: Limits) -> h11.Connection:
+    """Who reads the answer to a plain request: of the request only its method matters to it."""
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head_bytes)
+    connection.send(h11.Request(method=method, target="/", headers=[("host", "upstream")]))
+    connection.send(h11.EndOfMessage())
+    return connection
+
+
+def _take(connection: h11.Connection, received: bytes) -> None:
     if not received and connection.their_state is h11.SEND_RESPONSE and not connection.trailing_data[0]:
         raise StaleConnection("the upstream ended without an answer")
     connection.receive_data(received)

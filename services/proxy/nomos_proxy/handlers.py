@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -59,6 +60,8 @@ from nomos_runtime.secret import Secret
 decoder: Final = Decoder.of(Invoke, "invoke")
 upload_decoder: Final = Decoder.of(UploadPiece, "upload")
 UNAUTHORIZED: Final = 401
+#: Resource texts whose parsed form is kept.
+RESOURCES_MAX: Final = 4_096
 
 
 class Broker:
@@ -90,6 +93,8 @@ class Broker:
         self._journal = journal
         self._directory = directory
         self._catalogue = catalogue
+        # As policy does: agents ask for the same few resources again and again; a refusal is not kept.
+        self._parse_resource = lru_cache(maxsize=RESOURCES_MAX)(catalogue.parse_resource)
         self._issuers = issuers
         self._revocations = revocations
         self._connections = connections
@@ -211,7 +216,9 @@ class Broker:
             if not self._connections.find(agent.tenant, verified.connection).is_open:
                 raise NotFound("the connection is closed")
 
-        return plan_call(verified, self._catalogue, connection, via=via, data=data), check
+        parse = self._parse_resource
+        plan = plan_call(verified, self._catalogue, connection, via=via, data=data, parse_resource=parse)
+        return plan, check
 
     def _check_cut(self, tenant: str, apps: tuple[str, ...], verified: VerifiedInvocation) -> None:
         if self._revocations.is_cut(tenant, apps, verified.root_expires_at):

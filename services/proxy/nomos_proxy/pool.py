@@ -117,6 +117,11 @@ class Pool:
         return await self._exchange(wire, written, limits, deadline)
 
     async def _acquired(self, limits: Limits, deadline: float, *, fresh: bool = False) -> tuple[Wire, bool]:
+        if not fresh and not self._free.locked() and (kept := self._take_idle()) is not None:
+            # nothing to wait for, so there is no wait to bound
+            await self._free.acquire()
+            self._held += 1
+            return kept, True
         try:
             async with asyncio.timeout_at(deadline):
                 return await self.acquire(limits.connect_seconds, fresh=fresh)

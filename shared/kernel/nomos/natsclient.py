@@ -34,8 +34,13 @@ from nomos.natsparser import parse_headers
 
 #: Random bytes in the name of a request's inbox: who learned one inbox cannot answer for another.
 TOKEN_BYTES: Final = 9
+#: Tokens that are drawn from the system at once: each time costs a system call.
+TOKENS_DRAWN: Final = 128
 _NO_RESPONDERS: Final = "503"
 _SPACE: Final = re.compile(r"[ \t\r\n]")
+#: Headers that stand on the wire as they are. All others are nats-py's to strip or to refuse.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]+")
+_HEADER_VALUE: Final = re.compile(r"[!-~]+(?: [!-~]+)*")
 
 #: Takes a message at once, on the loop that reads; it must be quick and must not raise.
 Receiver = Callable[[Msg], None]
@@ -56,6 +61,7 @@ class LeanClient(Client):
         #: Subscribes to the answers; not tied to the request that came first, which may end.
         self._listening: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Future[None]] = set()
+        self._tokens: list[str] = []
 
     async def receive(self, subject: str, receiver: Receiver, *, queue: str = "") -> Subscription:
         """Subscribes ``receiver``, which is called for each message as it arrives, without a queue between.
@@ -75,7 +81,9 @@ class LeanClient(Client):
     ) -> None:
         """As nats-py's."""
         link = self._link
-        if link is None or headers or self._status != Client.CONNECTED or len(payload) > self._max_payload:
+        block = _header_block(headers) if headers else b""
+        size = len(payload)
+        if link is None or block is None or self._status != Client.CONNECTED or size + len(block) > self._max_payload:
             # The rarer ways, and all errors, are nats-py's.
             await super().publish(subject, payload, reply, headers)
             return
@@ -83,8 +91,12 @@ class LeanClient(Client):
         if reply:
             _check_subject(reply)
         self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += len(payload)
-        link.write(b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload))
+        self.stats["out_bytes"] += size
+        to = (subject.encode(), reply.encode())
+        if block:
+            link.write(b"HPUB %s %s %d %d\r\n%s%s\r\n" % (*to, len(block), len(block) + size, block, payload))
+        else:
+            link.write(b"PUB %s %s %d\r\n%s\r\n" % (*to, size, payload))
         if link.is_full:
             await self._wait_for_room(link)
 
@@ -103,7 +115,7 @@ class LeanClient(Client):
             raise nats.errors.ConnectionDrainingError
         if not self._inbox_of_answers:
             await self._listen_for_answers()
-        token = os.urandom(TOKEN_BYTES).hex()
+        token = self._token()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
         self._asked[token] = future
@@ -117,6 +129,12 @@ class LeanClient(Client):
         if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
+
+    def _token(self) -> str:
+        if not self._tokens:
+            drawn = os.urandom(TOKEN_BYTES * TOKENS_DRAWN).hex()
+            self._tokens = [drawn[at : at + 2 * TOKEN_BYTES] for at in range(0, len(drawn), 2 * TOKEN_BYTES)]
+        return self._tokens.pop()
 
     async def _listen_for_answers(self) -> None:
         """Returns when answers are subscribed to, once for all who ask."""
@@ -312,6 +330,17 @@ def _heard(listening: asyncio.Task[None]) -> None:
     """Its error was raised to whoever waited; nobody may have."""
     if not listening.cancelled():
         listening.exception()
+
+
+def _header_block(headers: dict[str, str]) -> bytes | None:
+    """The headers as they stand on the wire; None where nats-py would change or refuse one."""
+    lines = ["NATS/1.0\r\n"]
+    for name, value in headers.items():
+        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            return None
+        lines.append(f"{name}: {value}\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode()
 
 
 def _check_subject(subject: str) -> None:

@@ -152,6 +152,16 @@ class Bus:
             raise Unavailable(f"no whole answer from {subject} in {timeout_ms} ms", cause=repr(e)) from e
         return found
 
+    async def answer(self, message: Msg, payload: bytes) -> None:
+        """Answers a request: with the payload alone, where nats-py's ``respond`` sends the request's headers back.
+
+        Raises:
+            nats.errors.Error: it asked for no answer, or the connection is gone.
+        """
+        if not message.reply:
+            raise nats.errors.Error("the message asks for no answer")
+        await self.client.publish(message.reply, payload)
+
     async def serve(self, subject: str, queue: str, handler: MessageHandler) -> None:
         """Calls ``handler`` for each message, each in a task of its own, at most ``in_flight_max`` of it at once.
 

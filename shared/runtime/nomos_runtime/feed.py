@@ -50,7 +50,7 @@ async def serve_feed(bus: Bus, store: EventStore, types_of_reader: Mapping[str, 
             reply: msgspec.Struct = await _facts(message, store, types_of_reader)
         except NomosError as e:
             reply = failure(e)
-        await message.respond(encode(reply))
+        await bus.answer(message, encode(reply))
 
     await bus.serve(f"svc.feed.{bus.service}.*", bus.service, answer)
 

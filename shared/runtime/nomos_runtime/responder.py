@@ -282,7 +282,7 @@ class Responder:
             observe.say(self._bus.service, observe.ANSWER_TOO_LARGE, size=len(encoded))
             encoded = encode(failure(LimitExceeded("MESSAGE_BYTES_MAX", MESSAGE_BYTES_MAX, len(encoded))))
         try:
-            await message.respond(encoded)
+            await self._bus.answer(message, encoded)
         except nats.errors.Error as e:
             observe.say(self._bus.service, observe.BUS_ERROR, error=repr(e)[:200])
 

@@ -9,6 +9,7 @@ Source: RFC 3986 sections 2.1, 3.3 and 5.2.4; Unicode Standard Annex 15 (NFKC).
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 from urllib.parse import quote, unquote
@@ -20,6 +21,8 @@ _SEGMENT_SAFE: Final = "-._~!$&()*+,;=:@"
 #: Rounds of percent-decoding that are looked through; a text that still changes after them is refused.
 DECODE_ROUNDS_MAX: Final = 4
 _SEPARATORS: Final = frozenset("/\\?#")
+#: Texts that every reading leaves as they are, and that are their own spelling: names of people, repositories, numbers.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_.~-]*")
 
 
 def check_text(text: str, what: str) -> None:
@@ -28,6 +31,8 @@ def check_text(text: str, what: str) -> None:
     Raises:
         DestinationRefused: controls (CR, LF, NUL, C1, ...), backslashes, lone surrogates or line separators.
     """
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return
     for character in text:
         if character == "\\" or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise DestinationRefused(f"{what} holds a character that a request line must not carry")
@@ -39,6 +44,8 @@ def check_segment(text: str, what: str) -> None:
     Raises:
         DestinationRefused: empty, a dot segment in any spelling, or with a separator or control in any spelling.
     """
+    if _PLAIN.fullmatch(text):
+        return
     for reading in _readings(text, what):
         check_text(reading, what)
         if _SEPARATORS & set(reading):
@@ -62,7 +69,7 @@ def _readings(text: str, what: str) -> list[str]:
 
 def encode_segment(text: str) -> str:
     """The one percent-encoded spelling of a checked segment."""
-    return quote(text, safe=_SEGMENT_SAFE)
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SEGMENT_SAFE)
 
 
 def decode_segment(encoded: str, what: str) -> str:
@@ -71,6 +78,8 @@ def decode_segment(encoded: str, what: str) -> str:
     Raises:
         DestinationRefused: not the spelling that :func:`encode_segment` gives, or not a safe segment.
     """
+    if _PLAIN.fullmatch(encoded):
+        return encoded
     text = unquote(encoded, errors="surrogateescape")
     check_segment(text, what)
     if encode_segment(text) != encoded:

@@ -28,6 +28,9 @@ MAX_PAYLOAD_BYTES: Final = 1_048_576
 STORE_BYTES: Final = 48 << 30
 MEMORY_BYTES: Final = 256 << 20
 START_SECONDS: Final = 20
+#: How late the server's timers may be. After each sync Go's scheduler looks every 20 us whether a thread is stuck in
+#: the kernel; with one call at a time that was a third of the server's processor time (docs/performance.md).
+TIMER_SLACK_NS: Final = 1_000_000
 LOOPBACK: Final = "127.0.0.1"
 _PROBE_SECONDS: Final = 2
 _GREETING_BYTES_MAX: Final = 8_192
@@ -126,7 +129,10 @@ class EmbeddedNats:
         configuration = self.directory / "nats-server.conf"
         configuration.write_text(self._configuration(installation), encoding="utf-8")
         self._process = ServerProcess(
-            "nats-server", [str(server_binary()), "-c", str(configuration)], log=self.directory / "log"
+            "nats-server",
+            [str(server_binary()), "-c", str(configuration)],
+            log=self.directory / "log",
+            timer_slack_ns=TIMER_SLACK_NS,
         )
         self._process.wait_until(self._answers, START_SECONDS)
 

@@ -25,10 +25,15 @@ LOG_TAIL_BYTES: Final = 4_000
 _LAUNCH: Final = Path(__file__).with_name("_launch.py")
 
 
-def launch_command(command: Sequence[str], *, on_parent_death: signal.Signals, identity: str) -> list[str]:
-    """``command``, wrapped so that it ends with this process and runs under ``identity`` (``_launch.py``)."""
+def launch_command(
+    command: Sequence[str], *, on_parent_death: signal.Signals, identity: str, timer_slack_ns: int = 0
+) -> list[str]:
+    """``command``, wrapped so that it ends with this process and runs under ``identity`` (``_launch.py``).
+
+    Its timers may be late by ``timer_slack_ns``; 0 leaves that as it is for this process.
+    """
     launcher = [sys.executable, "-I", "-S", str(_LAUNCH)]
-    return [*launcher, str(os.getpid()), str(int(on_parent_death)), identity, *command]
+    return [*launcher, str(os.getpid()), str(int(on_parent_death)), identity, str(timer_slack_ns), *command]
 
 
 class ServerProcess:
@@ -42,6 +47,7 @@ class ServerProcess:
         log: Path,
         on_parent_death: signal.Signals = signal.SIGKILL,
         identity: str = "user",
+        timer_slack_ns: int = 0,
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise Misconfigured(f"{name} must be started from the main thread")
@@ -49,7 +55,9 @@ class ServerProcess:
         self._log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(  # noqa: S603  # the command is ours, no shell
-                launch_command(command, on_parent_death=on_parent_death, identity=identity),
+                launch_command(
+                    command, on_parent_death=on_parent_death, identity=identity, timer_slack_ns=timer_slack_ns
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
