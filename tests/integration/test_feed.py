@@ -139,8 +139,8 @@ async def test_a_replica_is_stale_after_its_bound_and_fresh_when_the_owner_is_ba
 ) -> None:
     await reader.follow(poll_ms=50, fresh_ms=600)
     assert reader.follower.is_fresh
-    await owner.stop()
     at = time.monotonic()
+    await owner.stop()
     await servers.until(lambda: not reader.follower.is_fresh, "the replica to be stale")
     assert time.monotonic() - at >= 0.4
     await owner.start()

@@ -42,6 +42,7 @@ TENANT_DOORS: dict[str, Callable[[], dict[str, Any]]] = {
     "authorize": lambda: fields(action=LIST, resource=REPO),
     "invoke": lambda: fields(invocation=b"x", proofs=[b"y"]),
     "read.*": lambda: fields(answer=new_id("an"), seq=1),
+    "upload.*": lambda: fields(upload=new_id("up"), seq=1, data=b"x"),
     "revoke": lambda: fields(chain=[b"x"]),
     "stepup": lambda: fields(approval=new_id("ap")),
     "audit": fields,

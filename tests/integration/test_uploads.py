@@ -79,8 +79,10 @@ class Place:
         assert await self.scene.events(self.tenant, "proxy.attempted") == []
 
     @property
-    def awaited(self) -> dict[str, Any]:
-        return self.scene.installation.services["proxy"]._uploads._awaited  # type: ignore[no-any-return]
+    def awaited(self) -> set[str]:
+        """The uploads of this tenant that the proxy waits for."""
+        awaited = self.scene.installation.services["proxy"]._uploads._awaited
+        return {name for name, one in awaited.items() if one.tenant == self.tenant}
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ async def test_a_content_of_many_pieces_arrives_as_it_is_and_the_log_names_it(pl
     assert decided.event["request"]["args"]["upload"] == named
     (end,) = await place.scene.events(place.tenant, "proxy.finished")
     assert end.event["outcome"] == "done"
-    assert place.awaited == {}
+    assert place.awaited == set()
 
 
 @pytest.mark.parametrize("size", [0, 1, UPLOAD_PIECE_BYTES_MAX, UPLOAD_PIECE_BYTES_MAX + 1])
@@ -152,7 +154,7 @@ async def test_other_bytes_than_those_decided_on_are_refused_and_the_permission_
     assert (refused.code, refused.detail) == ("not_covered", "these are not the bytes that were decided on")
     await place.nothing_was_sent()
     assert {("upload", "limit_exceeded"), ("upload", "not_covered")} <= set(await place.scene.refusals(place.tenant))
-    assert place.awaited == {}
+    assert place.awaited == set()
     _, wanted = await place.invoked(allowed, args)
     assert (await place.piece(wanted, 1, upload.data)).status == 200
 
