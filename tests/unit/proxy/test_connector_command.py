@@ -91,6 +91,8 @@ def test_an_action_is_shown_with_all_that_it_takes(capsys: pytest.CaptureFixture
     assert "resource  jira:project/<cloud>/<project>, from the path (cloud), body (fields.project.key)" in out
     assert "argument  summary: string, required" in out
     assert run(capsys, "show", "jira:issues.explode", "--connectors", CONNECTORS)[0] == 1
+    _, out, _ = run(capsys, "show", "aws-s3:objects.put", "--connectors", CONNECTORS)
+    assert "upload: content, 8388608 bytes at most, instead of text\n" in out
 
 
 def test_a_request_is_shown_as_it_would_be_sent_and_without_a_credential(capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,6 +237,7 @@ def _parameters(action: Action) -> list[dict[str, object]]:
             "where": one.where,
             **({"enum": list(one.enum)} if one.enum else {}),
             **({"pattern": one.pattern} if one.pattern else {}),
+            **({"bytes_max": one.max_length, "instead_of": one.instead_of} if one.type == "content" else {}),
         }
         for one in action.parameters
     ]
@@ -270,6 +271,10 @@ def _place(where: str, name: str) -> str:
 def _parameter_text(one: dict[str, object]) -> str:
     allowed = one.get("enum")
     rest = f", one of {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
+    if one["type"] == "content":
+        rest += f", {one['bytes_max']} bytes at most" + (
+            f", instead of {one['instead_of']}" if one["instead_of"] else ""
+        )
     return f"{one['name']}: {one['type']}" + (", required" if one["required"] else "") + rest
 
 
