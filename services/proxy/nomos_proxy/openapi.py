@@ -20,6 +20,7 @@ from msgspec import Struct
 from nomos.catalogue import Action
 from nomos.catalogue.apart import may_meet
 from nomos.catalogue.load import ACTIONS_MAX, build_connector
+from nomos.contents import CONTENT_BYTES_MAX
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue
 
 #: References that are followed from one place.
@@ -35,6 +36,10 @@ _WORDS: Final[Mapping[str, str]] = {
 }
 _KNOWN: Final = {risk: frozenset(words.split()) for risk, words in _WORDS.items()}
 _SEGMENT: Final = "[A-Za-z0-9._~@:-]{1,128}"
+#: A form with files (RFC 7578), and names that its fields may have here.
+FORM: Final = "multipart/form-data"
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_MEDIA_TYPE: Final = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,90}")
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -101,6 +106,12 @@ def draft_connector(document: object, name: str) -> Draft:
     return Draft(members=members, review=tuple(reader.review))
 
 
+def _is_bytes(schema: Mapping[str, object]) -> bool:
+    """Whether a body, or a field of a form, is bytes (OpenAPI 3.0: ``format``; 3.1: no type at all)."""
+    is_binary = schema.get("type") == "string" and schema.get("format") == "binary"
+    return is_binary or (not schema.keys() - {"contentMediaType", "description", "title", "maxLength"})
+
+
 class _Reader:
     def __init__(self, root: Mapping[str, object], connector: str, base: str) -> None:
         self._root = root
@@ -139,18 +150,26 @@ class _Reader:
             elif one.get("in") in ("header", "cookie") and one.get("required"):
                 self.review.append(f"{name}: needs the {one['in']} {one.get('name')}, which an action cannot set")
         if method in ("post", "put", "patch"):
-            self._body(name, parameters, operation)
+            self._body(name, action, parameters, operation)
         if parameters:
             action["parameters"] = parameters
         return name, action
 
-    def _body(self, name: str, parameters: dict[str, object], operation: Mapping[str, object]) -> None:
+    def _body(
+        self,
+        name: str,
+        action: dict[str, object],
+        parameters: dict[str, object],
+        operation: Mapping[str, object],
+    ) -> None:
         body = self._resolved(operation.get("requestBody"))
         content = _object(body.get("content"))
         if not content:
             return
         schema = self._resolved(_object(content.get("application/json")).get("schema"))
         if not schema.get("properties"):
+            if "upload" not in parameters and self._upload(name, action, parameters, content):
+                return
             self.review.append(f"{name}: its body is not an object with known members, so it takes none")
             return
         required = schema.get("required")
@@ -158,6 +177,38 @@ class _Reader:
             self._add(name, parameters, "body", str(member), one)
             if isinstance(required, list) and member in required:
                 _require(parameters, str(member))
+
+    def _upload(
+        self, name: str, action: dict[str, object], parameters: dict[str, object], content: Mapping[str, object]
+    ) -> bool:
+        """Takes a body of bytes, or a form with one file in it; False where it is neither."""
+        upload: dict[str, object] = {"where": "body", "type": "content", "required": True}
+        upload["max_length"] = CONTENT_BYTES_MAX
+        if FORM in content:
+            form = self._resolved(_object(content[FORM]).get("schema"))
+            members = {str(member): self._resolved(one) for member, one in _object(form.get("properties")).items()}
+            files = [member for member, one in members.items() if _is_bytes(one)]
+            if len(files) != 1 or "filename" in parameters or _FIELD.fullmatch(files[0]) is None:
+                return False
+            required = form.get("required")
+            for member in members.keys() - set(files):
+                if self._typed(members[member], "query") is None or members[member].get("type") != "string":
+                    self.review.append(f"{name}: left out the field {member!r} of the form, which is no text")
+                else:
+                    self._add(name, parameters, "body", member, members[member])
+                    if isinstance(required, list) and member in required:
+                        _require(parameters, member)
+            action["body"] = "multipart"
+            parameters["upload"] = upload | {"wire": files[0], "encoding": "part"}
+            parameters["filename"] = {"where": "body", "required": True, "max_length": 200}
+            return True
+        schemas = [self._resolved(_object(one).get("schema")) for one in content.values()]
+        if "application/json" in content or not all(map(_is_bytes, schemas)):
+            return False
+        types = [kind for kind in content if _MEDIA_TYPE.fullmatch(kind)]
+        action["body"] = "content"
+        parameters["upload"] = upload | {"wire": "."} | ({"enum": types} if len(types) == len(content) else {})
+        return True
 
     def _add(self, name: str, into: dict[str, object], where: str, wire: str, schema: object) -> None:
         known = _snake(wire)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,6 +163,53 @@ def test_headers_of_an_action_are_shown_and_tried_and_a_fault_in_them_is_said(
         text.replace("10.BatchGetItem", "10.Query").replace("10.Scan", "10.Query")
     )
     assert "can both match" in run(capsys, "check", str(tmp_path / "aws-dynamodb.yaml"))[2]
+
+
+def body(**content: object) -> dict[str, object]:
+    return {
+        "requestBody": {"content": {name.replace("__", "/").replace("_", "-"): one for name, one in content.items()}}
+    }
+
+
+def test_a_draft_takes_files_where_the_document_does() -> None:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {
+        "type": "object",
+        "required": ["note"],
+        "properties": {"file": {"type": "string", "format": "binary"}, "note": {"type": "string"},
+                       "count": {"type": "integer"}},
+    }  # fmt: skip
+    two = {"properties": {"a": {"type": "string", "format": "binary"}, "b": {"type": "string", "format": "binary"}}}
+    document = {
+        "openapi": "3.1.0",
+        "servers": [{"url": "https://api.files.example"}],
+        "paths": {
+            "/images": {"post": {"operationId": "putImage", **body(image__png=binary, image__jpeg=binary)}},
+            "/blobs": {"put": {"operationId": "putBlob", **body(application__octet_stream={})}},
+            "/forms": {"post": {"operationId": "sendForm", **body(multipart__form_data={"schema": form})}},
+            "/pairs": {"post": {"operationId": "sendTwo", **body(multipart__form_data={"schema": two})}},
+            "/texts": {"post": {"operationId": "sendText", **body(text__plain={"schema": {"type": "string"}})}},
+        },
+    }
+    draft = draft_connector(document, "files")
+    connector = parse_connector(yaml.safe_dump(draft.members).encode())
+    uploads = {name: action.content for name, action in connector.actions.items()}
+    image, blob, sent = (uploads[f"files:{name}"] for name in ("images.put_image", "blobs.put_blob", "forms.send_form"))
+    assert image is not None
+    assert image.enum == ("image/png", "image/jpeg")
+    assert blob is not None
+    assert blob.enum == ("application/octet-stream",)
+    assert sent is not None
+    assert (sent.wire, sent.encoding) == ("file", "part")
+    form_action = connector.actions["files:forms.send_form"]
+    assert {one.name: one.required for one in form_action.parameters} == {
+        "upload": True,
+        "filename": True,
+        "note": True,
+    }
+    assert uploads["files:pairs.send_two"] is uploads["files:texts.send_text"] is None
+    assert sum("its body is not an object" in line for line in draft.review) == 2
+    assert any("'count' of the form" in line for line in draft.review)
 
 
 def test_a_draft_says_what_the_document_says_and_what_was_guessed(
