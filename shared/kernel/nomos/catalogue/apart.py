@@ -11,7 +11,6 @@ Pure.
 from __future__ import annotations
 
 from nomos.catalogue.actionheaders import NEGOTIATED
-from nomos.catalogue.bodies import content_type_of
 from nomos.catalogue.model import WHOLE, Action, matches
 from nomos.catalogue.request import field_of
 
@@ -23,8 +22,6 @@ def may_meet(one: Action, other: Action) -> bool:
 
 def _is_told_apart(one: Action, other: Action) -> bool:
     """Whether no request is of both: each fixes a member otherwise, or one needs a member that the other refuses."""
-    if _kind(one) and _kind(other) and _kind(one) != _kind(other):
-        return True
     mine, theirs = _fixed(one), _fixed(other)
     if any(name in theirs and theirs[name] != value for name, value in mine.items()):
         return True
@@ -33,12 +30,6 @@ def _is_told_apart(one: Action, other: Action) -> bool:
         # who may write the whole body may write every member of it
         odd = {name for name in odd if name[0] != "body"}
     return bool(odd)
-
-
-def _kind(action: Action) -> str:
-    """The media type of its bodies, without parameters; empty where it has none, or the caller says what it is."""
-    is_open = action.content is not None and action.content.encoding == "raw"
-    return "" if is_open or not action.has_body else content_type_of(action).partition(";")[0]
 
 
 def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:
@@ -50,7 +41,9 @@ def _fixed(action: Action) -> dict[tuple[str, str], str | int | bool]:
 def _needed(action: Action) -> set[tuple[str, str]]:
     """The members without which a request is not of ``action``."""
     derived = {(s.where, s.name) for s in action.sources if s.where in ("query", "body")}
-    return {*derived, *_fixed(action)}
+    # a form always has its file; the media type alone says nothing, as upstreams may read one for another
+    file = {("body", p.wire) for p in action.parameters if p.encoding == "part"}
+    return {*derived, *file, *_fixed(action)}
 
 
 def _known(action: Action) -> set[tuple[str, str]]:

@@ -227,6 +227,8 @@ def _read_multipart(
     if action.content is None or file.name != action.content.wire:
         raise Malformed("the file stands in another field")
     _check_bytes(request, content, data)
+    # the file's name stands with the file, and is no field
+    types = {path: kind for path, kind in types.items() if path != FILENAME}
     if not action.json_part:
         found: dict[str, Value] = dict(fields)
         if fields != sorted(found.items()) or not set(found) <= set(types):
