@@ -17,6 +17,8 @@ from nomos.contents import BYTES, CONTENT_BYTES_MAX, Content, named_by
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue, Misconfigured, NotCovered
 from nomos.uploading import Upload, separated
 
+from .demo import HEAD
+
 CATALOGUE = load_catalogue(Path(__file__).parents[3] / "connectors")
 GITHUB = CATALOGUE.connectors["github"]
 PUT = CATALOGUE.action("github:contents.put")
@@ -187,15 +189,7 @@ def test_an_upload_is_made_of_a_file_and_says_what_it_is(tmp_path: Path) -> None
 def with_action(upload: str, body: str, others: str = "", wire: str = '".", required: true') -> bytes:
     wired = f"wire: {wire}, " if wire else ""
     return f"""
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {{cedar: "Demo::Thing", fields: {{thing: "[a-z]+"}}}}
-actions:
+{HEAD}actions:
   things.put:
     title: Put
     method: PUT
@@ -265,35 +259,22 @@ def test_a_content_that_could_not_stand_where_it_should_is_refused(
 
 
 def test_a_body_that_is_a_content_needs_one() -> None:
-    plain = b"""
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
+    plain = (
+        HEAD
+        + """\
 actions:
   things.put: {title: Put, method: PUT, path: "/{thing}", risk: write, resource: thing, body: content}
 """
+    )
     with pytest.raises(MalformedCatalogue, match="has an argument of that type"):
-        parse_connector(plain)
+        parse_connector(plain.encode())
 
 
 @pytest.mark.parametrize("whole", ["type: json", "type: content"])
 def test_who_may_write_the_whole_body_is_not_told_apart_by_what_stands_in_a_body(whole: str) -> None:
     body = "content" if "content" in whole else "json"
     file = f"""
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {{cedar: "Demo::Thing", fields: {{thing: "[a-z]+"}}}}
-actions:
+{HEAD}actions:
   things.any:
     {{title: A, method: POST, path: "/{{thing}}", risk: write, resource: thing, body: {body},
      parameters: {{all: {{where: body, wire: ".", {whole}, required: true, max_length: 99}}}}}}

@@ -7,6 +7,8 @@ import pytest
 from nomos.catalogue import parse_connector
 from nomos.errors import LimitExceeded, MalformedCatalogue
 
+from .demo import HEAD
+
 JSON_RPC = """
 connector: demo
 title: Demo
@@ -113,21 +115,16 @@ def test_a_header_tells_two_actions_apart_unless_it_chooses_among_forms_of_one_a
             parse_connector(both)
 
 
-NAMED = """
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
+NAMED = (
+    HEAD
+    + """\
 actions:
   things.note:
     {title: N, method: POST, path: /, risk: write, resource: thing, derive: {thing: {body: "of.{thing}"}},
      fixed: {body: {"of.{thing}.kind": note}},
      parameters: {text: {where: body, wire: "of.{thing}.text"}, other: {where: body}}}
 """
+)
 
 
 @pytest.mark.parametrize(

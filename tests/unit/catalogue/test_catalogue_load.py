@@ -13,21 +13,18 @@ from nomos.catalogue import Risk, load_catalogue, parse_connector
 from nomos.catalogue.yaml12 import parse_yaml
 from nomos.errors import LimitExceeded, Malformed, MalformedCatalogue, UnknownAction, UnknownResource
 
+from .demo import HEAD
+
 CONNECTORS = Path(__file__).parents[3] / "connectors"
 
 CATALOGUE = load_catalogue(CONNECTORS)
-MINIMAL = """
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
+MINIMAL = (
+    HEAD
+    + """\
 actions:
   things.get: {title: Read, method: GET, path: "/things/{thing}", risk: read, resource: thing}
 """
+)
 
 
 def test_the_shipped_connector_loads_with_every_risk_class_that_it_promises() -> None:

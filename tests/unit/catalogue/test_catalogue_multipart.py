@@ -15,15 +15,11 @@ from nomos.catalogue.multipart import FilePart, read_multipart, write_multipart
 from nomos.errors import Malformed, MalformedCatalogue, NomosError, NotCovered
 from nomos.uploading import Upload
 
-FILE = """
-connector: demo
-title: Demo
-scheme: https
-host: api.demo.example
-port: 443
-auth: bearer
-resource_types:
-  thing: {cedar: "Demo::Thing", fields: {thing: "[a-z]+"}}
+from .demo import HEAD
+
+FILE = (
+    HEAD
+    + """\
 actions:
   files.add:
     title: Add
@@ -38,6 +34,7 @@ actions:
       filename: {where: body, required: true}
       note: {where: body, max_length: 1000}
 """
+)
 DEMO = parse_connector(FILE.encode())
 ADD = DEMO.actions["demo:files.add"]
 THING = DEMO.resource_types["thing"].resource(("a",))
@@ -137,6 +134,48 @@ def test_a_body_in_any_other_spelling_is_not_of_the_action() -> None:
         derive_resource(DEMO, ADD, msgspec.structs.replace(request, content=None))
 
 
+def test_a_name_of_the_file_stands_with_the_file_alone() -> None:
+    upload = Upload(b"x")
+    file = FilePart(name="data", filename="a", content=upload.content)
+    for fields, is_of_the_action in (([("thing", "a")], True), ([("filename", "b"), ("thing", "a")], False)):
+        content_type, body = write_multipart(fields, file, b"x")
+        request = msgspec.structs.replace(made(b"x"), content=upload.content, content_type=content_type, body=body)
+        if is_of_the_action:
+            assert derive_resource(DEMO, ADD, request) == THING
+            continue
+        with pytest.raises(NotCovered):
+            derive_resource(DEMO, ADD, request)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_apart"),
+    [
+        ("parameters: {note: {where: body}}", True),  # without a file
+        ("body: form, parameters: {note: {where: body}}", True),
+        ('parameters: {all: {where: body, wire: ".", type: json, required: true}}', False),
+        ("content_type: application/merge-patch+json, fixed: {body: {end: true}}", True),
+    ],
+)
+def test_a_form_is_told_apart_by_its_file_and_not_by_its_media_type(other: str, is_apart: bool) -> None:
+    shape = "title: B, method: POST, path: /files, risk: write, resource: thing, derive: {thing: {constant: a}}"
+    action = f"  files.end: {{{shape}, {other}}}\n"
+    if is_apart:
+        parse_connector((FILE + action).encode())
+        return
+    with pytest.raises(MalformedCatalogue, match="can both match one path"):
+        parse_connector((FILE + action).encode())
+
+
+def test_bodies_of_two_media_types_are_one_action_where_nothing_else_tells_them_apart() -> None:
+    head = FILE[: FILE.index("actions:")]
+    shape = "method: POST, path: /files, risk: write, resource: thing, derive: {thing: {constant: a}}"
+    one = f"  a.one: {{title: A, {shape}, parameters: {{note: {{where: body}}}}}}\n"
+    for body in ("body: form", "content_type: application/merge-patch+json"):
+        other = f"  a.other: {{title: B, {shape}, {body}, parameters: {{note: {{where: body}}}}}}\n"
+        with pytest.raises(MalformedCatalogue, match="can both match one path"):
+            parse_connector(f"{head}actions:\n{one}{other}".encode())
+
+
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_or_malformed(body: bytes) -> None:
     for sent in (body, b"--b\r\n" + body + b"\r\n--b--\r\n"):
@@ -188,7 +227,10 @@ def test_members_stand_as_json_where_the_file_says_so() -> None:
     request = build_request(action, thing, {"upload": upload.content.arg, "filename": "a", "note": 7}, b"x")
     assert b'name="more"\r\n\r\n{"about":{"note":7},"thing":"a"}\r\n' in (request.body or b"")
     assert derive_resource(connector, action, request) == thing
-    for changed in (b'{"about":{"note":7},"thing":"b"}', b'{"about":{"note":7}, "thing":"a"}', b"[]", b'{"x":1}'):
+    for changed in (
+        b'{"about":{"note":7},"thing":"b"}', b'{"about":{"note":7}, "thing":"a"}', b"[]", b'{"x":1}',
+        b'{"about":{"note":7},"filename":"a","thing":"a"}',
+    ):  # fmt: skip
         file = FilePart(name="data", filename="a", content=upload.content)
         content_type, body = write_multipart([("more", changed.decode())], file, b"x")
         other = msgspec.structs.replace(request, content_type=content_type, body=body)
